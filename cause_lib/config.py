@@ -1,0 +1,305 @@
+"""The description of a run: one frozen dataclass, `Experiment`.
+
+A published row is a line of a table, and a line of a table is an `Experiment`. Fields left at `None` take the preset of
+their data set or head when the object is made, so that what is stored, compared and hashed is always concrete. Unknown
+or mistyped keys are an error that names the nearest key. `Experiment.key(stage)` holds the fields that a stage's
+artefact depends on; it is what gives the artefact's folder its name, and so what lets MLP and TR share a clusterbook.
+
+Published settings: section "Steps and published settings" of the paper's appendix and its released code.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+# What None stands for, by data set. The generated scenes are a small world: they get small numbers.
+PRESETS: dict[str, dict[str, Any]] = {
+    "scenes": dict(image_size=160, test_split="val", num_concepts=256, concept_steps=200, thin=2,
+                   projection_dim=512, head_steps=60, probe_steps=100),
+    "camvid": dict(test_split="test"),
+    "*": dict(image_size=320, test_split="val", num_concepts=2048, concept_steps=1500, thin=4,
+              projection_dim=2048, head_steps=200, probe_steps=200),
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "crops": ("five", "none"),
+    "head": ("tr", "mlp"),
+    "crf_backend": ("pydensecrf",),
+    "precision": ("no", "bf16", "fp16"),
+    "device": ("auto", "cpu", "cuda"),
+}
+
+# Closed ranges; a bound that is None is open to that side.
+RANGES: dict[str, tuple[float | None, float | None]] = {
+    "num_classes": (1, 10_000), "image_size": (1, 4096), "train_size": (1, 4096), "crop_ratio": (0.05, 1.0),
+    "train_images": (1, None), "test_images": (1, None), "num_concepts": (1, 65_536), "concept_steps": (0, None),
+    "modularity_temperature": (1e-6, None), "thin": (1, 64), "reduced_dim": (1, None), "projection_dim": (1, None),
+    "head_steps": (0, None), "bank_capacity": (0, None), "bank_fraction": (0.0, 1.0),
+    "contrast_temperature": (1e-6, None), "positive_threshold": (-1.0, 1.0), "negative_threshold": (-1.0, 1.0),
+    "ema_decay": (0.0, 1.0), "dropout": (0.0, 0.999), "clip_norm": (1e-12, None), "weight_decay": (0.0, None),
+    "probe_steps": (0, None), "probe_decay_steps": (1, None), "lr": (0.0, None), "batch_size": (1, None),
+    "seed": (0, 2**31 - 1), "kmeans_restarts": (1, 1000), "crf_iterations": (1, 1000), "cache_gb": (0.0, None),
+    "num_workers": (0, 256), "checkpoint_steps": (1, None),
+}
+
+_DATA = ("dataset", "folder", "crops", "crop_ratio", "train_split", "train_images", "backbone", "precision")
+_TRAIN = _DATA + ("image_size", "num_concepts", "concept_steps", "modularity_temperature", "thin", "lr", "batch_size",
+                  "seed")
+_HEAD = _TRAIN + ("head", "train_size", "reduced_dim", "projection_dim", "head_steps", "bank_capacity", "bank_fraction",
+                  "contrast_temperature", "positive_threshold", "negative_threshold", "ema_decay", "dropout",
+                  "clip_norm", "weight_decay")
+_PROBE = _HEAD + ("label_free", "num_classes", "probe_steps", "probe_decay_steps")
+_JUDGE = ("test_split", "test_images", "kmeans_restarts", "crf", "crf_iterations", "crf_backend")
+_BASELINE = _DATA + ("image_size", "num_classes", "kmeans_restarts", "seed")
+
+#: The fields that each stage's artefact depends on; run_dir, device and the like are not among them.
+STAGE_FIELDS: dict[str, tuple[str, ...]] = {
+    "clusterbook": _TRAIN,
+    "head": _HEAD,
+    "probe": _PROBE,
+    "baseline": _BASELINE,
+    "evaluation": _PROBE + _JUDGE,
+    "baseline_evaluation": _BASELINE + _JUDGE,
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The whole description of a run. Every field can be given by papermill (`-p name value`).
+
+    Raises:
+        ValueError: a value of the wrong type or out of range; the message names the field and what it may be.
+
+    Fields, with the published value where there is one:
+        dataset: `scenes` (generated), `camvid`, or `folder` (your own pictures, found at `folder`).
+        folder: for `dataset="folder"`, a path, or a name below `CAUSE_DATA`.
+        num_classes: number of clusters c; None: the data set's number of classes (27 for unlabelled folders).
+        image_size: side in pixels at which pictures are judged (320; 322 for patch 14; None: preset).
+        train_size: side in pixels at which the head is trained (TR as judged, MLP 224).
+        crops, crop_ratio: training views, `five` crops at this share of each side (0.5), or `none`.
+        train_split, test_split, train_images, test_images: which split, and at most how many pictures (None: all).
+        backbone: a name of `cause_lib.backbones`, or a timm name.
+        num_concepts: prototypes k of the clusterbook (2048).
+        concept_steps: updates of step 1 (published: one epoch).
+        modularity_temperature: tau of Eq. 3 (0.1).
+        thin: one random patch of every thin x thin block takes part in a loss (4; 1: all patches).
+        head: `tr` or `mlp`.
+        reduced_dim, projection_dim: widths r (90) and p (2048).
+        head_steps: updates of step 2 (published: two epochs).
+        bank_capacity, bank_fraction: teacher projections kept per concept (100; 0: no bank), share of each batch (0.5).
+        contrast_temperature, positive_threshold, negative_threshold: Eq. 4 (0.07), phi+ (0.3), phi- (0.1).
+        ema_decay: teacher's share of its own past at each update (0.99).
+        dropout: share of features dropped while a head trains (0.1).
+        clip_norm: bound of the gradient norm in step 2 (None: TR 2, MLP 0.1).
+        weight_decay: Adam's, in step 2 (1e-4).
+        label_free: True: no label is ever read in training. False: the released code's step 3, where the linear
+            probe's cross-entropy also trains the head.
+        probe_steps, probe_decay_steps: updates of step 3; the rate is halved every so many (TR 2 of 5 epochs, MLP never).
+        lr, batch_size, seed: Adam's rate (1e-3), pictures an update (16), every random choice.
+        kmeans_restarts: restarts of k-means, the one with the smallest inertia is kept (5).
+        crf, crf_iterations, crf_backend: judge with a dense CRF too; mean-field iterations (10); implementation.
+        run_dir: where artefacts go. device: `auto`, `cpu` or `cuda`. precision: `no`, `bf16` or `fp16`.
+        cache_gb: frozen features are kept on disk below this size in GB, and recomputed every epoch above it.
+        num_workers: processes that read pictures. checkpoint_steps: a killed stage loses at most so many updates.
+    """
+
+    dataset: str = "scenes"
+    folder: str = ""
+    num_classes: int | None = None
+    image_size: int | None = None
+    train_size: int | None = None
+    crops: str = "five"
+    crop_ratio: float = 0.5
+    train_split: str = "train"
+    test_split: str | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    backbone: str = "bundled"
+    num_concepts: int | None = None
+    concept_steps: int | None = None
+    modularity_temperature: float = 0.1
+    thin: int | None = None
+    head: str = "tr"
+    reduced_dim: int = 90
+    projection_dim: int | None = None
+    head_steps: int | None = None
+    bank_capacity: int = 100
+    bank_fraction: float = 0.5
+    contrast_temperature: float = 0.07
+    positive_threshold: float = 0.3
+    negative_threshold: float = 0.1
+    ema_decay: float = 0.99
+    dropout: float = 0.1
+    clip_norm: float | None = None
+    weight_decay: float = 1e-4
+    label_free: bool = True
+    probe_steps: int | None = None
+    probe_decay_steps: int | None = None
+    lr: float = 1e-3
+    batch_size: int = 16
+    seed: int = 0
+    kmeans_restarts: int = 5
+    crf: bool = True
+    crf_iterations: int = 10
+    crf_backend: str = "pydensecrf"
+    run_dir: str = "runs"
+    device: str = "auto"
+    precision: str = "no"
+    cache_gb: float = 4.0
+    num_workers: int = 0
+    checkpoint_steps: int = 100
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _checked(field.name, getattr(self, field.name), _types(field.type))
+            object.__setattr__(self, field.name, value)
+        for name, value in self._presets().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.negative_threshold > self.positive_threshold:
+            raise ValueError(f"negative_threshold {self.negative_threshold} must not be above "
+                             f"positive_threshold {self.positive_threshold}.")
+        if self.dataset == "folder" and not self.folder:
+            raise ValueError('dataset "folder" needs the parameter folder: a path, or a name below CAUSE_DATA.')
+        if self.folder and self.dataset != "folder":
+            raise ValueError(f'folder {self.folder!r} is given, but dataset is {self.dataset!r}: '
+                             'set dataset to "folder", or leave folder empty.')
+
+    def _presets(self) -> dict[str, Any]:
+        preset = PRESETS["*"] | PRESETS.get(self.dataset, {})
+        if self.dataset != "scenes" and re.search(r"(vit[a-z]|patch)14", self.backbone):
+            preset["image_size"] = 322  # the multiple of 14 next to 320
+        size = self.image_size or preset["image_size"]
+        steps = preset["probe_steps"] if self.probe_steps is None else self.probe_steps
+        patch = re.search(r"(?:vit[a-z]|patch)(\d+)", self.backbone)
+        patch = int(patch.group(1)) if patch else 8
+        preset["train_size"] = size if self.head == "tr" else max(patch, round(0.7 * size / patch) * patch)  # 320 -> 224
+        preset["clip_norm"] = 2.0 if self.head == "tr" else 0.1
+        # TR: five epochs, halved after every second one; MLP: one epoch, never halved.
+        preset["probe_decay_steps"] = max(1, round(0.4 * steps) if self.head == "tr" else steps)
+        return preset
+
+    @classmethod
+    def from_dict(cls, parameters: Mapping[str, Any]) -> "Experiment":
+        """An `Experiment` from names and values, as in a table's line or a stored artefact.
+
+        Raises:
+            ValueError: an unknown name (the message proposes the nearest), a wrong type, a value out of range.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        _refuse_unknown(parameters, names)
+        return cls(**parameters)
+
+    @classmethod
+    def from_namespace(cls, namespace: Mapping[str, Any]) -> "Experiment":
+        """An `Experiment` from a notebook's `globals()`, right after its parameters cell. Raises as `from_dict`."""
+        return cls.from_dict(_notebook_parameters(namespace, {field.name for field in dataclasses.fields(cls)}))
+
+    def replace(self, **changes: Any) -> "Experiment":
+        """The same run with some fields changed.
+
+        Fields that depend on what changes fall back to their preset, unless they were set away from it.
+        """
+        names = [field.name for field in dataclasses.fields(self)]
+        _refuse_unknown(changes, names)
+        fields = dataclasses.asdict(self)
+        for name, value in self._presets().items():
+            if fields[name] == value and PRESET_DEPENDS.get(name, set()) & set(changes):
+                fields[name] = None
+        return type(self)(**(fields | changes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by its name; what `from_dict` takes and artefacts store."""
+        return dataclasses.asdict(self)
+
+    def key(self, stage: str) -> dict[str, Any]:
+        """The fields, with values, that the artefact of `stage` depends on (see `STAGE_FIELDS`)."""
+        return {name: getattr(self, name) for name in STAGE_FIELDS[stage]}
+
+
+# Which fields a preset follows.
+PRESET_DEPENDS: dict[str, set[str]] = {
+    name: {"dataset"} for preset in PRESETS.values() for name in preset
+} | {
+    "image_size": {"dataset", "backbone"}, "train_size": {"dataset", "backbone", "head", "image_size"},
+    "clip_norm": {"head"}, "probe_decay_steps": {"dataset", "head", "probe_steps"},
+}
+
+
+def read_parameters(namespace: Mapping[str, Any], allowed: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """The parameters of a notebook that has others than `Experiment`'s, from its `globals()`.
+
+    Args:
+        namespace: `globals()`, right after the parameters cell.
+        allowed: name -> the type or types that it may have.
+
+    Raises:
+        ValueError: a name that is not allowed (the message proposes the nearest), is missing, or has another type.
+    """
+    found = _notebook_parameters(namespace, set(allowed))
+    _refuse_unknown(found, list(allowed))
+    missing = [name for name in allowed if name not in found]
+    if missing:
+        raise ValueError(f"The parameter {missing[0]!r} is missing: run the parameters cell first.")
+    return {name: _checked(name, found[name], types if isinstance(types, tuple) else (types,))
+            for name, types in allowed.items()}
+
+
+def _notebook_parameters(namespace: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """Known names from the namespace, and every name that the latest `# Parameters` cells assign.
+
+    Papermill only warns of a name that the notebook does not have. The cell that it injects begins with
+    `# Parameters`, as ours do, and IPython keeps the cells' text in `In`; so a misspelt name is found there.
+    """
+    names = known & namespace.keys()
+    cells = [cell for cell in namespace.get("In", []) if cell.strip()]
+    is_parameters = [cell.lstrip().startswith("# Parameters") for cell in cells]
+    if any(is_parameters):
+        last = len(cells) - 1 - is_parameters[::-1].index(True)
+        while last >= 0 and is_parameters[last]:
+            for node in ast.walk(ast.parse(cells[last])):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    names = names | {node.id}
+            last -= 1
+    return {name: namespace[name] for name in sorted(names) if name in namespace}
+
+
+def _refuse_unknown(parameters: Mapping[str, Any], names: list[str]) -> None:
+    for name in parameters:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"the parameters are: {', '.join(names)}."
+            raise ValueError(f"Unknown parameter {name!r}: {hint}")
+
+
+def _types(annotation: str) -> tuple[type, ...]:
+    known = {"str": str, "int": int, "float": float, "bool": bool, "None": type(None)}
+    return tuple(known[part.strip()] for part in annotation.split("|"))
+
+
+def _checked(name: str, value: Any, types: tuple[type, ...]) -> Any:
+    """`value` as one of `types`, within the field's range or choices; whole floats pass as int, ints as float."""
+    if isinstance(value, bool) and bool not in types:
+        fits = False
+    elif isinstance(value, int) and not isinstance(value, bool) and int not in types and float in types:
+        value, fits = float(value), True
+    elif isinstance(value, float) and float not in types and int in types and value.is_integer():
+        value, fits = int(value), True
+    else:
+        fits = isinstance(value, types)
+    if not fits:
+        wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
+        raise ValueError(f"Parameter {name} must be {wanted}, not {value!r} ({type(value).__name__}).")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ValueError(f"Parameter {name} must be one of {', '.join(CHOICES[name])}, not {value!r}.")
+    if name in RANGES and isinstance(value, (int, float)):
+        low, high = RANGES[name]
+        if value != value or (low is not None and value < low) or (high is not None and value > high):
+            span = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise ValueError(f"Parameter {name} must be {span}, not {value!r}.")
+    return value
