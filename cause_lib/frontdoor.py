@@ -1,0 +1,297 @@
+"""Discrete structural causal models of a confounder, a treatment, a mediator and an outcome.
+
+    U -> T, U -> Y         the hidden confounder acts on treatment and outcome
+    T -> M -> Y            the treatment acts on the outcome through the mediator, and through it alone
+
+What an intervention on T does to Y, if U is never seen (front-door adjustment, Eq. 1 of the CAUSE paper):
+
+    p(Y | do(T)) = sum_m p(m | T) sum_t' p(Y | t', m) p(t')
+
+Sources: Pearl, "Causal diagrams for empirical research", Biometrika 82 (1995), and "Causality" (2009), section 3.3;
+Kim, Lee and Ro, "Causal Unsupervised Semantic Segmentation", section 3.1.
+
+Every table is a numpy float64 array whose axes are named by their letters, always in this order:
+`u` values of the confounder, `t` of the treatment, `m` of the mediator, `y` of the outcome.
+A conditional table has the axis that sums to 1 last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+# A table typed by hand or divided in float64 sums to 1 well within this; a table of rounded decimals (0.33, 0.33, 0.33)
+# does not, and is better refused than silently renormalised.
+TABLE_TOLERANCE = 1e-9
+# A joint is a product of four such tables, so it may be off by a little more.
+JOINT_TOLERANCE = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class StructuralModel:
+    """A whole model: four tables of probabilities, checked once and read-only from then on.
+
+    p_u: (u,)             p(u)
+    p_t: (u, t)           p(t | u)
+    p_m: (u, t, m)        p(m | u, t); a table (t, m) says that the mediator does not listen to the confounder
+    p_y: (u, t, m, y)     p(y | u, t, m); a table (u, m, y) says that the treatment has no path around the mediator
+
+    The two short forms are the front-door assumptions; they are stored in the long form, so that a model which
+    violates them is written in the same way. Anything array-like goes in, read-only float64 is kept.
+    Raises ValueError where a table is negative, not finite, does not sum to 1 or does not fit its neighbours.
+    """
+
+    p_u: np.ndarray
+    p_t: np.ndarray
+    p_m: np.ndarray
+    p_y: np.ndarray
+
+    def __post_init__(self):
+        p_u = _checked_table("p_u", self.p_u, (1,), "(u,)")
+        p_t = _checked_table("p_t", self.p_t, (2,), "(u, t)")
+        p_m = _checked_table("p_m", self.p_m, (2, 3), "(t, m) or (u, t, m)")
+        p_y = _checked_table("p_y", self.p_y, (3, 4), "(u, m, y) or (u, t, m, y)")
+        num_u, num_t, num_m, num_y = len(p_u), p_t.shape[1], p_m.shape[-1], p_y.shape[-1]
+        if p_m.ndim == 2:
+            p_m = p_m[None].repeat(num_u, axis=0)  # (u, t, m)
+        if p_y.ndim == 3:
+            p_y = p_y[:, None].repeat(num_t, axis=1)  # (u, t, m, y)
+        for name, table, shape in (
+            ("p_t", p_t, (num_u, num_t)),
+            ("p_m", p_m, (num_u, num_t, num_m)),
+            ("p_y", p_y, (num_u, num_t, num_m, num_y)),
+        ):
+            if table.shape != shape:
+                given = np.shape(getattr(self, name))
+                raise ValueError(
+                    f"{name} has shape {given}, which does not fit the other tables: with u={num_u}, t={num_t}, "
+                    f"m={num_m}, y={num_y} its long form must be {shape}."
+                )
+        for name, table in (("p_u", p_u), ("p_t", p_t), ("p_m", p_m), ("p_y", p_y)):
+            table.setflags(write=False)
+            object.__setattr__(self, name, table)
+
+    @classmethod
+    def random(cls, u=2, t=2, m=2, y=2, *, seed=0, front_door=True) -> StructuralModel:
+        """A model whose every row is drawn evenly from all distributions (flat Dirichlet).
+
+        u, t, m, y: how many values each variable takes, at least 1. seed: int or numpy Generator.
+        front_door=False also draws the two forbidden arrows, U -> M and T -> Y.
+        """
+        if min(u, t, m, y) < 1:
+            raise ValueError(f"Every variable takes at least one value, not (u, t, m, y) = {(u, t, m, y)}.")
+        generator = np.random.default_rng(seed)
+        before_m = (t,) if front_door else (u, t)
+        before_y = (u, m) if front_door else (u, t, m)
+        return cls(
+            p_u=generator.dirichlet(np.ones(u)),
+            p_t=generator.dirichlet(np.ones(t), size=u),
+            p_m=generator.dirichlet(np.ones(m), size=before_m),
+            p_y=generator.dirichlet(np.ones(y), size=before_y),
+        )
+
+    @classmethod
+    def smoking(cls, *, bypass=0.0, confounding=0.0) -> StructuralModel:
+        """The story that front-door adjustment is told with, in made-up numbers; every variable is 0 (no) or 1 (yes).
+
+        U a gene, T smoking, M tar in the lungs, Y cancer. bypass in [0, 1] lets smoking harm without tar (T -> Y),
+        confounding in [0, 1] lets the gene keep tar in the lungs (U -> M); with both at 0 the front door is open.
+        """
+        for name, strength in (("bypass", bypass), ("confounding", confounding)):
+            if not 0.0 <= strength <= 1.0:
+                raise ValueError(f"{name} is a strength between 0 and 1, not {strength}.")
+        tar = np.array([[0.1, 0.9], [0.1, 0.9]])  # (u, t)
+        tar[1] += confounding * (0.95 - tar[1])
+        cancer = np.array([[0.05, 0.15], [0.35, 0.55]])  # (u, m)
+        cancer = np.stack([cancer, cancer + 0.3 * bypass], axis=1)  # (u, t, m)
+        return cls(
+            p_u=[0.7, 0.3],
+            p_t=[[0.8, 0.2], [0.2, 0.8]],
+            p_m=np.stack([1 - tar, tar], axis=-1),
+            p_y=np.stack([1 - cancer, cancer], axis=-1),
+        )
+
+    @property
+    def satisfies_front_door(self) -> bool:
+        """Whether the tables have neither forbidden arrow: no U -> M and no T -> Y (to 1e-12)."""
+        return bool(np.ptp(self.p_m, axis=0).max() <= 1e-12 and np.ptp(self.p_y, axis=1).max() <= 1e-12)
+
+    def joint(self) -> np.ndarray:
+        """p(u, t, m, y), float64 (u, t, m, y): what somebody would see who sees everything."""
+        return np.einsum("u,ut,utm,utmy->utmy", self.p_u, self.p_t, self.p_m, self.p_y)
+
+    def observed(self) -> np.ndarray:
+        """p(t, m, y), float64 (t, m, y): what is left for us, who do not see the confounder."""
+        return self.joint().sum(axis=0)
+
+    def do(self, treatment: int) -> StructuralModel:
+        """The mutilated model of do(T = treatment): the arrow into T is cut, and T is set for everybody."""
+        num_t = self.p_t.shape[1]
+        if not 0 <= treatment < num_t:
+            raise ValueError(f"do(T = {treatment}) is not possible: the treatments of this model are 0 to {num_t - 1}.")
+        p_t = np.zeros_like(self.p_t)
+        p_t[:, treatment] = 1.0
+        return replace(self, p_t=p_t)
+
+    def interventional(self) -> np.ndarray:
+        """The truth, p(y | do(t)), float64 (t, y): every treatment forced in turn on the mutilated model."""
+        return np.stack([self.do(t).observed().sum(axis=(0, 1)) for t in range(self.p_t.shape[1])])  # (t, y)
+
+    def sharpened(self, power: float) -> StructuralModel:
+        """The model whose mediator is more decided: p(m | u, t) to the power, normalised anew.
+
+        power 1 leaves it as it is; power np.inf is the hard assignment of CAUSE, p(m' | t) = 1 for
+        m' = argmax_m p(m | t) (the first of equals).
+        """
+        if not power > 0:
+            raise ValueError(f"The power must be positive, not {power}; 1 leaves the mediator as it is.")
+        peak = self.p_m.max(axis=-1, keepdims=True)  # (u, t, 1), dividing by it keeps large powers from vanishing
+        if np.isinf(power):
+            p_m = np.eye(self.p_m.shape[-1])[self.p_m.argmax(axis=-1)]  # (u, t, m)
+        else:
+            p_m = (self.p_m / peak) ** power
+            p_m = p_m / p_m.sum(axis=-1, keepdims=True)
+        return replace(self, p_m=p_m)
+
+    def sample(self, size: int, *, seed=0) -> dict[str, np.ndarray]:
+        """Draws `size` individuals: {"u", "t", "m", "y"}, each int64 (size,). seed: int or numpy Generator."""
+        joint = self.joint()
+        cells = np.random.default_rng(seed).choice(joint.size, size=size, p=joint.ravel())  # (size,)
+        return dict(zip("utmy", np.unravel_index(cells, joint.shape)))
+
+
+def estimate_joint(t, m, y, cardinalities, *, pseudo_count=0.0) -> np.ndarray:
+    """p(t, m, y) from individuals, by counting: float64 (t, m, y).
+
+    t, m, y: integer arrays (size,), values from 0; cardinalities: how many values of each, (t, m, y).
+    pseudo_count is added to every cell: 0 is the maximum-likelihood estimate; anything above keeps every cell
+    positive, at the price of a pull towards the uniform distribution.
+    Raises ValueError for unequal lengths, values out of range, a negative pseudo-count, or nothing to count.
+    """
+    columns = [np.asarray(column) for column in (t, m, y)]
+    if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
+        raise ValueError(f"t, m and y must be lists of one length, not of shapes {[c.shape for c in columns]}.")
+    for name, column, cardinality in zip("tmy", columns, cardinalities, strict=True):
+        if not (len(column) == 0 or np.issubdtype(column.dtype, np.integer)):
+            raise ValueError(f"{name} holds {column.dtype} values; the values of a discrete variable are integers.")
+        if len(column) and (column.min() < 0 or column.max() >= cardinality):
+            raise ValueError(
+                f"{name} has values from {column.min()} to {column.max()}, outside 0 to {cardinality - 1}."
+            )
+    if not pseudo_count >= 0 or np.isinf(pseudo_count):
+        raise ValueError(f"pseudo_count must be a finite number not below 0, not {pseudo_count}.")
+    if len(columns[0]) == 0 and pseudo_count == 0:
+        raise ValueError("There are no samples to count; give some, or a positive pseudo_count.")
+    cells = np.ravel_multi_index([c.astype(np.int64) for c in columns], cardinalities)  # (size,)
+    counts = np.bincount(cells, minlength=int(np.prod(cardinalities))) + float(pseudo_count)
+    return (counts / counts.sum()).reshape(cardinalities)  # (t, m, y)
+
+
+def observational(joint, *, undefined="raise") -> np.ndarray:
+    """The naive answer p(y | t), float64 (t, y), from p(t, m, y): what is seen among those who happened to have t.
+
+    A treatment that never occurs has no such answer; see `front_door` for `undefined`.
+    """
+    joint = _checked_joint(joint, "(t, m, y)")
+    p_ty = joint.sum(axis=1)  # (t, y)
+    p_t = p_ty.sum(axis=1)  # (t,)
+    return _answered(_divide(p_ty, p_t[:, None]), p_t > 0, undefined, "p(y | t)", "the treatment never occurs")
+
+
+def back_door(joint, *, undefined="raise") -> np.ndarray:
+    """Back-door adjustment, p(y | do(t)) = sum_u p(y | t, u) p(u), float64 (t, y), from p(u, t, m, y).
+
+    Needs the confounder to be seen. A treatment that some part of the population (some u) never takes has no
+    answer; see `front_door` for `undefined`.
+    """
+    joint = _checked_joint(joint, "(u, t, m, y)")
+    p_uty = joint.sum(axis=2)  # (u, t, y)
+    p_ut = p_uty.sum(axis=2)  # (u, t)
+    p_u = p_ut.sum(axis=1)  # (u,)
+    answer = np.einsum("uty,u->ty", _divide(p_uty, p_ut[:, :, None]), p_u)  # (t, y)
+    defined = ((p_ut > 0) | (p_u == 0)[:, None]).all(axis=0)  # (t,)
+    why = "some value of the confounder never occurs with the treatment"
+    return _answered(answer, defined, undefined, "back-door adjustment", why)
+
+
+def front_door(joint, *, undefined="raise") -> np.ndarray:
+    """Front-door adjustment (Eq. 1), float64 (t, y), from p(t, m, y) alone: the confounder is not asked for.
+
+    Positivity: every mediator value that the treatment can lead to must occur together with every treatment that
+    occurs at all, or p(y | t', m) is a question nobody has an answer to (`front_door_support` says which treatments
+    have one). undefined="raise" raises ValueError naming the treatments without an answer; undefined="nan" gives them
+    rows of NaN and leaves the others as they are.
+    """
+    joint = _checked_joint(joint, "(t, m, y)")
+    p_tm = joint.sum(axis=2)  # (t, m)
+    p_t = p_tm.sum(axis=1)  # (t,)
+    p_m_given_t = _divide(p_tm, p_t[:, None])  # (t, m)
+    p_y_given_tm = _divide(joint, p_tm[:, :, None])  # (t, m, y)
+    # The inner sum is p(y | do(m)): back-door adjustment of the mediator, with the treatment for a confounder.
+    p_y_do_m = np.einsum("tmy,t->my", p_y_given_tm, p_t)  # (m, y)
+    answer = p_m_given_t @ p_y_do_m  # (t, y)
+    why = "it leads to a mediator value that does not occur with every treatment (or it never occurs itself)"
+    return _answered(answer, front_door_support(joint), undefined, "front-door adjustment", why)
+
+
+def front_door_support(joint) -> np.ndarray:
+    """Which treatments front-door adjustment can answer for, bool (t,), from p(t, m, y); see `front_door`."""
+    seen = _checked_joint(joint, "(t, m, y)").sum(axis=2) > 0  # (t, m)
+    occurs = seen.any(axis=1)  # (t,)
+    complete = seen[occurs].all(axis=0)  # (m,) seen together with every treatment that occurs
+    return occurs & ~(seen & ~complete).any(axis=1)
+
+
+def _divide(numerator, denominator):
+    """numerator / denominator, and 0 where the denominator is 0: such a term has no weight or is masked later."""
+    denominator = np.broadcast_to(denominator, numerator.shape)
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def _answered(answer, defined, undefined, what, why):
+    """The answer (t, y), with the rows that are not defined (t,) refused or turned into NaN."""
+    if undefined not in ("raise", "nan"):
+        raise ValueError(f"undefined must be 'raise' or 'nan', not {undefined!r}.")
+    if undefined == "raise" and not defined.all():
+        rows = ", ".join(str(t) for t in np.flatnonzero(~defined))
+        raise ValueError(
+            f"Positivity fails: {what} has no answer for treatment {rows}, because {why}; "
+            "pass undefined='nan' to keep the others, or estimate the joint with a pseudo_count."
+        )
+    return np.where(defined[:, None], answer, np.nan)
+
+
+def _checked_table(name, table, dimensions, axes):
+    """A private float64 copy of a conditional table, its last axis checked to be a distribution."""
+    table = _as_probabilities(name, table)
+    if table.ndim not in dimensions:
+        raise ValueError(f"{name} must have axes {axes}, not shape {table.shape}.")
+    if table.size == 0:
+        raise ValueError(f"{name} has shape {table.shape}; every variable takes at least one value.")
+    worst = np.abs(table.sum(axis=-1) - 1).max()
+    if worst > TABLE_TOLERANCE:
+        raise ValueError(f"{name} must sum to 1 over its last axis, but is off by {worst:.3g}.")
+    return table
+
+
+def _checked_joint(joint, axes):
+    """A joint as float64, checked to have these axes and to sum to 1 as a whole."""
+    joint = _as_probabilities("The joint", joint)
+    if joint.ndim != axes.count(",") + 1:
+        raise ValueError(f"The joint must have axes {axes}, not shape {joint.shape}.")
+    if joint.size == 0 or abs(joint.sum() - 1) > JOINT_TOLERANCE:
+        raise ValueError(f"The joint must sum to 1, but sums to {joint.sum():.9g}.")
+    return joint
+
+
+def _as_probabilities(name, table):
+    try:
+        table = np.array(table, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a regular array of numbers ({error}).") from None
+    if not np.isfinite(table).all():
+        raise ValueError(f"{name} has entries that are not finite.")
+    if (table < 0).any():
+        raise ValueError(f"{name} has a negative probability, {table.min():.3g}.")
+    return table
