@@ -1,0 +1,36 @@
+# Two commands: `make book` (the book, _build/html/index.html) and `make test` (unit tests, notebooks, book).
+# Both make .venv first; it is made again only when pyproject.toml changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: book test clean
+
+book: $(READY)
+	$(BIN)/python book/build.py
+
+# Fast ones first; each line stops the rest where it fails.
+test: $(READY)
+	$(BIN)/python -m pytest -m "not notebook and not book"
+	$(BIN)/python -m pytest -m notebook
+	$(BIN)/python -m pytest -m book
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[book,test]'
+	$(MAKE) --no-print-directory pydensecrf
+	touch $@
+
+# The published CRF path. Its source package was written for Cython before 3 and does not say so.
+.PHONY: pydensecrf
+pydensecrf:
+	echo 'cython<3' > .venv/cython.txt
+	CYTHON_FORCE_REGEN=1 $(BIN)/python -m pip install --quiet --build-constraint .venv/cython.txt pydensecrf==1.0rc3 \
+	  || echo 'pydensecrf could not be built (it needs a C++ compiler): going on without it, see book/howto.md'
+
+# The rendered book and its stored outputs; your runs and .venv stay.
+clean:
+	rm -rf _build

@@ -1,0 +1,53 @@
+"""Builds the book: _config.yml, _toc.yml, book/, notebooks/ -> _build/html, every notebook executed, a warning is an error.
+
+Jupyter Book keeps executed notebooks and asks only whether their code cells changed. What they import counts as well: when
+cause_lib or a library that it computes with is another one than last time, the kept outputs and the runs of the embedded
+default in notebooks/runs are thrown away. Runs on other backbones are somebody's work and stay where they are.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "_build"
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "matplotlib", "seaborn", "pandas")
+
+
+def library_fingerprint(package: Path) -> str:
+    """SHA-256 over the package's files (names and bytes) and the versions of the libraries it computes with."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    for name in LIBRARIES:
+        digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
+    return digest.hexdigest()
+
+
+def drop_default_runs(runs: Path) -> None:
+    """Removes the artefact folders of the embedded default (backbone "bundled") under `runs`, and nothing else."""
+    for record in sorted([*runs.rglob("artefact.json"), *runs.rglob("metrics.json")]):
+        if record.exists() and json.loads(record.read_text())["experiment"]["backbone"] == "bundled":
+            shutil.rmtree(record.parent)
+
+
+def main() -> int:
+    """Returns the exit status of Jupyter Book: 0 only where nothing failed and nothing warned."""
+    key = BUILD / "library.sha256"
+    fingerprint = library_fingerprint(ROOT / "cause_lib")
+    if not key.exists() or key.read_text() != fingerprint:
+        shutil.rmtree(BUILD, ignore_errors=True)
+        drop_default_runs(ROOT / "notebooks" / "runs")
+        BUILD.mkdir()
+        key.write_text(fingerprint)
+    command = [sys.executable, "-m", "jupyter_book", "build", str(ROOT), "-W", "--keep-going"]
+    return subprocess.run(command, cwd=ROOT).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
