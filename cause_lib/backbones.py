@@ -1,0 +1,328 @@
+"""Frozen vision transformers: a picture in, one token a patch out.
+
+An image (3, h, w) is cut into n = (h / patch)(w / patch) squares, and a pre-trained ViT f turns them into tokens
+
+    T = LayerNorm(f(image))[prefix:]                                   # (n, d): class and register tokens dropped
+
+which are the treatment T of the method (Eq. 1, 2). Architectures come from timm; weights come from a local file, the
+user's cache or timm's hub, and always load strictly. Position embeddings follow DINO's own resizing rule (Caron et
+al. 2021, `interpolate_pos_encoding`): bicubic, a scale factor with an offset of 0.1, no antialias.
+"""
+
+import difflib
+import hashlib
+import os
+import pickle
+from functools import cache, lru_cache
+from pathlib import Path
+
+import huggingface_hub
+import safetensors
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+# name -> (timm's name, how its weights were learned). A weights file does not tell the number of attention heads: every
+# ViT here has its architecture's own (six for ViT-S), which is what DINO, DINOv2 and MAE were trained with.
+BACKBONES = {
+    "dino_vits16": ("vit_small_patch16_224.dino", "self-supervised by DINO on ImageNet"),
+    "dino_vits8": ("vit_small_patch8_224.dino", "self-supervised by DINO on ImageNet"),
+    "dino_vitb16": ("vit_base_patch16_224.dino", "self-supervised by DINO on ImageNet"),
+    "dino_vitb8": ("vit_base_patch8_224.dino", "self-supervised by DINO on ImageNet"),
+    "dinov2_vits14": ("vit_small_patch14_dinov2.lvd142m", "self-supervised by DINOv2 on LVD-142M"),
+    "dinov2_vitb14": ("vit_base_patch14_dinov2.lvd142m", "self-supervised by DINOv2 on LVD-142M"),
+    "mae_vitb16": ("vit_base_patch16_224.mae", "self-supervised by MAE on ImageNet"),
+}
+
+BUNDLED = "bundled"
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# Keys that a published file may carry and that no token depends on: classifiers, the norm after pooling, and the token
+# that stands for a masked patch in pre-training. Any other key that does not fit is an error.
+UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "mask_token")
+
+
+def load_backbone(name: str, image_size: int | None = None) -> "Backbone":
+    """Load a frozen vision transformer by name.
+
+    Args:
+        name: a key of `BACKBONES`, `bundled`, or a timm ViT such as `vit_tiny_patch16_224`. After a dot follows timm's
+            tag; a tag that timm does not know means a weights file of that name in the folder `CAUSE_WEIGHTS`.
+        image_size: side in pixels of the square images to come; checked against the patch. None: not checked.
+
+    Returns:
+        A `Backbone` on the CPU, float32, in evaluation mode, its parameters without gradients.
+
+    Raises:
+        ValueError: an unknown name (the nearest are named), a size the patch does not divide, a weights file that does
+            not fit or that holds more than tensors.
+        FileNotFoundError: no weights here and no network to fetch them.
+    """
+    if name == BUNDLED:
+        mean = std = (0.5, 0.5, 0.5)
+        vit, weights_sha256 = _random_vit()
+        description = ("bundled: an untrained vision transformer with seeded random weights (patch 8, width 192), "
+                       "which sees colour and texture but has learned nothing.")
+        _say_once(f"backbone='bundled' is {description.removeprefix('bundled: ')}")
+    else:
+        timm_name, published, learned = _architecture(name)
+        architecture = timm_name.split(".")[0]
+        vit = _empty_vit(architecture, name)
+        path = _weights_path(name)
+        _load_strictly(vit, path, name)
+        weights_sha256 = _sha256(path)
+        config = timm.get_pretrained_cfg(timm_name if published else architecture)
+        mean, std = config.mean, config.std
+        heads = next(module.num_heads for module in vit.modules() if hasattr(module, "num_heads"))
+        description = (f"{name}: a vision transformer (patch {vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks "
+                       f"of width {vit.embed_dim}, {heads} heads){learned}; weights from {path.name}.")
+    return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, weights_sha256=weights_sha256,
+                    description=description)
+
+
+def weights_fingerprint(name: str) -> str:
+    """What stands for the weights of `name` in an artefact's identity, without building the model.
+
+    The SHA-256 (hex) of its weights file, or `random-seed0` for the random `bundled` one. Fetches the file if it is
+    nowhere yet; raises what `load_backbone` raises for names and missing files.
+    """
+    if name == BUNDLED:
+        return "random-seed0"
+    return _sha256(_weights_path(name))
+
+
+class Backbone(nn.Module):
+    """A frozen ViT that returns patch tokens.
+
+    Attributes: `name`, `dim` (d), `patch_size` (pixels), `image_size` (pixels, or None), `weights_sha256`,
+    `description` (one sentence).
+    """
+
+    def __init__(self, vit: VisionTransformer, *, name: str, image_size: int | None, mean: tuple, std: tuple,
+                 weights_sha256: str, description: str):
+        super().__init__()
+        self.vit = vit.eval().requires_grad_(False)
+        self.name, self.image_size = name, image_size
+        self.dim, self.patch_size = vit.embed_dim, vit.patch_embed.patch_size[0]
+        self.weights_sha256, self.description = weights_sha256, description
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._positions: dict[tuple, Tensor] = {}
+        if image_size is not None:
+            self._grid(image_size, image_size)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Frozen means frozen: stays in evaluation mode whatever is asked."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (b, 3, h, w), floating point in [0, 1] -> tokens (b, n, d), row by row over the patch grid.
+
+        Height and width may differ and may be any multiple of the patch; normalisation happens inside. Raises
+        ValueError for another shape, for integer images, and for a size the patch does not divide.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images must be floating point in [0, 1] of shape (b, 3, h, w), "
+                             f"not {images.dtype} of shape {tuple(images.shape)}.")
+        grid = self._grid(*images.shape[-2:])
+        with torch.inference_mode():
+            tokens = self._tokens((images - self.mean) / self.std, grid)             # (b, n, d)
+        # autograd refuses tensors born in inference mode; a copy made outside it can feed a head that learns
+        return tokens.clone()
+
+    def _tokens(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        vit = self.vit
+        x = vit.patch_embed(images).flatten(1, 2)                                    # (b, n, d)
+        prefix = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
+        positions = self._position_embedding(grid, x)
+        if vit.no_embed_class:                                                       # positions for patches only
+            x = torch.cat([*prefix, x + positions], dim=1)                           # (b, prefix + n, d)
+        else:
+            x = torch.cat([*prefix, x], dim=1) + positions                           # (b, prefix + n, d)
+        x = vit.norm(vit.blocks(vit.norm_pre(x)))
+        return x[:, vit.num_prefix_tokens:]                                          # (b, n, d)
+
+    def _position_embedding(self, grid: tuple[int, int], like: Tensor) -> Tensor:
+        key = (grid, like.device, self.vit.pos_embed.dtype)
+        if key not in self._positions:
+            if len(self._positions) >= 16:                                           # a folder of many sizes
+                self._positions.clear()
+            prefix = 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens
+            self._positions[key] = resize_positions(self.vit.pos_embed, self.vit.patch_embed.grid_size, grid, prefix)
+        return self._positions[key]
+
+    def _grid(self, h: int, w: int) -> tuple[int, int]:
+        patch = self.patch_size
+        if h < patch or w < patch or h % patch or w % patch:
+            good = [max(1, round(side / patch)) * patch for side in (h, w)]
+            raise ValueError(f"{self.name} cuts images into {patch} x {patch} patches, which do not tile "
+                             f"{h} x {w} pixels; the nearest size that they tile is {good[0]} x {good[1]}.")
+        return h // patch, w // patch
+
+
+def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1) -> Tensor:
+    """Position embeddings of one patch grid, resized to another by DINO's rule.
+
+    The released features were made this way: the grid is sampled bicubically at scale (new + 0.1) / old, and that
+    scale, not the ratio of the sizes, sets the sampling step. At the native size nothing changes at all.
+
+    Args:
+        positions: (1, prefix + old[0] old[1], d); the first `prefix` rows (class token) are kept as they are.
+        old, new: rows and columns of the two patch grids.
+
+    Returns:
+        (1, prefix + new[0] new[1], d)
+    """
+    if tuple(old) == tuple(new):
+        return positions
+    kept, patches = positions[:, :prefix], positions[:, prefix:]
+    patches = patches.unflatten(1, tuple(old)).permute(0, 3, 1, 2)                   # (1, d, rows, columns)
+    scale = tuple((to + 0.1) / of for to, of in zip(new, old))
+    patches = F.interpolate(patches.float(), scale_factor=scale, mode="bicubic").to(positions.dtype)
+    return torch.cat([kept, patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _architecture(name: str) -> tuple[str, bool, str]:
+    """A name's timm name, whether timm has weights under it, and in words how those were learned (if known)."""
+    if name in BACKBONES:
+        timm_name, learned = BACKBONES[name]
+        return timm_name, True, f", {learned}"
+    if not isinstance(name, str) or not timm.is_model(name.split(".")[0]):
+        vits = [*BACKBONES, BUNDLED, *timm.list_models("vit_*"), *timm.list_models("deit*")]
+        near = difflib.get_close_matches(str(name), vits, n=3, cutoff=0.3) or [*BACKBONES][:3]
+        raise ValueError(f"There is no backbone {name!r}; the nearest names are {', '.join(near)}.")
+    return name, timm.models.is_model_pretrained(name), ""
+
+
+def _empty_vit(architecture: str, name: str) -> VisionTransformer:
+    # on "meta" nothing is allocated or drawn: loading leaves the global random numbers alone
+    with torch.device("meta"):
+        vit = timm.create_model(architecture, num_classes=0)
+        if type(vit) is VisionTransformer and vit.pos_embed is not None:
+            # an empty global_pool keeps the final norm on the tokens, where pooling models move it behind the mean
+            return timm.create_model(architecture, num_classes=0, global_pool="", dynamic_img_size=True)
+    raise ValueError(f"{name!r} is no plain vision transformer with learned positions, which is what gives tokens "
+                     f"here; try one of {', '.join(BACKBONES)}.")
+
+
+def _random_vit() -> tuple[VisionTransformer, str]:
+    """A small ViT drawn from its own generator (seed 0), and the SHA-256 of its weights."""
+    with torch.device("meta"):
+        vit = VisionTransformer(img_size=160, patch_size=8, embed_dim=192, depth=4, num_heads=3, num_classes=0,
+                                global_pool="", dynamic_img_size=True)
+    generator, digest, state = torch.Generator().manual_seed(0), hashlib.sha256(), {}
+    for key, empty in vit.state_dict().items():
+        if empty.ndim > 1:
+            # pixels keep their variance on the way in; what is added to them later stays small, so that a token still
+            # looks like its patch
+            std = empty[0].numel() ** -0.5 if key == "patch_embed.proj.weight" else 0.02
+            state[key] = torch.empty(empty.shape).normal_(0, std, generator=generator)
+        else:
+            state[key] = torch.full(empty.shape, 1.0 if key.endswith("weight") else 0.0)
+        digest.update(key.encode() + state[key].numpy().tobytes())
+    vit.load_state_dict(state, strict=True, assign=True)
+    return vit, digest.hexdigest()
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    print(sentence)
+
+
+# --- where weights are found and how they are read ---
+
+def _weights_path(name: str) -> Path:
+    """The weights file of `name`: from `CAUSE_WEIGHTS` (folder or file), the user's cache of the hub, or the hub."""
+    timm_name, published, _ = _architecture(name)
+    config = timm.get_pretrained_cfg(timm_name) if published else None
+    stems = [name, timm_name]
+    if config is not None and config.url:
+        stems.append(Path(config.url).stem)                   # the authors' own file, named as they publish it
+    where = os.environ.get("CAUSE_WEIGHTS", "")
+    if where and Path(where).is_file():
+        # a file is taken at its user's word, unless it bears the name of another backbone
+        if Path(where).stem in stems or Path(where).stem not in _known_stems():
+            return Path(where)
+    elif where:
+        for stem in dict.fromkeys(stems):
+            for suffix in WEIGHT_SUFFIXES:
+                if (path := Path(where) / (stem + suffix)).is_file():
+                    return path
+    reason = "timm has none of that name"
+    if config is not None and config.hf_hub_id:
+        try:
+            return _from_hub(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+        except Exception as error:                            # the hub's clients raise a dozen kinds for "no network"
+            reason = f"the hub ({config.hf_hub_id}) gave none: {type(error).__name__}"
+    raise FileNotFoundError(f"No weights for {name!r} in CAUSE_WEIGHTS ({where or 'not set'}), and {reason}: put "
+                            f"{name}.safetensors (or {', '.join(WEIGHT_SUFFIXES[1:])}) into the folder that "
+                            f"CAUSE_WEIGHTS names, or go on with backbone='bundled'.")
+
+
+@cache
+def _known_stems() -> frozenset[str]:
+    timm_names = [timm_name for timm_name, _ in BACKBONES.values()]
+    return frozenset([*BACKBONES, *timm_names, *(Path(timm.get_pretrained_cfg(key).url).stem for key in timm_names)])
+
+
+def _from_hub(repository: str, file: str) -> Path:
+    """The user's cached copy of a hub file, fetched (with a progress bar) where there is none."""
+    cached = huggingface_hub.try_to_load_from_cache(repository, file)
+    if isinstance(cached, str):
+        return Path(cached)
+    # ask once, briefly: without a network the hub's own client keeps trying for half a minute
+    huggingface_hub.get_session().head(huggingface_hub.hf_hub_url(repository, file), timeout=5)
+    path = Path(huggingface_hub.hf_hub_download(repository, file))
+    # the hub names a large file's blob by its SHA-256
+    if len(promised := path.resolve().name) == 64 and promised != _sha256(path):
+        raise ValueError(f"{path} is damaged; delete it and try again.")
+    return path
+
+
+def _load_strictly(vit: VisionTransformer, path: Path, name: str) -> None:
+    """Fill `vit` from a file, every key and shape accounted for; ValueError naming the file and the first keys."""
+    found = {key: value.float() for key, value in _read_tensors(path).items() if not key.startswith(UNUSED_KEYS)}
+    expected = vit.state_dict()
+    missing = [key for key in expected if key not in found]
+    unknown = [key for key in found if key not in expected]
+    misshaped = [f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
+                 for key in expected if key in found and found[key].shape != expected[key].shape]
+    faults = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+              for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshaped)) if keys]
+    if faults:
+        raise ValueError(f"{path} does not fit {name}: of its tensors, {'; '.join(faults)}.")
+    vit.load_state_dict(found, strict=True, assign=True)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors (or is damaged) and is not opened, since unpickling runs "
+                         f"code; save its state dict alone, best as safetensors.") from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no readable weights file: {error}") from error
+    for wrapper in ("model", "state_dict"):                   # MAE wraps its state dict in "model"
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict (names to tensors).")
+    return state
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256_of(path.resolve(), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache
+def _sha256_of(path: Path, mtime_ns: int, size: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
