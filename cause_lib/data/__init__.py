@@ -1,0 +1,78 @@
+"""Data sets: pictures as training and test items, all behind one function.
+
+    dataset = load_dataset("scenes", "train", image_size=160, crops="five")
+    dataset[0]  ->  {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}
+
+A data set is a function that returns a `Source` (source.py): add one file, and one line to DATASETS.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+
+from cause_lib.data.camvid import open_camvid
+from cause_lib.data.folder import open_folder
+from cause_lib.data.images import load_image, resize_and_crop, to_rgb
+from cause_lib.data.palette import palette
+from cause_lib.data.scenes import open_scenes
+from cause_lib.data.views import CROPS, SegmentationDataset
+
+__all__ = ["DATASETS", "SegmentationDataset", "load_dataset", "load_image", "palette", "resize_and_crop", "to_rgb"]
+
+DATASETS = {"scenes": open_scenes, "camvid": open_camvid, "folder": open_folder}
+
+
+def load_dataset(
+    name: str,
+    split: str,
+    *,
+    image_size: int,
+    folder: str = "",
+    crops: str = "none",
+    crop_ratio: float = 0.5,
+    limit: int | None = None,
+    num_classes: int | None = None,
+    download: bool = True,
+) -> SegmentationDataset:
+    """A torch Dataset of {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}.
+
+    name: "scenes" (generated; splits train, val), "camvid" (train, val, test) or "folder" (your own, any split).
+    image_size: h = w, in pixels; the short side is brought to it by nearest neighbour, then the centre is cut out.
+    folder: for "folder", a path or a name below $CAUSE_DATA.
+    crops: "none", or "five" for five views a picture (corners and centre), each crop_ratio of every side.
+    limit: at most so many pictures, spread over the whole set; for "scenes", how many to draw.
+    num_classes: for pictures without labels, how many clusters to look for (27 unless said).
+    download: whether a set that is not on this machine may be fetched.
+
+    Attributes of the result: name, split, classes, colors (uint8 (c, 3)), num_classes, has_labels, names (one an
+    item), fingerprint.
+    Raises ValueError for arguments that make no sense, FileNotFoundError for missing files, RuntimeError for a failed
+    download; a file that cannot be used is a ValueError naming it, when its item is asked for.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset '{name}'{_nearest(name, DATASETS)}: known are {', '.join(DATASETS)}")
+    if crops not in CROPS:
+        raise ValueError(f"unknown crops '{crops}'{_nearest(crops, CROPS)}: known are {', '.join(CROPS)}")
+    if not 0 < crop_ratio <= 1:
+        raise ValueError(f"crop_ratio is a part of each side, above 0 and at most 1, not {crop_ratio}")
+    for key, value in (("image_size", image_size), ("limit", limit), ("num_classes", num_classes)):
+        if value is not None and value < 1:
+            raise ValueError(f"{key} must be at least 1, not {value}")
+    if folder and name != "folder":
+        raise ValueError(f"folder='{folder}' goes with dataset 'folder', not with '{name}'")
+    size = image_size if crops == "none" else math.ceil(image_size / crop_ratio)  # a crop of a drawing stays sharp
+    source = DATASETS[name](
+        split, size=size, folder=folder, limit=limit, num_classes=num_classes, download=download
+    )
+    if num_classes not in (None, len(source.classes)):
+        raise ValueError(
+            f"num_classes={num_classes}, but {name} {folder} has {len(source.classes)} classes: leave num_classes out"
+        )
+    return SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio)
+
+
+def _nearest(key: str, known) -> str:
+    """' (did you mean ...?)' if something close is known."""
+    close = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

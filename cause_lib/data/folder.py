@@ -1,0 +1,111 @@
+"""Anybody's own pictures.
+
+    <folder>/images/*.jpg|png|...           one set for every split, or
+    <folder>/<split>/images/*.jpg|png|...   one set a split;
+    labels/<stem>.png                       beside images/, optional: class ids, 255 = void;
+    classes.json                            beside them or one level up, optional: ["sky", ...] or
+                                            [{"name": "sky", "color": [86, 180, 233]}, ...], in the order of the ids.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageColor
+from tqdm.auto import tqdm
+
+from cause_lib.data.images import load_label
+from cause_lib.data.palette import palette
+from cause_lib.data.source import PictureFiles, Source, fingerprint_files, labels_of, list_pictures, spread
+
+LAYOUT = "expected <folder>/images/ or <folder>/<split>/images/ with jpg, png, webp, bmp or tif files"
+DEFAULT_CLUSTERS = 27  # without labels nobody can say; 27 is the number of the paper's main table
+
+
+def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int | None, **_) -> Source:
+    """The pictures of `split` in `folder`, a path or a name looked up below $CAUSE_DATA.
+
+    Without labels anywhere in the folder the classes are "cluster 0" to "cluster num_classes - 1" (27 unless said).
+    Raises FileNotFoundError for a missing folder, no pictures or a missing label, ValueError for a bad classes.json.
+    """
+    root = find_folder(folder)
+    home = root / split if (root / split / "images").is_dir() else root
+    if not (home / "images").is_dir():
+        others = sorted(path.parent.name for path in root.glob("*/images"))
+        hint = f" (it has the splits {', '.join(others)})" if others else ""
+        raise FileNotFoundError(f"no pictures for split '{split}' in '{root}'{hint}: {LAYOUT}")
+    images = spread(list_pictures(home / "images"), limit)
+    if not images:
+        raise FileNotFoundError(f"'{home / 'images'}' holds no pictures: {LAYOUT}")
+    labels = labels_of(images, home / "labels") if (home / "labels").is_dir() else None
+    classes, colors = name_classes(root, home, num_classes)
+    return Source(
+        names=[path.name for path in images],
+        classes=classes,
+        colors=colors,
+        read=PictureFiles(images, labels, len(classes)),
+        fingerprint=fingerprint_files(root, images + (labels or []), times=True, extra=[classes, colors.tolist()]),
+        has_labels=labels is not None,
+    )
+
+
+def find_folder(folder: str) -> Path:
+    """`folder` as a path, else below $CAUSE_DATA. Raises ValueError if it is empty, FileNotFoundError if not there."""
+    if not folder:
+        raise ValueError("dataset 'folder' needs folder=..., a path or a name below CAUSE_DATA; " + LAYOUT)
+    tried = [Path(folder).expanduser()]
+    if os.environ.get("CAUSE_DATA"):
+        tried.append(Path(os.environ["CAUSE_DATA"]).expanduser() / folder)
+    for path in tried:
+        if path.is_dir():
+            return path.resolve()
+    raise FileNotFoundError(f"there is no folder {' or '.join(repr(str(path)) for path in tried)}: {LAYOUT}")
+
+
+def name_classes(root: Path, home: Path, num_classes: int | None) -> tuple[list[str], np.ndarray]:
+    """Class names and colours: from classes.json, else from the ids in the labels of all splits, else clusters."""
+    label_folders = [path for path in [root / "labels", *sorted(root.glob("*/labels"))] if path.is_dir()]
+    listed = next((path for path in (home / "classes.json", root / "classes.json") if path.is_file()), None)
+    if listed:
+        classes, colors = read_classes(listed)
+        if label_folders:
+            return classes, colors
+        count = num_classes or len(classes)  # nothing will ever match clusters to these names
+    elif label_folders:
+        files = tuple(path for folder in label_folders for path in sorted(folder.glob("*.png")))
+        count = max(largest_id(files, fingerprint_files(root, files, times=True)) + 1, num_classes or 1)
+        return [f"class {i}" for i in range(count)], palette(count)
+    else:
+        count = num_classes or DEFAULT_CLUSTERS
+    return [f"cluster {i}" for i in range(count)], palette(count)
+
+
+@lru_cache(maxsize=8)
+def largest_id(files: tuple[Path, ...], fingerprint: str) -> int:
+    """The largest class id in these labels, -1 if all is void; read once for a `fingerprint` of the files."""
+    bar = tqdm(files, desc="class ids in the labels", unit="file", delay=2, leave=False)
+    return max((int(load_label(path).max()) for path in bar), default=-1)
+
+
+def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
+    """Names and colours (uint8 (c, 3)) from a classes.json. Raises ValueError naming the file if it is not one."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+        names = [str(entry["name"]) for entry in entries]
+        colors = palette(len(names))
+        for i, entry in enumerate(entries):
+            if "color" in entry:
+                color = entry["color"]
+                colors[i] = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
+        if not names:
+            raise ValueError("no classes in it")
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ValueError(
+            f"'{path}' is not a list of class names, or of {{\"name\": ..., \"color\": [red, green, blue]}}: {error}"
+        ) from error
+    return names, colors

@@ -1,0 +1,57 @@
+"""Class colours that stay apart for every reader.
+
+The first seven are Okabe and Ito's; each further colour is the one farthest from all before it (and from black and
+white, which mean void and paper), where the distance between two colours is the smallest of their OKLab distances as
+seen with normal, protan and deutan vision.
+
+Okabe and Ito 2008, "Color Universal Design"; Ottosson 2020, "OKLab"; Machado et al. 2009 (simulation matrices).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+OKABE_ITO = np.array(
+    [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]
+)
+VISIONS = np.array([
+    [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],  # protan
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],  # deutan
+])
+RGB_TO_LMS = np.array(
+    [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
+     [0.0883024619, 0.2817188376, 0.6299787005]]
+)
+LMS_TO_LAB = np.array(
+    [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
+     [0.0259040371, 0.7827717662, -0.8086757660]]
+)
+
+
+def palette(num_colors: int) -> np.ndarray:
+    """`num_colors` well-spread class colours, uint8 (num_colors, 3). A longer palette starts with the shorter one."""
+    steps = np.linspace(32, 255, 9).round()
+    candidates = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
+    chosen = list(OKABE_ITO[:num_colors])
+    seen = _as_seen(candidates)  # (m, 3 visions, 3)
+    taken = _as_seen(np.array([(0, 0, 0), (255, 255, 255), *chosen]))
+    nearest = np.min([_distance(seen, color) for color in taken], axis=0)  # (m,)
+    while len(chosen) < num_colors:
+        farthest = int(nearest.argmax())
+        chosen.append(candidates[farthest])
+        nearest = np.minimum(nearest, _distance(seen, seen[farthest]))
+    return np.array(chosen, dtype=np.uint8).reshape(num_colors, 3)
+
+
+def _as_seen(colors: np.ndarray) -> np.ndarray:
+    """sRGB colours (m, 3) in 0..255 as OKLab coordinates under each vision, (m, 3 visions, 3)."""
+    srgb = colors / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    simulated = np.einsum("vij,mj->mvi", VISIONS, linear).clip(0, 1)
+    return np.cbrt(simulated @ RGB_TO_LMS.T) @ LMS_TO_LAB.T
+
+
+def _distance(seen: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """For each colour of `seen` (m, 3, 3) how far it is from `color` (3, 3) for whoever tells them apart worst, (m,)."""
+    return np.linalg.norm(seen - color, axis=-1).min(axis=-1)
