@@ -53,9 +53,9 @@ _TRAIN = _DATA + ("image_size", "num_concepts", "concept_steps", "modularity_tem
 _HEAD = _TRAIN + ("head", "train_size", "reduced_dim", "projection_dim", "head_steps", "bank_capacity", "bank_fraction",
                   "contrast_temperature", "positive_threshold", "negative_threshold", "ema_decay", "dropout",
                   "clip_norm", "weight_decay")
-_PROBE = _HEAD + ("label_free", "num_classes", "probe_steps", "probe_decay_steps")
-_JUDGE = ("test_split", "test_images", "kmeans_restarts", "crf", "crf_iterations", "crf_backend")
-_BASELINE = _DATA + ("image_size", "num_classes", "kmeans_restarts", "seed")
+_PROBE = _HEAD + ("label_free", "num_classes", "probe_steps", "probe_decay_steps", "kmeans_restarts")
+_JUDGE = ("test_split", "test_images", "crf", "crf_iterations", "crf_backend")
+_BASELINE = _DATA + ("image_size", "num_classes", "batch_size", "kmeans_restarts", "seed")
 
 #: The fields that each stage's artefact depends on; run_dir, device and the like are not among them.
 STAGE_FIELDS: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,100 @@
+"""Segmentation heads: tokens (b, n, d) -> features (b, n, r), with a student, an EMA teacher and a projection.
+
+    MLP  f1(t) + f2(t),  f1: d -> r,  f2: d -> d -> ReLU -> r
+    TR   the same on  t + decoder(query = nearest prototype + position, memory = t): one transformer decoder layer with
+         self-attention, cross-attention to the patch tokens and a feed-forward network, normalised after each
+
+The projection r -> p is used in training only (section 3.3 and appendix B). The teacher is a moving average of the
+student, teacher <- decay teacher + (1 - decay) student, as in MoCo and BYOL.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cause_lib.clusterbook import Clusterbook
+
+
+class MLPHead(nn.Module):
+    """The MLP head: every patch by itself.
+
+    Args:
+        dim: width d of the tokens. reduced_dim: width r of the features.
+        dropout: share of the tokens' numbers set to zero in training mode, drawn anew for each branch.
+    """
+
+    def __init__(self, dim: int, reduced_dim: int = 90, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.f1 = nn.Linear(dim, reduced_dim)
+        self.f2 = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, reduced_dim))
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """tokens (b, n, d) -> features (b, n, r). The grid plays no part; TRHead needs it."""
+        return self.f1(self._drop(tokens)) + self.f2(self._drop(tokens))
+
+    def _drop(self, tokens: Tensor) -> Tensor:
+        return F.dropout(tokens, self.dropout, self.training)
+
+
+class TRHead(nn.Module):
+    """The transformer head: every patch asks, with its concept as the query, all patches of its picture.
+
+    Args:
+        prototypes: (k, d), the clusterbook's; kept with the head as a frozen buffer.
+        grid: rows and columns of patches in training; other grids get the positions resized (bilinear).
+        reduced_dim: width r. hidden_dim: width of the feed-forward network. dropout: in training mode.
+    """
+
+    def __init__(self, prototypes: Tensor, grid: tuple[int, int], reduced_dim: int = 90, *, hidden_dim: int = 2048,
+                 dropout: float = 0.1) -> None:
+        super().__init__()
+        dim = prototypes.shape[-1]
+        self.grid = tuple(grid)
+        self.clusterbook = Clusterbook(prototypes)
+        self.query_pos = nn.Parameter(torch.randn(math.prod(grid), dim))
+        self.self_attn = nn.MultiheadAttention(dim, 1, dropout=dropout, batch_first=True)
+        self.multihead_attn = nn.MultiheadAttention(dim, 1, dropout=dropout, batch_first=True)
+        self.linear1, self.linear2 = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, dim)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.mlp = MLPHead(dim, reduced_dim, dropout)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """tokens (b, n, d) on a grid of rows x columns = n patches (None: the training grid) -> features (b, n, r).
+
+        Raises:
+            ValueError: n is not what the grid holds.
+        """
+        grid = self.grid if grid is None else tuple(grid)
+        if tokens.shape[1] != math.prod(grid):
+            raise ValueError(f"TRHead got {tokens.shape[1]} patches for a grid of {grid[0]} x {grid[1]}.")
+        position = self._positions(grid)  # (n, d)
+        x = self.clusterbook.quantize(tokens)  # (b, n, d)
+        query = x + position
+        x = self.norm1(x + self.dropout(self.self_attn(query, query, x, need_weights=False)[0]))
+        x = self.norm2(x + self.dropout(self.multihead_attn(x + position, tokens, tokens, need_weights=False)[0]))
+        x = self.norm3(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
+        return self.mlp(tokens + x)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        if grid == self.grid:
+            return self.query_pos
+        image = self.query_pos.T.reshape(1, -1, *self.grid)  # (1, d, rows, columns)
+        return F.interpolate(image, size=grid, mode="bilinear", align_corners=False)[0].flatten(1).T
+
+
+def projection(reduced_dim: int, projection_dim: int) -> nn.Linear:
+    """The projection head, features (b, n, r) -> (b, n, p), used in training only."""
+    return nn.Linear(reduced_dim, projection_dim)
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, decay: float = 0.99) -> None:
+    """teacher <- decay x teacher + (1 - decay) x student, parameter by parameter; the teacher's storage is its own."""
+    for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
+        old.lerp_(new.to(old), 1 - decay)

@@ -1,0 +1,104 @@
+"""Read-outs of features: which of c clusters, or classes, a patch belongs to.
+
+    ClusterProbe   cos(f, centroid_j); the published read-out, its centroids trained by Eq. 3 on the head's features
+    cosine_kmeans  maximise sum_i max_j cos(x_i, centroid_j): spherical k-means (Dhillon and Modha 2001) with k-means++
+                   starts (Arthur and Vassilvitskii 2007); the tables' baseline on tokens, and a second read-out
+    LinearProbe    logits from labels; only used where `label_free=False` asks for the released code's step 3
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+
+class ClusterProbe(nn.Module):
+    """Cosine to c centroids.
+
+    Args:
+        num_classes: c. dim: width r of the features.
+        centroids: (c, r) to start from; None: the published uniform(-1/c, 1/c), from the global generator.
+    """
+
+    def __init__(self, num_classes: int, dim: int, centroids: Tensor | None = None) -> None:
+        super().__init__()
+        if centroids is None:
+            centroids = (torch.rand(num_classes, dim) * 2 - 1) / num_classes
+        if centroids.shape != (num_classes, dim):
+            raise ValueError(f"ClusterProbe needs centroids ({num_classes}, {dim}), not {tuple(centroids.shape)}.")
+        self.centroids = nn.Parameter(centroids.detach().clone())  # (c, r)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (..., r) -> cosines (..., c) in [-1, 1]."""
+        return F.normalize(features, dim=-1) @ F.normalize(self.centroids, dim=-1).T
+
+    def log_probabilities(self, features: Tensor, sharpness: float = 3.0) -> Tensor:
+        """log softmax(3 cos), the published unary term of the CRF: features (..., r) -> (..., c), at most 0."""
+        return F.log_softmax(sharpness * self(features), dim=-1)
+
+
+class LinearProbe(nn.Linear):
+    """A linear classifier of features (..., r) -> logits (..., c). It needs labels: never part of a label-free run."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__(dim, num_classes)
+
+    def log_probabilities(self, features: Tensor) -> Tensor:
+        """log softmax of the logits: features (..., r) -> (..., c), at most 0."""
+        return F.log_softmax(self(features), dim=-1)
+
+
+@torch.no_grad()
+def cosine_kmeans(points: Tensor, num_clusters: int, *, restarts: int = 5, iterations: int = 100,
+                  generator: torch.Generator, progress: bool = False) -> Tensor:
+    """Spherical k-means; of several restarts, the one with the smallest inertia, sum_i (1 - cos(x_i, own centroid)).
+
+    Args:
+        points: (m, d) floating, any length.
+        num_clusters: c; with fewer than c points, some centroids coincide.
+        restarts: independent k-means++ starts. iterations: at most so many rounds each.
+        generator: CPU generator; the same one gives the same centroids.
+        progress: show a bar over the restarts.
+
+    Returns:
+        (c, d) centroids of length one.
+
+    Raises:
+        ValueError: there is no point, or a point is not finite.
+    """
+    if points.ndim != 2 or len(points) == 0 or not bool(torch.isfinite(points).all()):
+        raise ValueError(f"cosine_kmeans needs finite points (m, d) with m at least 1, not {tuple(points.shape)}.")
+    points = F.normalize(points, dim=-1)  # (m, d)
+    best, best_fit = None, -float("inf")
+    for _ in tqdm(range(restarts), desc="k-means", disable=not progress, leave=False):
+        centroids = _plus_plus(points, num_clusters, generator)  # (c, d)
+        fit = -float("inf")
+        for _ in range(iterations):
+            cosine, own = (points @ centroids.T).max(dim=1)  # (m,), (m,)
+            previous, fit = fit, float(cosine.double().mean())
+            if fit - previous < 1e-6:
+                break
+            sums = F.one_hot(own, num_clusters).to(points).T @ points  # (c, d)
+            # A cluster that lost all its points starts again at the points that are served worst.
+            lost = sums.norm(dim=1) == 0
+            worst = cosine.argsort()[torch.arange(int(lost.sum())) % len(points)]
+            sums[lost] = points[worst]
+            centroids = F.normalize(sums, dim=-1)
+        if fit > best_fit:
+            best, best_fit = centroids, fit
+    return best
+
+
+def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
+    """k-means++: each next centroid a point drawn in proportion to 1 - cos to the nearest one so far: (c, d)."""
+    draws = torch.rand(num_clusters, generator=generator).to(points.device, torch.float64)
+    chosen = points[(draws[:1] * len(points)).long()]  # (1, d)
+    distance = (1 - points @ chosen[0]).clamp(min=0)  # (m,)
+    for draw in draws[1:]:
+        cumulative = distance.double().cumsum(0)
+        index = torch.searchsorted(cumulative, draw * cumulative[-1], right=True).clamp(max=len(points) - 1)
+        chosen = torch.cat([chosen, points[index][None]])
+        distance = torch.minimum(distance, (1 - points @ points[index]).clamp(min=0))
+    return chosen

@@ -1,0 +1,105 @@
+"""Modularity against the textbook form, thinning, the clusterbook."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cause_lib import clusterbook
+from cause_lib.clusterbook import Clusterbook, initial_prototypes, modularity_loss, modularity_matrix, thin_grid
+
+
+def naive_modularity(tokens, prototypes, temperature):
+    """Eq. 3 word by word, with every k x n x n product stored."""
+    total = 0
+    for t in tokens:
+        n = len(t)
+        a = torch.zeros(n, n, dtype=t.dtype)
+        for i in range(n):
+            for j in range(n):
+                if i != j:
+                    a[i, j] = max(0.0, float(F.cosine_similarity(t[i], t[j], dim=0)))
+        e, d = a.sum(), a.sum(1)
+        w = a / e - torch.outer(d / e, d / e)
+        c = F.cosine_similarity(t[:, None], prototypes[None], dim=-1).clamp(min=0)  # (n, k)
+        delta = torch.tanh(c.T[:, :, None] * c.T[:, None, :] / temperature).amax(0)
+        total = total - torch.trace(w @ delta)
+    return total / len(tokens)
+
+
+@pytest.mark.parametrize("tile", [1, 2**21])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_equals_the_naive_twin_in_value_and_gradient(temperature, tile, monkeypatch):
+    monkeypatch.setattr(clusterbook, "_TILE", tile)
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 7, 5, generator=g, dtype=torch.float64)
+    ours = torch.randn(11, 5, generator=g, dtype=torch.float64).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    a, b = modularity_loss(tokens, ours, temperature), naive_modularity(tokens, theirs, temperature)
+    a.backward(), b.backward()
+    torch.testing.assert_close(a, b)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_float32_agrees_to_rounding():
+    g = torch.Generator().manual_seed(1)
+    tokens, prototypes = torch.randn(2, 25, 16, generator=g), torch.randn(64, 16, generator=g)
+    torch.testing.assert_close(modularity_loss(tokens, prototypes).double(),
+                               modularity_loss(tokens.double(), prototypes.double()), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4), (2, 3, 4)])
+def test_no_edges_and_one_concept_are_finite(shape):
+    tokens = torch.zeros(shape)
+    prototypes = torch.ones(1, 4, requires_grad=True)
+    loss = modularity_loss(tokens, prototypes)
+    loss.backward()
+    assert loss == 0 and torch.isfinite(prototypes.grad).all()
+
+
+def test_tokens_get_no_gradient_and_descent_raises_modularity():
+    g = torch.Generator().manual_seed(0)
+    tokens = (torch.randn(4, 9, 8, generator=g) + 3 * torch.eye(8)[torch.arange(36) % 3].view(4, 9, 8)).requires_grad_()
+    prototypes = torch.nn.Parameter(initial_prototypes(6, 8, g))
+    optimizer = torch.optim.Adam([prototypes], lr=1e-2)
+    losses = []
+    for _ in range(60):
+        loss = modularity_loss(tokens, prototypes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    assert tokens.grad is None and losses[-1] < losses[0] - 0.01
+
+
+def test_modularity_matrix_rows_add_to_nothing():
+    w = modularity_matrix(torch.randn(2, 6, 5, dtype=torch.float64))
+    torch.testing.assert_close(w.sum(-1), torch.zeros(2, 6, dtype=torch.float64))
+    torch.testing.assert_close(w, w.transpose(1, 2))
+
+
+def test_shapes_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"\(2, 3, 4\) and \(5, 6\)"):
+        modularity_loss(torch.zeros(2, 3, 4), torch.zeros(5, 6))
+
+
+@pytest.mark.parametrize("grid, block, blocks", [((20, 20), 4, 25), ((14, 14), 4, 16), ((3, 5), 1, 15), ((2, 3), 4, 1)])
+def test_thin_grid_keeps_one_patch_a_block(grid, block, blocks):
+    index = thin_grid(grid, block, torch.Generator().manual_seed(0))
+    where = {(int(i) // grid[1] // block, int(i) % grid[1] // block) for i in index}
+    assert len(index) == len(where) == blocks and index.max() < grid[0] * grid[1]
+    again = thin_grid(grid, block, torch.Generator().manual_seed(0))
+    assert torch.equal(index, again)
+
+
+def test_thin_grid_reaches_every_patch():
+    g = torch.Generator().manual_seed(0)
+    seen = torch.cat([thin_grid((5, 6), 4, g) for _ in range(400)]).unique()
+    assert len(seen) == 30
+
+
+def test_assign_quantize_similarity():
+    book = Clusterbook(torch.tensor([[1.0, 0], [0, 5], [-2, 0]]))
+    tokens = torch.tensor([[[3.0, 1], [0.1, 0.2], [9, 0]]])
+    assert book.assign(tokens).tolist() == [[0, 1, 0]] and book.used(tokens) == 2
+    assert book.quantize(tokens)[0, 1].tolist() == [0, 5]
+    torch.testing.assert_close(book.similarity, torch.tensor([[1.0, 0, -1], [0, 1, 0], [-1, 0, 1]]))

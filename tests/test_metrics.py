@@ -1,0 +1,71 @@
+"""Hungarian metrics against brute force over every matching."""
+
+import itertools
+
+import pytest
+import torch
+
+from cause_lib.metrics import SegmentationMetrics
+
+
+def brute_force(prediction, label, c):
+    """Try every matching; count with loops."""
+    known = label >= 0
+    prediction, label = prediction[known].tolist(), label[known].tolist()
+    best = max(itertools.permutations(range(c)), key=lambda m: sum(m[p] == l for p, l in zip(prediction, label)))
+    mapped = [best[p] for p in prediction]
+    ious = []
+    for k in set(label):
+        inter = sum(p == k and l == k for p, l in zip(mapped, label))
+        union = sum(p == k or l == k for p, l in zip(mapped, label))
+        ious.append(inter / union)
+    return sum(ious) / len(ious), sum(p == l for p, l in zip(mapped, label)) / len(label), best
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_equals_brute_force(seed):
+    g = torch.Generator().manual_seed(seed)
+    c = 5
+    label = torch.randint(-1, c - seed % 2, (4, 9, 7), generator=g)
+    noise = torch.randint(0, c, label.shape, generator=g)
+    order = torch.randperm(c, generator=g)
+    prediction = torch.where(torch.rand(label.shape, generator=g) < 0.6, order[label.clamp(min=0)], noise)
+    metrics = SegmentationMetrics(c)
+    for i in range(4):
+        metrics.update(prediction[i:i + 1], label[i:i + 1])
+    ours = metrics.compute()
+    miou, pacc, _ = brute_force(prediction, label, c)
+    assert ours["miou"] == pytest.approx(miou) and ours["pacc"] == pytest.approx(pacc)
+    assert sorted(ours["assignment"]) == list(range(c))
+    assert ours["clusters_used"] == len(prediction.unique())
+
+
+def test_all_void_is_defined():
+    metrics = SegmentationMetrics(3)
+    metrics.update(torch.zeros(1, 2, 2).long(), torch.full((1, 2, 2), -1))
+    result = metrics.compute()
+    assert (result["miou"], result["pacc"], result["iou"]) == (None, None, [None] * 3)
+
+
+def test_absent_classes_leave_the_mean_and_perfect_is_one():
+    metrics = SegmentationMetrics(4)
+    metrics.update(torch.tensor([[[3, 3, 0]]]), torch.tensor([[[1, 1, 2]]]))
+    result = metrics.compute()
+    assert (result["miou"], result["pacc"], result["clusters_used"]) == (1.0, 1.0, 2)
+    assert result["iou"] == [None, 1.0, 1.0, None]
+
+
+def test_without_matching_prediction_j_means_class_j():
+    metrics = SegmentationMetrics(2, match=False)
+    metrics.update(torch.tensor([[[0, 1]]]), torch.tensor([[[1, 0]]]))
+    assert metrics.compute()["pacc"] == 0.0
+
+
+def test_bad_input_is_named():
+    metrics = SegmentationMetrics(2)
+    with pytest.raises(ValueError, match="differ in shape"):
+        metrics.update(torch.zeros(1, 2, 2).long(), torch.zeros(1, 2, 3).long())
+    with pytest.raises(ValueError, match="labels reach 7"):
+        metrics.update(torch.zeros(1, 1, 1).long(), torch.full((1, 1, 1), 7))
+    with pytest.raises(ValueError, match="span -1 to -1"):
+        metrics.update(torch.full((1, 1, 1), -1), torch.zeros(1, 1, 1).long())
