@@ -22,6 +22,7 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -197,21 +198,25 @@ def _architecture(name: str) -> tuple[str, bool, str]:
 
 
 def _empty_vit(architecture: str, name: str) -> VisionTransformer:
-    # on "meta" nothing is allocated or drawn: loading leaves the global random numbers alone
-    with torch.device("meta"):
-        vit = timm.create_model(architecture, num_classes=0)
-        if type(vit) is VisionTransformer and vit.pos_embed is not None:
-            # an empty global_pool keeps the final norm on the tokens, where pooling models move it behind the mean
-            return timm.create_model(architecture, num_classes=0, global_pool="", dynamic_img_size=True)
-    raise ValueError(f"{name!r} is no plain vision transformer with learned positions, which is what gives tokens "
-                     f"here; try one of {', '.join(BACKBONES)}.")
+    # an empty global_pool keeps the final norm on the tokens, where pooling models move it behind the mean; on "meta"
+    # nothing is allocated or drawn, so that loading leaves the global random numbers alone
+    try:
+        with torch.device("meta"):
+            vit = timm.create_model(architecture, num_classes=0, global_pool="", dynamic_img_size=True,
+                                    weight_init="skip")
+    except (TypeError, AssertionError):                       # other families do not take these arguments
+        vit = None
+    if type(vit) is not VisionTransformer or type(vit.patch_embed) is not PatchEmbed or vit.pos_embed is None:
+        raise ValueError(f"{name!r} is no plain vision transformer with learned positions, which is what gives tokens "
+                         f"here; try one of {', '.join(BACKBONES)}.")
+    return vit
 
 
 def _random_vit() -> tuple[VisionTransformer, str]:
     """A small ViT drawn from its own generator (seed 0), and the SHA-256 of its weights."""
     with torch.device("meta"):
         vit = VisionTransformer(img_size=160, patch_size=8, embed_dim=192, depth=4, num_heads=3, num_classes=0,
-                                global_pool="", dynamic_img_size=True)
+                                global_pool="", dynamic_img_size=True, weight_init="skip")
     generator, digest, state = torch.Generator().manual_seed(0), hashlib.sha256(), {}
     for key, empty in vit.state_dict().items():
         if empty.ndim > 1:
@@ -253,9 +258,11 @@ def _weights_path(name: str) -> Path:
     reason = "timm has none of that name"
     if config is not None and config.hf_hub_id:
         try:
-            return _from_hub(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+            path = _from_hub(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
         except Exception as error:                            # the hub's clients raise a dozen kinds for "no network"
             reason = f"the hub ({config.hf_hub_id}) gave none: {type(error).__name__}"
+        else:
+            return _undamaged(path)
     raise FileNotFoundError(f"No weights for {name!r} in CAUSE_WEIGHTS ({where or 'not set'}), and {reason}: put "
                             f"{name}.safetensors (or {', '.join(WEIGHT_SUFFIXES[1:])}) into the folder that "
                             f"CAUSE_WEIGHTS names, or go on with backbone='bundled'.")
@@ -274,10 +281,14 @@ def _from_hub(repository: str, file: str) -> Path:
         return Path(cached)
     # ask once, briefly: without a network the hub's own client keeps trying for half a minute
     huggingface_hub.get_session().head(huggingface_hub.hf_hub_url(repository, file), timeout=5)
-    path = Path(huggingface_hub.hf_hub_download(repository, file))
-    # the hub names a large file's blob by its SHA-256
-    if len(promised := path.resolve().name) == 64 and promised != _sha256(path):
-        raise ValueError(f"{path} is damaged; delete it and try again.")
+    return Path(huggingface_hub.hf_hub_download(repository, file))
+
+
+def _undamaged(path: Path) -> Path:
+    # the hub's cache names the blob behind a large file by the SHA-256 that the hub has for it
+    blob = path.resolve()
+    if len(blob.name) == 64 and blob.name != _sha256(blob):
+        raise ValueError(f"{blob} is damaged: its SHA-256 is not its name; delete it and try again.")
     return path
 
 

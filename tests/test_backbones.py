@@ -1,0 +1,402 @@
+"""Frozen backbones: DINO's position resizing against a naive twin, strict loading, errors that say the way out."""
+
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+
+from cause_lib import backbones
+from cause_lib.backbones import Backbone, load_backbone, resize_positions, weights_fingerprint
+
+TINY = "vit_tiny_patch16_224"
+MINE = f"{TINY}.mine"
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch):
+    """No weights anywhere but where a test puts them, and no network."""
+    monkeypatch.delenv("CAUSE_WEIGHTS", raising=False)
+    monkeypatch.setattr(backbones.huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(backbones.huggingface_hub, "get_session", refuse)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """timm's own ViT-Ti/16 with random weights, with its classifier."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return timm.create_model(TINY, pretrained=False).eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    """A folder with that ViT's weights, for tests that only read them."""
+    folder = tmp_path_factory.mktemp("weights")
+    safetensors.torch.save_file(tiny.state_dict(), folder / f"{MINE}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def weights(saved, monkeypatch):
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(saved))
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """Where a test puts weights of its own."""
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    return tmp_path / f"{MINE}.safetensors"
+
+
+def save(state, path: Path) -> None:
+    safetensors.torch.save_file({key: value.contiguous() for key, value in state.items()}, path)
+
+
+def dino_positions(pos_embed, h, w, patch):
+    """DINO's `interpolate_pos_encoding` in numbers: bicubic weights written out, pixel by pixel (float64)."""
+    side = math.isqrt(pos_embed.shape[1] - 1)
+    grid = pos_embed[0, 1:].double().view(side, side, -1)
+
+    def weight(x, a=-0.75):
+        x = abs(x)
+        if x <= 1:
+            return (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+    def matrix(new):
+        scale, rows = (new + 0.1) / side, torch.zeros(new, side, dtype=torch.float64)
+        for i in range(new):
+            source = (i + 0.5) / scale - 0.5
+            for j in range(math.floor(source) - 1, math.floor(source) + 3):
+                rows[i, min(max(j, 0), side - 1)] += weight(source - j)
+        return rows
+
+    resized = torch.einsum("ai,bj,ijd->abd", matrix(h // patch), matrix(w // patch), grid)
+    return torch.cat([pos_embed[:, :1].double(), resized.flatten(0, 1)[None]], dim=1)
+
+
+# --- positions ---
+
+@pytest.mark.parametrize("size", [(320, 320), (224, 224), (96, 400), (352, 480), (16, 16), (160, 48)])
+def test_positions_follow_dino(size):
+    positions = torch.randn(1, 1 + 14 * 14, 8, generator=torch.Generator().manual_seed(0))
+    ours = resize_positions(positions, (14, 14), (size[0] // 16, size[1] // 16))
+    expected = positions if size == (224, 224) else dino_positions(positions, *size, 16)
+    torch.testing.assert_close(ours.double(), expected.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_offset_matters():
+    """The twin is sharp enough to tell DINO's rule from a plain resize to the same size."""
+    positions = torch.randn(1, 1 + 14 * 14, 8, generator=torch.Generator().manual_seed(0))
+    plain = F.interpolate(positions[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2), size=(20, 20), mode="bicubic")
+    ours = resize_positions(positions, (14, 14), (20, 20))[:, 1:]
+    assert (ours - plain.flatten(2).transpose(1, 2)).abs().max() > 1e-2
+
+
+def test_native_positions_are_identical():
+    positions = torch.randn(1, 1 + 37 * 37, 4)
+    assert resize_positions(positions, (37, 37), (37, 37)) is positions
+
+
+@pytest.mark.parametrize("old", [14, 20, 28, 37])
+def test_every_grid_has_its_size(old):
+    """A scale factor promises no size: floor(old * (new + 0.1) / old) must be `new` for every grid."""
+    positions = torch.zeros(1, 1 + old * old, 1)
+    for new in range(1, 200):
+        assert resize_positions(positions, (old, old), (new, 1)).shape == (1, 1 + new, 1)
+
+
+# --- tokens ---
+
+def test_native_size_equals_timm(tiny, weights):
+    images = torch.rand(2, 3, 224, 224)
+    expected = tiny.forward_features((images - 0.5) / 0.5)[:, 1:]
+    torch.testing.assert_close(load_backbone(MINE, 224)(images), expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(320, 320), (64, 160)])
+def test_other_sizes_equal_timm_with_dino_positions(tiny, weights, size):
+    images = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        x = tiny.patch_embed.proj((images - 0.5) / 0.5).flatten(2).transpose(1, 2)
+        x = torch.cat([tiny.cls_token, x], dim=1) + dino_positions(tiny.pos_embed, *size, 16).float()
+        expected = tiny.norm(tiny.blocks(x))[:, 1:]
+    tokens = load_backbone(MINE)(images)
+    assert tokens.shape == (1, size[0] // 16 * (size[1] // 16), 192)
+    torch.testing.assert_close(tokens, expected, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("architecture", ["vit_tiny_r_s16_p8_224", "resnet18", "deit_tiny_distilled_patch16_224"])
+def test_only_plain_transformers(architecture):
+    with pytest.raises(ValueError, match="plain vision transformer.*dino_vits16"):
+        load_backbone(architecture)
+
+
+def test_registers_and_layer_scale():
+    """DINOv2's layout (patch 14, 518 pixels, LayerScale; registers in newer files) against timm at its native size."""
+    for architecture in ("vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"):
+        with torch.random.fork_rng(devices=[]):
+            vit = timm.create_model(architecture, pretrained=False, depth=1, img_size=518).eval()
+        assert vit.blocks[0].ls1.gamma.shape == (384,)
+        images = torch.rand(1, 3, 518, 518)
+        backbone = Backbone(timm.create_model(architecture, depth=1, dynamic_img_size=True, num_classes=0), name="it",
+                            image_size=None, mean=(0.0,) * 3, std=(1.0,) * 3, weights_sha256="", description="")
+        backbone.vit.load_state_dict(vit.state_dict())
+        with torch.no_grad():
+            expected = vit.forward_features(images)[:, vit.num_prefix_tokens:]
+        torch.testing.assert_close(backbone(images), expected, rtol=1e-4, atol=1e-4)
+        assert backbone(images[..., :42, :70]).shape == (1, 15, 384)
+
+
+def test_frozen(weights):
+    backbone = load_backbone(MINE, 224).train()
+    assert not backbone.training and not backbone.vit.blocks[0].training
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    images = torch.rand(1, 3, 32, 32, requires_grad=True)
+    tokens = backbone(images)
+    assert not tokens.requires_grad and not tokens.is_inference()
+    head = torch.nn.Linear(192, 3)
+    head(tokens).sum().backward()  # a head can learn from them
+    assert head.weight.grad is not None and images.grad is None
+
+
+def test_normalises_by_its_own_statistics(weights):
+    assert load_backbone(MINE).mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    images = torch.rand(1, 3, 64, 64)
+    backbone = load_backbone(MINE)
+    before = backbone(images)
+    backbone.mean.zero_(), backbone.std.fill_(1.0)
+    torch.testing.assert_close(backbone((images - 0.5) / 0.5), before)
+
+
+def test_registry_knows_dino_statistics():
+    for timm_name, _ in backbones.BACKBONES.values():
+        config = timm.get_pretrained_cfg(timm_name)
+        assert config.mean == (0.485, 0.456, 0.406) and config.hf_hub_id == f"timm/{timm_name}"
+
+
+def test_sizes_in_turn(weights):
+    """Cached positions of one grid are not used for another, transposed ones included."""
+    backbone = load_backbone(MINE)
+    images = torch.rand(1, 3, 48, 96)
+    first = backbone(images)
+    backbone(torch.rand(1, 3, 96, 48))
+    for side in range(1, 20):
+        backbone(torch.rand(1, 3, 16, 16 * side))
+    torch.testing.assert_close(backbone(images), first)
+    assert len(backbone._positions) <= 16
+
+
+@pytest.mark.parametrize("size, good", [((224, 225), "224 x 224"), ((250, 231), "256 x 224"), ((8, 64), "16 x 64")])
+def test_images_that_do_not_fit(weights, size, good):
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels.* {good}"):
+        load_backbone(MINE)(torch.rand(1, 3, *size))
+
+
+def test_an_image_size_that_does_not_fit(weights):
+    with pytest.raises(ValueError, match="322 x 322 pixels.* 320 x 320"):
+        load_backbone(MINE, 322)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(3, 32, 32), torch.zeros(1, 1, 32, 32),
+                                    torch.zeros(1, 3, 32, 32, dtype=torch.uint8)])
+def test_images_of_another_kind(weights, images):
+    with pytest.raises(ValueError, match=r"\(b, 3, h, w\)"):
+        load_backbone(MINE)(images)
+
+
+# --- names and files ---
+
+@pytest.mark.parametrize("name, near", [("dino_vit16", "dino_vits16"), ("bundeled", "bundled"),
+                                        ("vit_tny_patch16_224", TINY), ("", "dino_vits16"), (7, "dino_vits16")])
+def test_unknown_name_names_the_nearest(name, near):
+    for function in (load_backbone, weights_fingerprint):
+        with pytest.raises(ValueError, match=f"no backbone.*{near}"):
+            function(name)
+
+
+@pytest.mark.parametrize("name", ["dino_vits16", "mae_vitb16", MINE, TINY])
+def test_no_weights_and_no_network(name, tmp_path, monkeypatch):
+    for where in (None, tmp_path, tmp_path / "nowhere"):
+        if where is not None:
+            monkeypatch.setenv("CAUSE_WEIGHTS", str(where))
+        for function in (load_backbone, weights_fingerprint):
+            with pytest.raises(FileNotFoundError, match=rf"{name}\.safetensors.*CAUSE_WEIGHTS.*backbone='bundled'"):
+                function(name)
+
+
+def test_an_interrupt_is_no_missing_network(monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backbones.huggingface_hub, "get_session", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_backbone("dino_vits16")
+
+
+def test_the_hub_is_asked_for_timms_file(tiny, tmp_path, monkeypatch):
+    asked = []
+    safetensors.torch.save_file(tiny.state_dict(), tmp_path / "model.safetensors")
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append(url)
+
+    monkeypatch.setattr(backbones.huggingface_hub, "get_session", Session)
+    monkeypatch.setattr(backbones.huggingface_hub, "hf_hub_download",
+                        lambda repository, file: str(tmp_path / file))
+    load_backbone(TINY, 224)
+    assert asked[0].endswith("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k/resolve/main/model.safetensors")
+    # the hub's cache is used without asking
+    monkeypatch.setattr(backbones.huggingface_hub, "try_to_load_from_cache",
+                        lambda *args: str(tmp_path / "model.safetensors"))
+    asked.clear()
+    load_backbone(TINY, 224)
+    assert asked == []
+
+
+def test_a_damaged_download_is_noticed(tmp_path, monkeypatch):
+    blob = tmp_path / ("0" * 64)
+    blob.write_bytes(b"half a file")
+    (tmp_path / "model.safetensors").symlink_to(blob)
+    monkeypatch.setattr(backbones.huggingface_hub, "try_to_load_from_cache",
+                        lambda *args: str(tmp_path / "model.safetensors"))
+    with pytest.raises(ValueError, match="0000 is damaged"):
+        load_backbone("dino_vits16")
+
+
+@pytest.mark.parametrize("suffix", backbones.WEIGHT_SUFFIXES)
+def test_folder_and_file(tiny, tmp_path, monkeypatch, suffix):
+    path = tmp_path / (MINE + suffix)
+    safetensors.torch.save_file(tiny.state_dict(), path) if suffix == ".safetensors" else torch.save(
+        {"model": tiny.state_dict()} if suffix == ".pt" else tiny.state_dict(), path)
+    for where in (tmp_path, path):
+        monkeypatch.setenv("CAUSE_WEIGHTS", str(where))
+        backbone = load_backbone(MINE, 224)
+        assert path.name in backbone.description
+        torch.testing.assert_close(backbone.vit.pos_embed, tiny.pos_embed, rtol=0, atol=0)
+
+
+def test_a_file_named_for_another_backbone_is_not_taken(tmp_path, monkeypatch):
+    (tmp_path / "dino_vits8.pth").write_bytes(b"")
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path / "dino_vits8.pth"))
+    with pytest.raises(FileNotFoundError, match="No weights for 'dino_vits16'"):
+        weights_fingerprint("dino_vits16")
+    assert weights_fingerprint("dino_vits8")
+
+
+def test_the_authors_own_file_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    (tmp_path / "dino_deitsmall16_pretrain.pth").write_bytes(b"x")
+    assert backbones._weights_path("dino_vits16").name == "dino_deitsmall16_pretrain.pth"
+    (tmp_path / "dino_vits16.pth").write_bytes(b"x")
+    assert backbones._weights_path("dino_vits16").name == "dino_vits16.pth"
+
+
+def change(state, how):
+    if how == "missing":
+        del state["blocks.3.attn.qkv.weight"]
+    if how == "unknown":
+        state["student.whatever"] = torch.zeros(1)
+    if how == "shape":
+        state["pos_embed"] = torch.zeros(1, 401, 192)
+    if how == "width":
+        state = timm.create_model("vit_small_patch16_224", pretrained=False).state_dict()
+    return state
+
+
+@pytest.mark.parametrize("how, says", [("missing", r"1 missing \(blocks\.3\.attn\.qkv\.weight\)"),
+                                       ("unknown", r"1 unknown \(student\.whatever\)"),
+                                       ("shape", r"pos_embed \(1, 401, 192\) instead of \(1, 197, 192\)"),
+                                       ("width", r"cls_token \(1, 1, 384\) instead of \(1, 1, 192\)")])
+def test_strict(tiny, file, how, says):
+    save(change(dict(tiny.state_dict()), how), file)
+    with pytest.raises(ValueError, match=f"{MINE}.safetensors does not fit {MINE}.*{says}"):
+        load_backbone(MINE, 224)
+
+
+def test_classifier_and_mask_token_are_dropped(tiny, file):
+    state = dict(tiny.state_dict(), mask_token=torch.zeros(1, 192), **{"fc_norm.weight": torch.zeros(192)})
+    save(state, file)
+    load_backbone(MINE, 224)
+
+
+def test_half_precision_files_load_as_float32(tiny, file):
+    save({key: value.half() for key, value in tiny.state_dict().items()}, file)
+    assert load_backbone(MINE, 224).vit.pos_embed.dtype == torch.float32
+
+
+class Runs:
+    def __reduce__(self):
+        return (print, ("code has run",))
+
+
+@pytest.mark.parametrize("content", [pickle.dumps({"pos_embed": Runs()}, protocol=2), b"", b"no weights at all"],
+                         ids=["code", "empty", "text"])
+@pytest.mark.parametrize("suffix", backbones.WEIGHT_SUFFIXES)
+def test_files_that_are_no_weights(tmp_path, monkeypatch, capsys, content, suffix):
+    (tmp_path / (MINE + suffix)).write_bytes(content)
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    with pytest.raises(ValueError, match=MINE):
+        load_backbone(MINE)
+    assert "code has run" not in capsys.readouterr().out
+
+
+def test_pickled_object_is_refused(tmp_path, monkeypatch, capsys):
+    torch.save({"model": {}, "args": Runs()}, tmp_path / f"{MINE}.pth")
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    with pytest.raises(ValueError, match="more than tensors"):
+        load_backbone(MINE)
+    assert "code has run" not in capsys.readouterr().out
+
+
+def test_no_state_dict(tmp_path, monkeypatch):
+    torch.save([torch.zeros(2)], tmp_path / f"{MINE}.pth")
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    with pytest.raises(ValueError, match="no state dict"):
+        load_backbone(MINE)
+
+
+def test_fingerprint_follows_the_file(tiny, file):
+    save(tiny.state_dict(), file)
+    before = weights_fingerprint(MINE)
+    assert before == load_backbone(MINE).weights_sha256 and len(before) == 64
+    save(dict(tiny.state_dict(), cls_token=torch.ones(1, 1, 192)), file)
+    assert weights_fingerprint(MINE) != before
+
+
+# --- the embedded default ---
+
+def test_bundled_is_always_the_same_and_says_what_it_is(capsys):
+    backbones._say_once.cache_clear()
+    torch.manual_seed(1)
+    first, drawn = load_backbone("bundled", 160), torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), drawn)  # loading leaves the global random numbers alone
+    second = load_backbone("bundled", 160)
+    assert first.weights_sha256 == second.weights_sha256 and len(first.weights_sha256) == 64
+    images = torch.rand(1, 3, 160, 160)
+    assert torch.equal(first(images), second(images))
+    assert (first.patch_size, first.dim, first(images).shape) == (8, 192, (1, 400, 192))
+    said = capsys.readouterr().out.strip().splitlines()
+    assert len(said) == 1 and "untrained" in said[0]
+    assert weights_fingerprint("bundled") == "random-seed0"
+
+
+def test_bundled_sees_the_picture():
+    """Random weights, yet patches of equal content are closer than patches of different content."""
+    images = torch.zeros(1, 3, 160, 160)
+    images[:, 0, :, :80], images[:, 1, :, 80:] = 0.9, 0.7  # red left, green right
+    images += 0.05 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
+    tokens = F.normalize(load_backbone("bundled", 160)(images)[0], dim=-1).view(20, 20, 192)
+    left, right = tokens[:, :10].reshape(-1, 192), tokens[:, 10:].reshape(-1, 192)
+    assert (left @ left.T).mean() > (left @ right.T).mean() + 0.3
