@@ -21,6 +21,8 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[book,test]'
+	mkdir -p .venv/etc/ipython  # kernels talk over the loopback only: no warning for each that this is not encrypted
+	echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py
 	$(MAKE) --no-print-directory pydensecrf
 	touch $@
 

@@ -45,7 +45,8 @@ def main() -> int:
         drop_default_runs(ROOT / "notebooks" / "runs")
         BUILD.mkdir()
         key.write_text(fingerprint)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(ROOT), "-W", "--keep-going"]
+    jupyter_book = Path(sys.executable).with_name("jupyter-book")  # of this environment, whatever PATH says
+    command = [str(jupyter_book), "build", str(ROOT), "--all", "-W", "--keep-going"]
     return subprocess.run(command, cwd=ROOT).returncode
 
 
