@@ -30,10 +30,12 @@ def library_fingerprint(package: Path) -> str:
 
 
 def drop_default_runs(runs: Path) -> None:
-    """Removes the artefact folders of the embedded default (backbone "bundled") under `runs`, and nothing else."""
+    """Removes artefacts and checkpoints of the embedded default (backbone "bundled") under `runs`, and nothing else."""
     for record in sorted([*runs.rglob("artefact.json"), *runs.rglob("metrics.json")]):
         if record.exists() and json.loads(record.read_text())["experiment"]["backbone"] == "bundled":
             shutil.rmtree(record.parent)
+    for checkpoint in runs.rglob("*bundled*.checkpoint.safetensors"):
+        checkpoint.unlink()
 
 
 def main() -> int:
