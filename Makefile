@@ -31,7 +31,7 @@ $(READY): pyproject.toml
 pydensecrf:
 	echo 'cython<3' > .venv/cython.txt
 	CYTHON_FORCE_REGEN=1 $(BIN)/python -m pip install --quiet --build-constraint .venv/cython.txt pydensecrf==1.0rc3 \
-	  || echo 'pydensecrf could not be built (it needs a C++ compiler): going on without it, see book/howto.md'
+	  || echo 'pydensecrf could not be built (it needs Python 3.10 to 3.12 and a C++ compiler): going on without it, see book/howto.md'
 
 # The rendered book and its stored outputs; your runs and .venv stay.
 clean:
