@@ -1,8 +1,8 @@
-"""Builds the book: _config.yml, _toc.yml, book/, notebooks/ -> _build/html, every notebook executed, a warning is an error.
+"""Builds the book: _config.yml, _toc.yml, book/, notebooks/ -> _build/html, every notebook run, a warning is an error.
 
-Jupyter Book keeps executed notebooks and asks only whether their code cells changed. What they import counts as well: when
-cause_lib or a library that it computes with is another one than last time, the kept outputs and the runs of the embedded
-default in notebooks/runs are thrown away. Runs on other backbones are somebody's work and stay where they are.
+Jupyter Book keeps executed notebooks and asks only whether their code cells changed. What they import counts as well:
+when cause_lib or a library that it computes with is another one than last time, the kept outputs and the runs of the
+embedded default in notebooks/runs are thrown away. Runs on other backbones are somebody's work and stay where they are.
 """
 
 import hashlib

@@ -74,7 +74,8 @@ def test_chapter_shows_what_was_computed(name, pages):
     figures = [image for image in page.images if "_images" in image["src"]]
     assert figures, "no figure"
     for image in figures:
-        assert len(image.get("alt", "")) > 20 and "_images" not in image["alt"], f"a figure without words: {image['src']}"
+        words = image.get("alt", "")
+        assert len(words) > 20 and "_images" not in words, f"a figure without words: {image['src']}"
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -100,6 +101,6 @@ def test_links_between_pages_and_files_lead_somewhere(pages):
     assert not lost
 
 
-def test_every_library_time_is_told(pages):
+def test_every_chapters_time_is_told(pages):
     for name in CHAPTERS:
         assert name in pages["book/machine"].html

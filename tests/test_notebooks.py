@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import papermill
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -30,13 +32,13 @@ def library(monkeypatch):
     monkeypatch.delenv("CAUSE_WEIGHTS", raising=False)
 
 
-def run(notebook: Path, folder: Path, **parameters) -> list[dict]:
-    """The executed notebook's code cells, run in `folder`."""
+def run(notebook: Path, cwd: Path, /, **parameters) -> list[dict]:
+    """The executed notebook's code cells, run in `cwd`."""
     papermill.execute_notebook(
-        notebook, folder / notebook.name, parameters=parameters, cwd=folder, kernel_name="python3",
+        notebook, cwd / notebook.name, parameters=parameters, cwd=cwd, kernel_name="python3",
         execution_timeout=900, progress_bar=False,
     )
-    cells = json.loads((folder / notebook.name).read_text())["cells"]
+    cells = json.loads((cwd / notebook.name).read_text())["cells"]
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
@@ -48,19 +50,37 @@ def test_chapter_runs(notebook, folder):
     assert counts == list(range(1, len(counts) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert any("image/png" in output.get("data", {}) for output in outputs), "no figure"
-    warned = [output["text"] for output in outputs if output.get("name") == "stderr" and "Warning" in "".join(output["text"])]
-    assert not warned
+    said = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
+    said = re.sub(r".*pydensecrf is not installed.*", "", said)  # not everybody can build it
+    assert "Warning" not in said, said
 
 
 def test_evaluation_leaves_numbers(folder):
     run(ROOT / "notebooks/05_evaluation.ipynb", folder)
-    (ours,) = [path for path in folder.glob("runs/**/metrics.json") if "CAUSE-TR" in path.read_text()]
+    (ours,) = [path for path in folder.glob("runs/evaluation/*/metrics.json") if "CAUSE-TR" in path.read_text()]
     results = json.loads(ours.read_text())["results"]
     assert {(result["readout"], result["crf"]) for result in results} >= {("modularity", False), ("kmeans", False)}
     assert all(0 < result["miou"] <= 1 and 0 < result["pacc"] <= 1 for result in results)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_own_pictures_without_labels_as_the_page_says(folder):
+    """The folder, the call and the snippet of book/howto.md, at a size that takes seconds."""
+    rng = np.random.default_rng(0)
+    (folder / "holiday/images").mkdir(parents=True)
+    pictures = ("beach.jpg", "RGB", (90, 60)), ("harbour.png", "L", (64, 80)), ("town.jpg", "RGB", (70, 70))
+    for name, mode, size in pictures:
+        noise = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize(size).convert(mode).save(folder / "holiday/images" / name)
+    run(ROOT / "notebooks/05_evaluation.ipynb", folder, dataset="folder", folder="holiday", num_classes=3,
+        run_dir="runs/holiday", image_size=48, num_concepts=8, concept_steps=2, head_steps=2, probe_steps=2, thin=2,
+        projection_dim=16, batch_size=2)
+    (snippet,) = re.findall(r"```python\n(from cause_lib.release.*?)```", (ROOT / "book/howto.md").read_text(), re.S)
+    check = 'assert mask.shape == (60, 90) and set(masks) == {"beach.jpg", "harbour.png", "town.jpg"}'
+    subprocess.run([sys.executable, "-c", f"{snippet}\n{check}"], cwd=folder, check=True)
+
+
+# one of each kind: its own parameters, Experiment's, a reader of results
+@pytest.mark.parametrize("notebook", NOTEBOOKS[::4] + NOTEBOOKS[5:], ids=lambda path: path.stem)
 def test_misspelt_parameter_is_an_error_at_once(notebook, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="Unknown parameter 'sede'.*'seed'"):
         run(notebook, tmp_path, sede=1)
