@@ -64,9 +64,10 @@ def load_backbone(name: str, image_size: int | None = None) -> "Backbone":
     if name == BUNDLED:
         mean = std = (0.5, 0.5, 0.5)
         vit, weights_sha256 = _random_vit()
-        description = ("bundled: an untrained vision transformer with seeded random weights (patch 8, width 192), "
-                       "which sees colour and texture but has learned nothing.")
-        _say_once(f"backbone='bundled' is {description.removeprefix('bundled: ')}")
+        description = ("bundled: an untrained vision transformer (patch 8, 4 blocks of width 192, 3 heads) with seeded "
+                       "random weights, which sees colour and texture but has learned nothing.")
+        _say_once("No trained weights ship with this version: backbone='bundled' is a random network, so expect no "
+                  "meaning in its masks; dino_vits16 is a trained one.")
     else:
         timm_name, published, learned = _architecture(name)
         architecture = timm_name.split(".")[0]

@@ -388,7 +388,7 @@ def test_bundled_is_always_the_same_and_says_what_it_is(capsys):
     assert torch.equal(first(images), second(images))
     assert (first.patch_size, first.dim, first(images).shape) == (8, 192, (1, 400, 192))
     said = capsys.readouterr().out.strip().splitlines()
-    assert len(said) == 1 and "untrained" in said[0]
+    assert len(said) == 1 and "random network" in said[0] and "untrained" in first.description
     assert weights_fingerprint("bundled") == "random-seed0"
 
 
