@@ -6,6 +6,7 @@ every epoch, both heads and all seeds. Without, they are computed batch by batch
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -112,8 +113,8 @@ class FrozenFeatures:
         started = time.time()
         n = self.grid[0] * self.grid[1]
         beside = folder.with_name(f".{folder.name}.tokens.npy")
-        beside.parent.mkdir(parents=True, exist_ok=True)
         try:
+            beside.parent.mkdir(parents=True, exist_ok=True)
             tokens = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=(len(self), n, self.dim))
             batches = torch.arange(len(self)).split(self.experiment.batch_size)
             done = 0
@@ -127,8 +128,12 @@ class FrozenFeatures:
                       "seconds": round(time.time() - started, 2),
                       "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)}}
             write_artefact(folder, json.loads(json.dumps(record)), files={"tokens.npy": beside})
+        except OSError as error:
+            raise OSError(f"Cannot write features to {folder.parent} ({error.strerror or error}): choose a run_dir with "
+                          "room that can be written, or set cache_gb to 0.") from error
         finally:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink()
 
 
 def device_name(accelerator: Accelerator) -> str:

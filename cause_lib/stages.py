@@ -95,7 +95,7 @@ def fit_head(experiment: Experiment) -> Path:
             bank = ConceptBank(experiment.num_concepts, experiment.projection_dim, experiment.bank_capacity,
                                device=accelerator.device)
         similarity = book.similarity
-        state = {"student": student, "teacher": teacher} | ({"bank": bank} if bank else {})
+        state = {"student": student, "teacher": teacher} | ({"bank": bank} if bank is not None else {})
 
         def update(tokens: Tensor, step: int) -> Tensor:
             generator = _generator(experiment, "head", step)
@@ -237,9 +237,8 @@ def load_head(folder: str | Path) -> MLPHead | TRHead:
     """The head of a `fit_head` or `fit_probe` folder, on the CPU, frozen, in evaluation mode."""
     record, tensors = read_record(folder), load_tensors(Path(folder) / "head.safetensors")
     experiment = Experiment.from_dict(record["experiment"])
-    prototypes = tensors.get("clusterbook.prototypes", torch.zeros(1, tensors[next(iter(tensors))].shape[-1]))
-    if experiment.head == "mlp":
-        prototypes = torch.zeros(1, tensors["f1.weight"].shape[1])
+    # Only their width matters to the MLP head.
+    prototypes = tensors["clusterbook.prototypes"] if experiment.head == "tr" else tensors["f1.weight"][:1]
     with torch.random.fork_rng(devices=[]):
         head = _new_head(experiment, prototypes, tuple(record["notes"]["grid"]))
     head.load_state_dict(tensors, strict=True)
@@ -311,14 +310,16 @@ def _session(experiment: Experiment) -> Iterator[Accelerator]:
         raise RuntimeError('device "cuda" was asked for, but there is no CUDA GPU here: set device to "auto" or "cpu".')
     AcceleratorState._reset_state(reset_partial_state=True)  # the device and precision of an earlier run would stick
     accelerator = Accelerator(cpu=experiment.device == "cpu", mixed_precision=experiment.precision)
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    deterministic, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     with torch.random.fork_rng():
         try:
             if accelerator.device.type == "cpu":
                 torch.use_deterministic_algorithms(True)
+                torch.utils.deterministic.fill_uninitialized_memory = False  # costs time; every number here is written
             yield accelerator
         finally:
             torch.use_deterministic_algorithms(deterministic)
+            torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 def _seed(experiment: Experiment, *what: Any) -> int:
@@ -470,10 +471,8 @@ def _judge(experiment: Experiment, stage: str, folder: Path, accelerator: Accele
         for row in rows:
             metrics[row].counts, masks[row] = tensors[f"counts/{_row(row)}"], tensors[f"masks/{_row(row)}"]
         wins = tensors["wins"]
-    # The upsampled features of a batch should stay below 256 MB.
     width = seen.dim if head is None else experiment.reduced_dim
-    batch_size = max(1, min(experiment.batch_size, 2**26 // (width * size * size)))
-    batches = torch.arange(done, len(dataset)).split(batch_size)
+    batches = torch.arange(done, len(dataset)).split(_judge_batch(experiment, width))
     bar = tqdm(total=len(dataset), initial=done, desc=f"judge {method}", leave=False)
     since = done
     for views, tokens, mirrored in zip(batches, seen.stream(batches), mirror.stream(batches)):
@@ -522,6 +521,11 @@ def _judge(experiment: Experiment, stage: str, folder: Path, accelerator: Accele
         report["concepts"] = {"used": int((wins > 0).sum()), "num_concepts": experiment.num_concepts}
     record = {key: value for key, value in report.items() if key not in ("results", "dataset", "concepts")}
     return write_artefact(folder, record, {"gallery": gallery}, metrics=report)
+
+
+def _judge_batch(experiment: Experiment, width: int) -> int:
+    """Pictures judged together: their upsampled features of this width stay below 256 MB."""
+    return max(1, min(experiment.batch_size, 2**26 // (width * experiment.image_size**2)))
 
 
 def _row(row: tuple[str, bool]) -> str:

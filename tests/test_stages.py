@@ -1,0 +1,227 @@
+"""The stages: from nothing to numbers, the same bits, resumed after a kill, label-free."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, draw_folder
+from safetensors.torch import load_file
+
+from cause_lib import stages
+from cause_lib.artefacts import checkpoint_path, read_record
+from cause_lib.config import Experiment
+
+
+def bits(folder):
+    """Every tensor of an artefact, as bytes."""
+    return {f"{path.name}/{name}": tensor.numpy().tobytes()
+            for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+
+
+@pytest.mark.parametrize("head", ["tr", "mlp"])
+def test_from_nothing_to_numbers_and_twice_costs_nothing(tiny, head, monkeypatch):
+    run = tiny(head=head)
+    folder = stages.evaluate(run)
+    record = read_record(folder)
+    assert [(r["method"], r["readout"], r["crf"]) for r in record["results"]] == [
+        (f"CAUSE-{head.upper()}", "modularity", False), (f"CAUSE-{head.upper()}", "kmeans", False)]
+    for result in record["results"]:
+        assert 0 <= result["miou"] <= result["pacc"] <= 1 or result["miou"] <= 1
+        assert 1 <= result["clusters_used"] <= 3 and len(result["iou"]) == 3
+    assert record["dataset"]["images"] == 4 and record["weights"]["sha256"] and record["concepts"]["num_concepts"] == 12
+    table = stages.collect_metrics(run.run_dir)
+    assert set(table.method) == {"k-means", f"CAUSE-{head.upper()}"} and table.miou.between(0, 1).all()
+    gallery = stages.load_gallery(folder)
+    assert gallery["modularity"].shape == gallery["label"].shape == (4, 48, 48)
+    # The gallery's masks are the ones that were counted, already in class ids.
+    known = gallery["label"] >= 0
+    pacc = (gallery["modularity"] == gallery["label"])[known].double().mean()
+    assert float(pacc) == pytest.approx(record["results"][0]["pacc"])
+    monkeypatch.setattr(stages, "_session", lambda experiment: pytest.fail("work was done twice"))
+    assert stages.evaluate(run) == folder
+
+
+def test_three_colours_are_found_by_the_baseline(tiny):
+    record = read_record(stages.evaluate_baseline(tiny()))
+    assert record["results"][0]["miou"] > 0.5
+
+
+def test_heads_share_the_clusterbook(tiny):
+    assert stages.fit_clusterbook(tiny(head="tr")) == stages.fit_clusterbook(tiny(head="mlp"))
+    assert stages.fit_head(tiny(head="tr")) != stages.fit_head(tiny(head="mlp"))
+
+
+@pytest.mark.parametrize("head", ["tr", "mlp"])
+def test_same_seed_same_bits_another_seed_others(tiny, tmp_path, head):
+    one, two = (stages.fit_probe(tiny(head=head, run_dir=str(tmp_path / name))) for name in "ab")
+    other = stages.fit_probe(tiny(head=head, run_dir=str(tmp_path / "c"), seed=1))
+    assert bits(one) == bits(two) != bits(other)
+
+
+@pytest.mark.parametrize("head", ["tr", "mlp"])
+def test_labels_of_noise_leave_head_and_probe_as_they_are(tmp_path, head):
+    """Label-freedom: with label_free=True, the labels could be anything at all."""
+    true = draw_folder(tmp_path / "true")
+    noise = draw_folder(tmp_path / "noise", label_seed=7)
+    assert (true / "train/images/0.png").read_bytes() == (noise / "train/images/0.png").read_bytes()
+    assert (true / "train/labels/0.png").read_bytes() != (noise / "train/labels/0.png").read_bytes()
+
+    def fit(folder, **changes):
+        run = Experiment(dataset="folder", folder=str(folder), run_dir=str(folder / "runs"), head=head, **TINY | changes)
+        return bits(stages.fit_head(run)) | bits(stages.fit_probe(run))
+
+    assert fit(true) == fit(noise)
+    # The test can see a leak: the released step 3 is one.
+    assert fit(true, label_free=False) != fit(noise, label_free=False)
+
+
+def test_released_step_three_trains_the_head_with_labels(tiny):
+    free, leak = tiny(), tiny(label_free=False)
+    assert stages.fit_head(free) == stages.fit_head(leak)
+    head = load_file(stages.fit_head(free) / "head.safetensors")
+    untouched = load_file(stages.fit_probe(free) / "head.safetensors")
+    trained = load_file(stages.fit_probe(leak) / "head.safetensors")
+    assert all(torch.equal(head[name], untouched[name]) for name in head)
+    assert any(not torch.equal(head[name], trained[name]) for name in head)
+    record = read_record(stages.evaluate(leak))
+    assert [r["readout"] for r in record["results"]] == ["modularity", "kmeans", "linear"]
+
+
+@pytest.mark.parametrize("stage", ["fit_clusterbook", "fit_head", "fit_probe", "evaluate"])
+def test_a_stage_stopped_on_its_way_goes_on_to_the_same_bits(tiny, tmp_path, stage, monkeypatch):
+    whole = getattr(stages, stage)(tiny(run_dir=str(tmp_path / "whole")))
+    run = tiny(run_dir=str(tmp_path / "cut"))
+    for upstream in ("fit_clusterbook", "fit_head", "fit_probe", "evaluate_baseline"):
+        if upstream == stage:
+            break
+        getattr(stages, upstream)(run)
+    saves, save = [], stages.save_checkpoint
+
+    def stop_after_save(*arguments):
+        save(*arguments)
+        saves.append(arguments[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "save_checkpoint", stop_after_save)
+    monkeypatch.setattr(stages, "_judge_batch", lambda *_: 1)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(stages, stage)(run)
+    monkeypatch.setattr(stages, "save_checkpoint", save)
+    assert checkpoint_path(saves[0]).is_file() and not saves[0].exists()
+    resumed = getattr(stages, stage)(run)
+    assert bits(resumed) == bits(whole) and resumed.name == whole.name
+    assert not checkpoint_path(resumed).exists()
+    if stage == "evaluate":
+        assert read_record(resumed)["results"] == read_record(whole)["results"]
+
+
+def test_a_killed_process_resumes_with_the_same_bits(tiny, tmp_path):
+    """SIGKILL, not an exception: nothing in the process can tidy up."""
+    whole = stages.fit_head(tiny(run_dir=str(tmp_path / "whole"), concept_steps=6, head_steps=20))
+    run = tiny(run_dir=str(tmp_path / "cut"), concept_steps=6, head_steps=20)
+    script = textwrap.dedent("""
+        import json, os, signal, sys
+        from cause_lib import stages
+        from cause_lib.config import Experiment
+        run = Experiment.from_dict(json.loads(sys.argv[1]))
+        stages.fit_clusterbook(run)
+        save, seen = stages.save_checkpoint, []
+        def kill(*arguments):
+            save(*arguments)
+            seen.append(1)
+            if len(seen) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+        stages.save_checkpoint = kill
+        stages.fit_head(run)
+    """)
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    killed = subprocess.run([sys.executable, "-c", script, json.dumps(run.to_dict())], capture_output=True,
+                            env=environment, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert bits(stages.fit_head(run)) == bits(whole)
+    left = [path for path in (tmp_path / "cut").rglob("*") if path.name.startswith(".") or "checkpoint" in path.name]
+    assert left == []
+
+
+def test_features_too_big_for_the_cache_give_the_same_numbers(tiny, tmp_path):
+    kept, live = tiny(run_dir=str(tmp_path / "kept")), tiny(run_dir=str(tmp_path / "live"), cache_gb=0.0)
+    a, b = (load_file(stages.fit_clusterbook(run) / "clusterbook.safetensors")["prototypes"] for run in (kept, live))
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+    assert not (tmp_path / "live" / "features").exists() and (tmp_path / "kept" / "features").exists()
+
+
+def test_pictures_without_labels_get_masks_and_no_scores(tmp_path):
+    folder = draw_folder(tmp_path / "data", labels=False)
+    run = Experiment(dataset="folder", folder=str(folder), run_dir=str(tmp_path / "runs"), num_classes=3, **TINY)
+    record = read_record(stages.evaluate(run))
+    assert record["results"][0]["miou"] is None and record["results"][0]["clusters_used"] >= 1
+    with pytest.raises(ValueError, match="label_free=False needs labels"):
+        stages.fit_probe(run.replace(label_free=False))
+
+
+def test_one_picture_one_concept_one_class(tmp_path):
+    folder = draw_folder(tmp_path / "data", pictures=1, labels=False)
+    run = Experiment(dataset="folder", folder=str(folder), run_dir=str(tmp_path / "runs"), num_classes=1,
+                     **TINY | dict(num_concepts=1, crops="none"))
+    assert read_record(stages.evaluate(run))["results"][0]["clusters_used"] == 1
+    history = read_record(stages.fit_head(run))["history"]["loss"]
+    assert np.isfinite(history).all()
+
+
+def test_all_void_labels_are_no_scores_and_leave_step_three_finite(tmp_path):
+    from PIL import Image
+    folder = draw_folder(tmp_path / "data")
+    for path in folder.rglob("labels/*.png"):
+        Image.fromarray(np.full((56, 64), 255, np.uint8)).save(path)
+    run = Experiment(dataset="folder", folder=str(folder), run_dir=str(tmp_path / "runs"), label_free=False, **TINY)
+    assert {r["miou"] for r in read_record(stages.evaluate(run))["results"]} == {None}
+
+
+def test_new_pictures_in_a_folder_are_a_new_run(tiny):
+    run = tiny()
+    before = stages.fit_clusterbook(run)
+    from pathlib import Path
+    (Path(run.folder) / "train/images/3.png").unlink()
+    (Path(run.folder) / "train/labels/3.png").unlink()
+    assert stages.fit_clusterbook(run) != before
+
+
+def test_a_loss_that_diverges_stops_with_a_sentence(tiny, monkeypatch):
+    monkeypatch.setattr(stages, "modularity_loss", lambda tokens, prototypes, tau: prototypes.sum() * float("nan"))
+    with pytest.raises(RuntimeError, match="Stage clusterbook diverged"):
+        stages.fit_clusterbook(tiny())
+
+
+def test_a_gpu_that_is_not_there_and_a_place_that_cannot_be_written(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match='device "cuda" was asked for'):
+        stages.fit_clusterbook(tiny(device="cuda"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="choose a run_dir"):
+        stages.fit_clusterbook(tiny(run_dir=str(tmp_path / "file")))
+
+
+def test_bf16_runs_on_the_cpu(tiny):
+    record = read_record(stages.evaluate(tiny(precision="bf16")))
+    assert record["results"][0]["miou"] > 0
+
+
+def test_loading_what_is_not_there_names_what_is(tiny, tmp_path):
+    folder = stages.fit_baseline(tiny())
+    with pytest.raises(ValueError, match="it has kmeans"):
+        stages.load_probe(folder, "modularity")
+    with pytest.raises(FileNotFoundError, match="is not an artefact"):
+        read_record(tmp_path)
+    (folder / "probe.safetensors").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="is damaged"):
+        stages.load_probe(folder, "kmeans")
+
+
+def test_collect_metrics_of_nothing_is_an_empty_table(tmp_path):
+    assert list(stages.collect_metrics(tmp_path).columns)[:3] == ["dataset", "backbone", "method"]
