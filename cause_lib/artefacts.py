@@ -1,7 +1,7 @@
 """Artefacts: what a stage leaves behind, as a folder that is whole or absent.
 
-A folder is written beside its place, flushed to disk and renamed; `artefact.json` says what made it. A stage that is under
-way keeps one checkpoint file beside the folder, replaced as a whole, so that a kill costs a few updates and no bit.
+A folder is written beside its place, flushed to disk and renamed; `artefact.json` says what made it. A stage that is
+under way keeps one checkpoint file beside the folder, replaced as a whole, so that a kill costs a few updates, no bit.
 """
 
 from __future__ import annotations

@@ -97,9 +97,9 @@ class Experiment:
         dropout: share of features dropped while a head trains (0.1).
         clip_norm: bound of the gradient norm in step 2 (None: TR 2, MLP 0.1).
         weight_decay: Adam's, in step 2 (1e-4).
-        label_free: True: no label is ever read in training. False: the released code's step 3, where the linear
+        label_free: True: no label is ever used in training. False: the released code's step 3, where the linear
             probe's cross-entropy also trains the head.
-        probe_steps, probe_decay_steps: updates of step 3; the rate is halved every so many (TR 2 of 5 epochs, MLP never).
+        probe_steps, probe_decay_steps: updates of step 3; the rate is halved every so many (TR: twice, MLP: never).
         lr, batch_size, seed: Adam's rate (1e-3), pictures an update (16), every random choice.
         kmeans_restarts: restarts of k-means, the one with the smallest inertia is kept (5).
         crf, crf_iterations, crf_backend: judge with a dense CRF too; mean-field iterations (10); implementation.
@@ -178,7 +178,8 @@ class Experiment:
         steps = preset["probe_steps"] if self.probe_steps is None else self.probe_steps
         patch = re.search(r"(?:vit[a-z]|patch)(\d+)", self.backbone)
         patch = int(patch.group(1)) if patch else 8
-        preset["train_size"] = size if self.head == "tr" else max(patch, round(0.7 * size / patch) * patch)  # 320 -> 224
+        smaller = max(patch, round(0.7 * size / patch) * patch)  # 320 -> 224
+        preset["train_size"] = size if self.head == "tr" else smaller
         preset["clip_norm"] = 2.0 if self.head == "tr" else 0.1
         # TR: five epochs, halved after every second one; MLP: one epoch, never halved.
         preset["probe_decay_steps"] = max(1, round(0.4 * steps) if self.head == "tr" else steps)

@@ -4,8 +4,8 @@
     l(a, x+) = -s.z+ / tau + log( sum over positives and negatives x of exp(s.z_x / tau) )
 
 s is the student's projection of the anchor, z the teacher's of x, both of length one. The loss is the mean over the
-(anchor, positive) pairs of a picture, with x from the whole batch; the same against the bank; then the mean of all those
-terms. A picture without positives has no such term.
+(anchor, positive) pairs of a picture, with x from the whole batch; the same against the bank; then the mean of all
+those terms. A picture without positives has no such term.
 
 Summed over an anchor's positives, l is  |P| lse - s.(sum of z+)/tau,  and its gradient is  (|P| zbar - sum of z+)/tau,
 with zbar the softmax-weighted mean of the z. Both come out of one pass over tiles of the pool, so no matrix of anchors

@@ -27,7 +27,8 @@ def crf_backends() -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10, backend: str = "pydensecrf") -> Tensor:
+def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10,
+              backend: str = "pydensecrf") -> Tensor:
     """Mean-field marginals of the dense CRF above.
 
     Args:

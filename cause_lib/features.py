@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -112,7 +113,7 @@ class FrozenFeatures:
         """One pass over all views; straight to disk, so that memory holds one batch."""
         started = time.time()
         n = self.grid[0] * self.grid[1]
-        beside = folder.with_name(f".{folder.name}.tokens.npy")
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}.npy")
         try:
             beside.parent.mkdir(parents=True, exist_ok=True)
             tokens = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=(len(self), n, self.dim))
@@ -129,8 +130,8 @@ class FrozenFeatures:
                       "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)}}
             write_artefact(folder, json.loads(json.dumps(record)), files={"tokens.npy": beside})
         except OSError as error:
-            raise OSError(f"Cannot write features to {folder.parent} ({error.strerror or error}): choose a run_dir with "
-                          "room that can be written, or set cache_gb to 0.") from error
+            raise OSError(f"Cannot write features to {folder.parent} ({error.strerror or error}): choose a run_dir "
+                          "with room that can be written, or set cache_gb to 0.") from error
         finally:
             with contextlib.suppress(OSError):
                 beside.unlink()

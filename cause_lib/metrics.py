@@ -1,8 +1,8 @@
 """Hungarian mIoU and pixel accuracy over a whole validation set.
 
 Counts N_jc of pixels with cluster j and class c are added up over all pictures; one matching of clusters to classes
-maximises the matched pixels (Kuhn 1955, through SciPy); then IoU_c = N_cc / (pixels of cluster or class c), the mean over
-the classes that occur in the labels, and the share of matched pixels. Void pixels (label -1) are left out.
+maximises the matched pixels (Kuhn 1955, through SciPy); then IoU_c = N_cc / (pixels of cluster or class c), the mean
+over the classes that occur in the labels, and the share of matched pixels. Void pixels (label -1) are left out.
 """
 
 from __future__ import annotations

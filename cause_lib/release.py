@@ -23,7 +23,8 @@ from cause_lib.config import Experiment
 from cause_lib.crf import dense_crf
 from cause_lib.data import load_image, to_rgb
 from cause_lib.data.source import list_pictures
-from cause_lib.stages import load_head, load_probe, mirror_mean
+from cause_lib.judge import mirror_mean
+from cause_lib.stages import load_head, load_probe
 
 
 class Segmenter:
@@ -59,7 +60,7 @@ class Segmenter:
         backbone = load_backbone(experiment.backbone, experiment.image_size)
         if backbone.weights_sha256 != record["weights"]["sha256"]:
             raise ValueError(f"{folder} was trained with other weights of {experiment.backbone} "
-                             f"(SHA-256 {record['weights']['sha256'][:12]}..., here {backbone.weights_sha256[:12]}...): "
+                             f"(SHA-256 {record['weights']['sha256'][:8]}..., here {backbone.weights_sha256[:8]}...): "
                              "put those into CAUSE_WEIGHTS, or train again.")
         assignment, match = None, readout != "linear"
         for path in sorted((folder.parent.parent / "evaluation").glob("*/metrics.json")):
@@ -128,7 +129,7 @@ def _probe_folder(run: Path) -> Path:
         raise FileNotFoundError(f"{run} is a {record['stage']} artefact: give the folder of a probe or an evaluation.")
     found = [path.parent for path in sorted(run.glob("probe/*/artefact.json"))]
     if not found:
-        raise FileNotFoundError(f"{run} holds no trained run: train one with evaluate(Experiment(run_dir={str(run)!r})).")
+        raise FileNotFoundError(f"{run} holds no trained run: train one with evaluate(Experiment(run_dir=...)).")
     if len(found) > 1:
         raise ValueError(f"{run} holds {len(found)} runs; choose one: {', '.join(map(str, found))}.")
     return found[0]

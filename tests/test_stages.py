@@ -13,7 +13,7 @@ import torch
 from conftest import TINY, draw_folder
 from safetensors.torch import load_file
 
-from cause_lib import stages
+from cause_lib import judge, stages, training
 from cause_lib.artefacts import checkpoint_path, read_record
 from cause_lib.config import Experiment
 
@@ -43,7 +43,7 @@ def test_from_nothing_to_numbers_and_twice_costs_nothing(tiny, head, monkeypatch
     known = gallery["label"] >= 0
     pacc = (gallery["modularity"] == gallery["label"])[known].double().mean()
     assert float(pacc) == pytest.approx(record["results"][0]["pacc"])
-    monkeypatch.setattr(stages, "_session", lambda experiment: pytest.fail("work was done twice"))
+    monkeypatch.setattr(stages, "session", lambda experiment: pytest.fail("work was done twice"))
     assert stages.evaluate(run) == folder
 
 
@@ -101,18 +101,20 @@ def test_a_stage_stopped_on_its_way_goes_on_to_the_same_bits(tiny, tmp_path, sta
         if upstream == stage:
             break
         getattr(stages, upstream)(run)
-    saves, save = [], stages.save_checkpoint
+    saves, save = [], training.save_checkpoint
 
     def stop_after_save(*arguments):
         save(*arguments)
         saves.append(arguments[0])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "save_checkpoint", stop_after_save)
-    monkeypatch.setattr(stages, "_judge_batch", lambda *_: 1)
+    for module in (training, judge):
+        monkeypatch.setattr(module, "save_checkpoint", stop_after_save)
+    monkeypatch.setattr(judge, "batch_pictures", lambda *_: 1)
     with pytest.raises(KeyboardInterrupt):
         getattr(stages, stage)(run)
-    monkeypatch.setattr(stages, "save_checkpoint", save)
+    for module in (training, judge):
+        monkeypatch.setattr(module, "save_checkpoint", save)
     assert checkpoint_path(saves[0]).is_file() and not saves[0].exists()
     resumed = getattr(stages, stage)(run)
     assert bits(resumed) == bits(whole) and resumed.name == whole.name
@@ -127,17 +129,17 @@ def test_a_killed_process_resumes_with_the_same_bits(tiny, tmp_path):
     run = tiny(run_dir=str(tmp_path / "cut"), concept_steps=6, head_steps=20)
     script = textwrap.dedent("""
         import json, os, signal, sys
-        from cause_lib import stages
+        from cause_lib import judge, stages, training
         from cause_lib.config import Experiment
         run = Experiment.from_dict(json.loads(sys.argv[1]))
         stages.fit_clusterbook(run)
-        save, seen = stages.save_checkpoint, []
+        save, seen = training.save_checkpoint, []
         def kill(*arguments):
             save(*arguments)
             seen.append(1)
             if len(seen) == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
-        stages.save_checkpoint = kill
+        training.save_checkpoint = kill
         stages.fit_head(run)
     """)
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}

@@ -1,0 +1,136 @@
+"""Judging: a mask of every test picture by every read-out, counted, matched and kept.
+
+    features   mean of those of the picture and of its mirror image turned back, upsampled bilinearly to the label's
+               size
+    scores     log softmax(3 cos to the centroids), as they are and after the dense CRF
+    numbers    one Hungarian matching over the whole test split, mIoU and pixel accuracy (metrics.py)
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from cause_lib.artefacts import library_version, load_checkpoint, load_tensors, save_checkpoint, write_artefact
+from cause_lib.clusterbook import Clusterbook
+from cause_lib.config import Experiment
+from cause_lib.crf import crf_backends, dense_crf
+from cause_lib.features import FrozenFeatures, device_name
+from cause_lib.metrics import SegmentationMetrics
+
+GALLERY = 8  # pictures whose masks are kept
+
+
+@torch.no_grad()
+def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Accelerator, method: str,
+           head: nn.Module | None, readouts: dict[str, nn.Module], book: Clusterbook | None,
+           upstream: dict[str, Path]) -> Path:
+    """Masks of every test picture by every read-out, without and with CRF, counted and matched; writes the artefact."""
+    started, before = time.time(), 0.0
+    size = experiment.image_size
+    seen = FrozenFeatures(experiment, "test", size, accelerator)
+    mirror = FrozenFeatures(experiment, "test", size, accelerator, mirrored=True)
+    dataset, grid = seen.dataset, seen.grid
+    crf = experiment.crf and experiment.crf_backend in crf_backends()
+    if experiment.crf and not crf:
+        warnings.warn(f"{experiment.crf_backend} is not installed: the rows with CRF are left out.", stacklevel=3)
+    rows = [(name, with_crf) for name in readouts for with_crf in ((False, True) if crf else (False,))]
+    metrics = {row: SegmentationMetrics(dataset.num_classes, match=row[0] != "linear") for row in rows}
+    kept = torch.arange(GALLERY) * len(dataset) // GALLERY if len(dataset) > GALLERY else torch.arange(len(dataset))
+    masks = {row: torch.zeros(len(kept), size, size, dtype=torch.int16) for row in rows}
+    wins = torch.zeros(experiment.num_concepts, dtype=torch.int64)
+    done = 0
+    if (saved := load_checkpoint(folder)) is not None:
+        record, tensors = saved
+        done, before = record["done"], record["seconds"]
+        for row in rows:
+            metrics[row].counts, masks[row] = tensors[f"counts/{row_name(row)}"], tensors[f"masks/{row_name(row)}"]
+        wins = tensors["wins"]
+    width = seen.dim if head is None else experiment.reduced_dim
+    batches = torch.arange(done, len(dataset)).split(batch_pictures(experiment, width))
+    bar = tqdm(total=len(dataset), initial=done, desc=f"judge {method}", leave=False)
+    since = done
+    for views, tokens, mirrored in zip(batches, seen.stream(batches), mirror.stream(batches)):
+        items = [dataset[int(i)] for i in views]
+        labels = torch.stack([item["label"] for item in items]).to(accelerator.device)  # (b, h, w)
+        images = torch.stack([item["image"] for item in items]) if crf else None  # (b, 3, h, w)
+        features = mirror_mean(tokens, mirrored, grid, head)  # (b, r, rows, columns)
+        features = F.interpolate(features, labels.shape[1:], mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+        if book is not None:
+            wins += torch.bincount(book.assign(tokens).flatten(), minlength=len(wins)).cpu()
+        for name, probe in readouts.items():
+            log_probabilities = probe.log_probabilities(features).permute(0, 3, 1, 2)  # (b, c, h, w)
+            scores = {(name, False): log_probabilities}
+            if crf:
+                scores[name, True] = dense_crf(images, log_probabilities, iterations=experiment.crf_iterations,
+                                               backend=experiment.crf_backend)
+            for row, score in scores.items():
+                prediction = score.argmax(dim=1)  # (b, h, w)
+                metrics[row].update(prediction, labels)
+                for place in (torch.isin(kept, views)).nonzero()[:, 0]:
+                    masks[row][place] = prediction[int(kept[place] - views[0])].short().cpu()
+        done = int(views[-1]) + 1
+        bar.update(len(views))
+        if done - since >= experiment.checkpoint_steps and done < len(dataset):
+            since = done
+            save_checkpoint(folder, {"done": done, "seconds": before + time.time() - started}, {"wins": wins} | {
+                f"{part}/{row_name(row)}": value for row in rows
+                for part, value in (("counts", metrics[row].counts), ("masks", masks[row]))})
+    bar.close()
+    results, gallery = [], {"index": kept}
+    pictures = [dataset[int(i)] for i in kept]
+    gallery["image"] = torch.stack([(item["image"] * 255).round().byte() for item in pictures])
+    gallery["label"] = torch.stack([item["label"].short() for item in pictures])
+    for row in rows:
+        numbers = metrics[row].compute()
+        results.append({"method": method, "readout": row[0], "crf": row[1],
+                        "num_clusters": dataset.num_classes} | numbers)
+        gallery[row_name(row)] = torch.tensor(numbers["assignment"], dtype=torch.int16)[masks[row].long()]
+    report = {"stage": stage, "experiment": experiment.to_dict(), "library": library_version(), "weights": seen.weights,
+              "device": device_name(accelerator), "seconds": round(before + time.time() - started, 2),
+              "dataset": {"name": experiment.folder or experiment.dataset, "split": dataset.split,
+                          "images": len(dataset), "classes": dataset.classes, "colors": dataset.colors.tolist(),
+                          "labelled": dataset.has_labels},
+              "upstream": {name: path.relative_to(experiment.run_dir).as_posix() for name, path in upstream.items()},
+              "results": results}
+    if book is not None:
+        report["concepts"] = {"used": int((wins > 0).sum()), "num_concepts": experiment.num_concepts}
+    record = {key: value for key, value in report.items() if key not in ("results", "dataset", "concepts")}
+    return write_artefact(folder, record, {"gallery": gallery}, metrics=report)
+
+
+def batch_pictures(experiment: Experiment, width: int) -> int:
+    """Pictures judged together: their upsampled features of this width stay below 256 MB."""
+    return max(1, min(experiment.batch_size, 2**26 // (width * experiment.image_size**2)))
+
+
+def row_name(row: tuple[str, bool]) -> str:
+    return row[0] + (".crf" if row[1] else "")
+
+
+@torch.no_grad()
+def mirror_mean(tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None = None) -> Tensor:
+    """Features of a picture and of its mirror image, the latter turned back, averaged.
+
+    Args:
+        tokens, mirrored: (b, n, d) of the picture and of its mirror image. head: None takes the tokens themselves.
+
+    Returns:
+        (b, r, rows, columns) float32.
+    """
+    both = [x if head is None else head(x, grid) for x in (tokens, mirrored)]
+    straight, turned = (x.float().transpose(1, 2).unflatten(2, grid) for x in both)  # (b, r, rows, columns)
+    return (straight + turned.flip(-1)) / 2
+
+
+def load_gallery(folder: str | Path) -> dict[str, Tensor]:
+    """Pictures and masks kept by an evaluation: `image` uint8 (g, 3, h, w), `label` int16 (g, h, w), `index` (g,), and
+    an int16 (g, h, w) mask in class ids for every read-out: `modularity`, `kmeans`, `modularity.crf` and so on."""
+    return load_tensors(Path(folder) / "gallery.safetensors")
