@@ -21,10 +21,10 @@ def naive_loss(student, teacher, concepts, similarity, bank, temperature, high, 
                     if pool == "batch" else bank
                 alike = [similarity[concepts[i, a], c] for c, _ in entries]
                 logits = [s[i, a] @ v / temperature for _, v in entries]
-                used = [l for l, d in zip(logits, alike) if d > high or d < low]
-                for l, d in zip(logits, alike):
+                used = [logit for logit, d in zip(logits, alike) if d > high or d < low]
+                for logit, d in zip(logits, alike):
                     if d > high:
-                        losses.append(-l + torch.logsumexp(torch.stack(used), 0))
+                        losses.append(-logit + torch.logsumexp(torch.stack(used), 0))
             if losses:
                 terms.append(torch.stack(losses).mean())
     return torch.stack(terms).mean() if terms else (s * 0).sum()
@@ -83,8 +83,8 @@ def test_no_positives_is_defined(b, n):
 
 def test_one_picture_one_concept_is_finite():
     student = torch.randn(1, 5, 4, requires_grad=True)
-    loss = concept_contrastive_loss(student, torch.randn(1, 5, 4), torch.zeros(1, 5, dtype=torch.long), torch.ones(1, 1),
-                                    ConceptBank(1, 4, 10))
+    concepts = torch.zeros(1, 5, dtype=torch.long)
+    loss = concept_contrastive_loss(student, torch.randn(1, 5, 4), concepts, torch.ones(1, 1), ConceptBank(1, 4, 10))
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
 

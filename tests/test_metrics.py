@@ -12,14 +12,15 @@ def brute_force(prediction, label, c):
     """Try every matching; count with loops."""
     known = label >= 0
     prediction, label = prediction[known].tolist(), label[known].tolist()
-    best = max(itertools.permutations(range(c)), key=lambda m: sum(m[p] == l for p, l in zip(prediction, label)))
+    pixels = list(zip(prediction, label))
+    best = max(itertools.permutations(range(c)), key=lambda m: sum(m[p] == t for p, t in pixels))
     mapped = [best[p] for p in prediction]
     ious = []
     for k in set(label):
-        inter = sum(p == k and l == k for p, l in zip(mapped, label))
-        union = sum(p == k or l == k for p, l in zip(mapped, label))
+        inter = sum(p == k and t == k for p, t in zip(mapped, label))
+        union = sum(p == k or t == k for p, t in zip(mapped, label))
         ious.append(inter / union)
-    return sum(ious) / len(ious), sum(p == l for p, l in zip(mapped, label)) / len(label), best
+    return sum(ious) / len(ious), sum(p == t for p, t in zip(mapped, label)) / len(label), best
 
 
 @pytest.mark.parametrize("seed", range(6))

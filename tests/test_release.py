@@ -35,7 +35,7 @@ def test_mask_of_a_file_a_picture_and_a_tensor_agree(trained):
 
 
 def test_masks_mean_the_classes_that_were_counted(trained):
-    """On square pictures, the Segmenter's masks are those of the evaluation, up to the crop: same read-out, matching."""
+    """On square pictures, the Segmenter's masks are those of the evaluation: same read-out, same matching."""
     run, folder = trained
     gallery = stages.load_gallery(folder)
     segment = Segmenter.load(folder)

@@ -73,7 +73,8 @@ def test_labels_of_noise_leave_head_and_probe_as_they_are(tmp_path, head):
     assert (true / "train/labels/0.png").read_bytes() != (noise / "train/labels/0.png").read_bytes()
 
     def fit(folder, **changes):
-        run = Experiment(dataset="folder", folder=str(folder), run_dir=str(folder / "runs"), head=head, **TINY | changes)
+        run = Experiment(dataset="folder", folder=str(folder), run_dir=str(folder / "runs"), head=head,
+                         **TINY | changes)
         return bits(stages.fit_head(run)) | bits(stages.fit_probe(run))
 
     assert fit(true) == fit(noise)
