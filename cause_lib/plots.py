@@ -1,0 +1,699 @@
+"""Every figure of the book, as a function that takes plain arrays and returns its Axes.
+
+One visual language for all chapters: a white ground, the palette of Okabe and Ito (2008, "Color universal design") for
+categories, cividis for amounts and a blue-to-orange diverging map for signed values, all three made to survive colour
+blindness and a grey-scale print. Pictures carry no ticks; charts carry a title, axis labels with their units, a legend.
+
+A function draws into the `ax` it is given, or makes a figure of its own; it never calls `plt.show()`. Arrays may be
+numpy arrays or torch tensors on any device. Axis letters are those of the whole library: `n` patches, `k` concepts,
+`c` classes, `h` `w` height and width in pixels, `g` pictures of a gallery.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, hsv_to_rgb, to_rgb
+from matplotlib.patches import Patch
+
+# Okabe and Ito's eight colours by name; the order of CYCLE puts the two easiest to tell apart first.
+PALETTE = {
+    "blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "vermillion": "#D55E00",
+    "purple": "#CC79A7", "sky": "#56B4E9", "yellow": "#F0E442", "black": "#000000",
+}
+CYCLE = [PALETTE[name] for name in ("blue", "orange", "green", "vermillion", "purple", "sky", "black", "yellow")]
+AMOUNT = "cividis"
+SIGNED = LinearSegmentedColormap.from_list("cause_signed", [PALETTE["blue"], "#FFFFFF", PALETTE["vermillion"]])
+VOID = (0.62, 0.62, 0.62)
+VOID_STRIPE = (0.86, 0.86, 0.86)
+RELATION = {"positive": PALETTE["blue"], "ignored": "#BBBBBB", "negative": PALETTE["orange"]}
+
+STYLE = {
+    "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "figure.dpi": 110,
+    "text.color": "#222222", "axes.labelcolor": "#222222", "axes.edgecolor": "#555555",
+    "xtick.color": "#444444", "ytick.color": "#444444", "font.size": 10, "axes.titlesize": 11,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.6,
+    "legend.frameon": False, "lines.linewidth": 1.8,
+    "axes.prop_cycle": plt.cycler(color=CYCLE), "image.cmap": AMOUNT, "image.interpolation": "nearest",
+}
+
+
+def in_style(function):
+    """Draw `function`'s figure in STYLE and leave the reader's own matplotlib settings as they were."""
+
+    @functools.wraps(function)
+    def styled(*args, **kwargs):
+        # not rc_context: it would also undo the switch to inline figures that a notebook's first figure makes
+        before = {key: plt.rcParams[key] for key in STYLE}
+        plt.rcParams.update(STYLE)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            plt.rcParams.update(before)
+
+    return styled
+
+
+def as_array(values) -> np.ndarray:
+    """A numpy array from an array, a list or a torch tensor on any device."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+def as_picture(image) -> np.ndarray:
+    """An image (3, h, w) or (h, w, 3), uint8 or float in [0, 1], as (h, w, 3) float in [0, 1]."""
+    image = as_array(image)
+    if image.ndim == 3 and image.shape[0] == 3 and image.shape[-1] != 3:
+        image = image.transpose(1, 2, 0)  # (h, w, 3)
+    return image / 255.0 if image.dtype == np.uint8 else np.clip(image.astype(float), 0.0, 1.0)
+
+
+def new_axes(ax=None, figsize=(5.0, 3.4)):
+    """`ax` itself, or the Axes of a new figure."""
+    return plt.subplots(figsize=figsize, layout="constrained")[1] if ax is None else ax
+
+
+def bare(ax, title: str = ""):
+    """An Axes for a picture: no ticks, no frame, no grid."""
+    ax.set(xticks=[], yticks=[], title=title)
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+# --- concepts ---
+
+
+def concept_colors(num_concepts: int) -> np.ndarray:
+    """(k, 3) colours in [0, 1] that depend on the concept's number alone, so that a concept looks the same everywhere.
+
+    The first eight are the palette; further ones step the hue by the golden ratio (the most even way to keep adding
+    hues) and cycle through lightness and saturation, which is what the eye has left where hues fail it.
+    """
+    k = np.arange(num_concepts)
+    hue = (0.12 + k * 0.6180339887498949) % 1.0
+    colors = hsv_to_rgb(np.stack([hue, np.take([0.85, 0.45, 0.65], k % 3), np.take([0.95, 0.55, 0.8, 0.4], k % 4)], -1))
+    first = np.array([to_rgb(color) for color in CYCLE])[:num_concepts]
+    colors[: len(first)] = first
+    return colors  # (k, 3)
+
+
+@in_style
+def concept_map(concepts, grid, *, order=None, image=None, numbered: int = 6,
+                title="Nearest concept of each patch", ax=None):
+    """Which concept every patch of a picture is nearest to.
+
+    concepts: (n,) integer ids; grid: (rows, columns) with rows * columns = n; order: the ids in the order in which they
+    get colours (most used first, say, and the same order for every picture), or None for the ids' own order; image:
+    an optional picture to shine through. The `numbered` largest concepts carry their id. Returns the Axes.
+    Raises ValueError if the grid does not hold n patches, or an id is missing from `order`.
+    """
+    concepts = as_array(concepts).reshape(-1)
+    rows, columns = grid
+    if rows * columns != len(concepts):
+        raise ValueError(f"a grid of {rows} x {columns} patches cannot hold {len(concepts)} concepts")
+    order = np.arange(concepts.max() + 1) if order is None else as_array(order)
+    position = {int(concept): place for place, concept in enumerate(order)}
+    missing = sorted(set(concepts.tolist()) - set(position))
+    if missing:
+        raise ValueError(f"concept {missing[0]} is on the map but not in `order`, so it has no colour")
+    colors = concept_colors(len(order))
+    painted = colors[[position[int(concept)] for concept in concepts]].reshape(rows, columns, 3)
+    ax = bare(new_axes(ax, (3.4, 3.4)), title)
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    if image is not None:
+        ax.imshow(as_picture(image), extent=extent)
+    ax.imshow(painted, extent=extent, alpha=1.0 if image is None else 0.6)
+    ids, sizes = np.unique(concepts, return_counts=True)
+    board = concepts.reshape(rows, columns)
+    for concept in ids[np.argsort(-sizes, kind="stable")][:numbered]:
+        places = np.argwhere(board == concept)
+        y, x = places[np.abs(places - places.mean(0)).sum(1).argmin()]  # the member nearest the middle of its region
+        ax.text(x, y, str(int(concept)), ha="center", va="center", fontsize=8,
+                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
+    return ax
+
+
+@in_style
+def usage_by_rank(counts, *, title="How often each concept wins", ax=None):
+    """Rank against frequency of the concepts, both on logarithmic axes.
+
+    counts: (k,) how many patches each concept is nearest to. Concepts that never win cannot stand on a logarithmic
+    axis; the legend counts them. Returns the Axes.
+    """
+    counts = np.sort(as_array(counts).reshape(-1))[::-1]
+    wins = counts[counts > 0]
+    ax = new_axes(ax)
+    ax.loglog(np.arange(1, len(wins) + 1), wins, marker="o", markersize=4, label=f"{len(wins)} concepts that win")
+    ax.plot([], [], " ", label=f"{len(counts) - len(wins)} of {len(counts)} never win")
+    ax.set(title=title, xlabel="rank of the concept (1 = most used)", ylabel="patches won (count)")
+    ax.legend()
+    return ax
+
+
+@in_style
+def graph(adjacency, positions, communities=None, *, names=None, title="", ax=None):
+    """A weighted undirected graph drawn where `positions` says.
+
+    adjacency: (n, n) symmetric, non-negative; positions: (n, 2); communities: (n,) integers or None; names: n short
+    texts. A thicker line is a heavier edge; a community has a colour and a marker of its own. Returns the Axes.
+    """
+    adjacency, positions = as_array(adjacency), as_array(positions)
+    communities = np.zeros(len(adjacency), int) if communities is None else as_array(communities)
+    ax = bare(new_axes(ax, (4.2, 3.2)), title)
+    heaviest = adjacency.max() or 1.0
+    for i, j in np.argwhere(np.triu(adjacency, 1) > 0):
+        ax.plot(*positions[[i, j]].T, color="#888888", linewidth=2.2 * adjacency[i, j] / heaviest, zorder=1)
+    for place, community in enumerate(np.unique(communities)):
+        members = communities == community
+        ax.scatter(*positions[members].T, s=190, color=CYCLE[place % 8], marker="osD^vPX*"[place % 8], zorder=2,
+                   edgecolors="white", label=f"community {int(community)}")
+    for point, name in zip(positions, names if names is not None else range(len(positions))):
+        ax.text(*point, str(name), ha="center", va="center", color="white", fontsize=8, zorder=3)
+    ax.margins(0.12)
+    if len(np.unique(communities)) > 1:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)
+    return ax
+
+
+@in_style
+def modularity_matrices(modularity, together, *, axes=None):
+    """Side by side: what the graph of patches says about each pair, and what the concepts say.
+
+    modularity: (n, n) W of Eq. 3, signed, summing to zero; together: (n, n) delta in [0, 1].
+    Returns an array of two Axes.
+    """
+    modularity, together = as_array(modularity), as_array(together)
+    axes = plt.subplots(1, 2, figsize=(8.0, 3.7), layout="constrained")[1] if axes is None else axes
+    limit = np.abs(modularity).max() or 1.0
+    left = axes[0].imshow(modularity, cmap=SIGNED, vmin=-limit, vmax=limit)
+    right = axes[1].imshow(together, cmap=AMOUNT, vmin=0.0, vmax=1.0)
+    axes[0].set_title("$W$: more alike than chance")
+    axes[1].set_title(r"$\delta$: together in a concept")
+    for ax, drawn, unit in zip(axes, (left, right), ("share of all edge weight", "0 apart, 1 together")):
+        ax.grid(False)
+        ax.set(xlabel="patch $j$ (number)", ylabel="patch $i$ (number)")
+        ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label=unit)
+    return np.asarray(axes)
+
+
+@in_style
+def training_history(steps, curves, *, ylabel="loss (no unit)", title="Training", ax=None):
+    """Curves over training updates.
+
+    steps: (s,) update numbers; curves: a dict name -> (s,) values, or (s,) values alone. With more than 60 values a
+    curve is drawn faint, with its running mean over a twentieth of the run on top. Returns the Axes.
+    """
+    steps = as_array(steps)
+    curves = curves if isinstance(curves, dict) else {"": curves}
+    ax = new_axes(ax)
+    for place, (name, values) in enumerate(curves.items()):
+        values, color = as_array(values).astype(float), CYCLE[place % 8]
+        window = max(1, len(values) // 20) if len(values) > 60 else 1
+        if window == 1:
+            ax.plot(steps, values, color=color, label=name or None)
+            continue
+        ax.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+        smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+        ax.plot(steps[window - 1:], smooth, color=color, label=f"{name} (mean of {window} updates)".strip())
+    ax.set(title=title, xlabel="update (number)", ylabel=ylabel)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend()
+    return ax
+
+
+def relation_shares(similarity, positive_threshold=0.3, negative_threshold=0.1) -> dict[str, float]:
+    """Shares (they sum to 1) of concept pairs (k, k) that are positive, ignored and negative, the diagonal left out."""
+    pairs = _off_diagonal(similarity)
+    positive, negative = float((pairs > positive_threshold).mean()), float((pairs < negative_threshold).mean())
+    return {"positive": positive, "ignored": 1.0 - positive - negative, "negative": negative}
+
+
+def _off_diagonal(similarity) -> np.ndarray:
+    similarity = as_array(similarity)
+    if similarity.ndim != 2 or len(similarity) < 2:
+        raise ValueError(f"pairs of concepts need a (k, k) similarity with k of 2 or more, not {similarity.shape}")
+    return similarity[np.triu_indices(len(similarity), 1)]
+
+
+@in_style
+def similarity_histogram(similarity, positive_threshold=0.3, negative_threshold=0.1, *,
+                         title="How alike the concepts are", ax=None):
+    """Histogram of D_M off its diagonal, cut by the two thresholds into positives, ignored pairs and negatives.
+
+    similarity: (k, k) cosines in [-1, 1]. The legend gives each part's share. Returns the Axes.
+    Raises ValueError for fewer than two concepts.
+    """
+    shares = relation_shares(similarity, positive_threshold, negative_threshold)
+    heights, edges = np.histogram(_off_diagonal(similarity), bins=np.linspace(-1.0, 1.0, 81))
+    middle = (edges[1:] + edges[:-1]) / 2
+    parts = {"positive": middle > positive_threshold, "negative": middle < negative_threshold}
+    parts["ignored"] = ~(parts["positive"] | parts["negative"])
+    ax = new_axes(ax, (6.4, 3.4))
+    for name in ("negative", "ignored", "positive"):
+        ax.bar(middle[parts[name]], heights[parts[name]], width=edges[1] - edges[0], color=RELATION[name],
+               label=f"{name}: {100 * shares[name]:.1f} %")
+    for threshold, sign, line in ((positive_threshold, "+", "--"), (negative_threshold, "-", ":")):
+        ax.axvline(threshold, color="#222222", linestyle=line, linewidth=1.4, label=f"$\\phi^{sign}$ = {threshold:g}")
+    ax.set(title=title, xlabel="cosine of two prototypes (no unit)", ylabel="pairs of concepts (count)", xlim=(-1, 1))
+    ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+# --- heads ---
+
+@in_style
+def anchor_relations(image, relation, grid, anchor: int, *,
+                     title="What one anchor compares itself with", ax=None):
+    """An anchor patch on its picture, with the patches it attracts, ignores and pushes away.
+
+    image: (3, h, w); relation: (n,) 1 positive, 0 ignored, -1 negative; grid: (rows, columns); anchor: a patch number.
+    Positives carry a plus and negatives a minus, for eyes and printers without colour. Returns the Axes.
+    """
+    rows, columns = grid
+    relation = as_array(relation).reshape(rows, columns)
+    paint = {1: RELATION["positive"], 0: RELATION["ignored"], -1: RELATION["negative"]}
+    colors = np.array([[to_rgb(paint[int(value)]) for value in row] for row in relation])
+    ax = bare(new_axes(ax, (4.6, 3.8)), title)
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    ax.imshow(as_picture(image), extent=extent)
+    ax.imshow(colors, extent=extent, alpha=0.5)
+    size = min(60.0, 3000.0 / max(rows, columns) ** 1.6)
+    for value, marker in ((1, "+"), (-1, "_")):
+        y, x = np.nonzero(relation == value)
+        ax.scatter(x, y, s=size, marker=marker, color="white", linewidths=1.0)
+    ax.scatter(anchor % columns, anchor // columns, s=160, marker="*", color=PALETTE["yellow"], edgecolors="black",
+               zorder=3)
+    star = plt.Line2D([], [], linestyle="none", marker="*", markersize=12, color=PALETTE["yellow"],
+                      markeredgecolor="black", label="anchor")
+    names = {1: "positive (+)", 0: "ignored", -1: "negative (−)"}
+    patches = [Patch(color=paint[v], label=f"{name}: {int((relation == v).sum())}") for v, name in names.items()]
+    ax.legend(handles=[star, *patches], loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def principal_colors(features) -> np.ndarray:
+    """The first three principal components (m, 3) of features (m, d), as colours in [0, 1].
+
+    Each component is stretched between its 2nd and its 98th percentile.
+    """
+    features = as_array(features).astype(np.float64)
+    features = features - features.mean(0)
+    _, _, directions = np.linalg.svd(features, full_matrices=False)
+    parts = features @ directions[:3].T  # (m, 3)
+    parts = np.pad(parts, ((0, 0), (0, 3 - parts.shape[1])))
+    low, high = np.percentile(parts, [2, 98], axis=0)
+    return np.clip((parts - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)  # (m, 3)
+
+
+@in_style
+def feature_rows(images, rows: dict, grid, *, axes=None):
+    """Pictures on top; below, a row of patch features a name, three principal components as red, green and blue.
+
+    images: (g, 3, h, w); rows: a dict name -> features (g, n, d); grid: (rows, columns) of the n patches. The
+    components are those of all g pictures together, so a colour means the same along a row (but not from row to row).
+    Returns an array of Axes (1 + len(rows), g).
+    """
+    images = as_array(images)
+    shape = (1 + len(rows), len(images))
+    axes = _picture_grid(*shape) if axes is None else axes
+    for column, image in enumerate(images):
+        bare(axes[0, column]).imshow(as_picture(image))
+    for row, features in enumerate(rows.values(), start=1):
+        features = as_array(features)
+        colors = principal_colors(features.reshape(-1, features.shape[-1])).reshape(len(images), *grid, 3)
+        for column in range(len(images)):
+            bare(axes[row, column]).imshow(colors[column])
+    for ax, name in zip(axes[:, 0], ("image", *rows)):
+        _row_name(ax, name)
+    return axes
+
+
+def _picture_grid(rows: int, columns: int, size: float = 1.7) -> np.ndarray:
+    figsize = (size * columns + 0.4, size * rows)
+    return plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout="constrained")[1]
+
+
+def _row_name(ax, name: str) -> None:
+    ax.set_ylabel(name, fontweight="bold")
+
+
+# --- masks and numbers ---
+
+
+def paint(mask, colors) -> np.ndarray:
+    """A mask (h, w) of class ids as colours (h, w, 3) in [0, 1]; void (-1) becomes grey with diagonal stripes.
+
+    colors: (c, 3) uint8. Raises ValueError for an id that has no colour.
+    """
+    mask, colors = as_array(mask), as_array(colors)
+    if mask.max(initial=-1) >= len(colors):
+        raise ValueError(f"the mask holds class {int(mask.max())}, but `colors` is for {len(colors)} classes only")
+    h, w = mask.shape
+    period = max(4, h // 32)
+    stripe = ((np.arange(h)[:, None] + np.arange(w)[None, :]) // period) % 2 == 1  # (h, w)
+    void = np.where(stripe[..., None], VOID_STRIPE, VOID)
+    return np.where((mask < 0)[..., None], void, colors[np.maximum(mask, 0)] / 255.0)  # (h, w, 3)
+
+
+def class_legend(figure, classes, colors, *, void: bool = True, present=None):
+    """A legend of the classes under a figure; `present` keeps those ids only. Returns the Legend."""
+    colors = as_array(colors) / 255.0
+    ids = range(len(classes)) if present is None else sorted(int(i) for i in present if i >= 0)
+    handles = [Patch(facecolor=colors[i], edgecolor="#555555", linewidth=0.5, label=classes[i]) for i in ids]
+    if void:
+        handles.append(Patch(facecolor=VOID, edgecolor="white", hatch="////", label="void"))
+    return figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), fontsize=9)
+
+
+@in_style
+def gallery(columns: dict, classes, colors, *, legend: bool = True, axes=None):
+    """One picture a row, and one way of seeing it a column, with one legend of classes.
+
+    columns: a dict name -> g pictures (3, h, w) or g masks (h, w) of class ids, -1 void; classes: c names; colors:
+    (c, 3) uint8. Returns an array of Axes (g, len(columns)). Raises ValueError if the columns are of different lengths.
+    """
+    lengths = {name: len(items) for name, items in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"the gallery's columns hold different numbers of pictures: {lengths}")
+    axes = _picture_grid(next(iter(lengths.values())), len(columns)) if axes is None else axes
+    seen = set()
+    for column, (name, items) in enumerate(columns.items()):
+        for row, item in enumerate(items):
+            item = as_array(item)
+            drawn = paint(item, colors) if item.ndim == 2 else as_picture(item)
+            seen |= set(np.unique(item).tolist()) if item.ndim == 2 else set()
+            bare(axes[row, column], name if row == 0 else "").imshow(drawn)
+    if legend and seen:
+        class_legend(axes[0, 0].figure, classes, colors, void=-1 in seen, present=seen)
+    return axes
+
+
+@in_style
+def crf_comparison(image, before, after, classes, colors, *, axes=None):
+    """A picture, its mask before the CRF and after it, and the pixels that changed. Returns an array of four Axes.
+
+    image: (3, h, w); before, after: (h, w) class ids; classes, colors: as in `gallery`.
+    """
+    before, after = as_array(before), as_array(after)
+    axes = plt.subplots(1, 4, figsize=(9.2, 2.9), layout="constrained")[1] if axes is None else axes
+    changed = before != after
+    dim = as_picture(image).mean(-1, keepdims=True).repeat(3, -1) * 0.5 + 0.5
+    drawn = (as_picture(image), paint(before, colors), paint(after, colors),
+             np.where(changed[..., None], to_rgb(PALETTE["vermillion"]), dim))
+    titles = ("image", "before the CRF", "after the CRF", f"changed: {100 * changed.mean():.1f} % of pixels")
+    for ax, picture, title in zip(axes, drawn, titles):
+        bare(ax, title).imshow(picture)
+    present = set(np.unique(before)) | set(np.unique(after))
+    class_legend(axes[0].figure, classes, colors, void=-1 in present, present=present)
+    return np.asarray(axes)
+
+
+@in_style
+def confusion_matrix(counts, classes, *, title="What the clusters were matched to", ax=None):
+    """Pixels of each true class (rows) by predicted class (columns), each row as shares of the true class.
+
+    counts: (c, c) pixel counts after matching, rows the labels. Empty rows stay white. Returns the Axes.
+    """
+    counts = as_array(counts).astype(float)
+    total = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    side = max(4.2, 0.36 * len(classes) + 2.2)
+    ax = new_axes(ax, (side + 0.8, side))
+    drawn = ax.imshow(shares, cmap=AMOUNT, vmin=0.0, vmax=1.0)
+    ax.grid(False)
+    places = range(len(classes))
+    ax.set(title=title, xlabel="predicted class", ylabel="true class", xticks=places, yticks=places)
+    ax.set_xticklabels(classes, rotation=60, ha="right", rotation_mode="anchor")
+    ax.set_yticklabels(classes)
+    for i, j in np.argwhere(shares >= 0.095) if len(classes) <= 12 else ():
+        ax.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=8,
+                color="black" if shares[i, j] > 0.55 else "white")
+    ax.figure.colorbar(drawn, ax=ax, shrink=0.75, label="share of the true class (1 = 100 %)")
+    return ax
+
+
+@in_style
+def matching(counts, assignment, row_names, column_names, *, title="Clusters matched to classes", ax=None):
+    """A small table of pixel counts, clusters by classes, with the chosen cell of every cluster framed.
+
+    counts: (clusters, classes); assignment: the class of each cluster (-1 for none). Returns the Axes.
+    """
+    counts = as_array(counts)
+    ax = new_axes(ax, (4.6, 3.4))
+    drawn = ax.imshow(counts, cmap=AMOUNT, vmin=0)
+    ax.grid(False)
+    ax.set(title=title, xlabel="class", ylabel="cluster", xticks=range(counts.shape[1]), yticks=range(counts.shape[0]))
+    ax.set_xticklabels(column_names)
+    ax.set_yticklabels(row_names)
+    for (i, j), count in np.ndenumerate(counts):
+        ax.text(j, i, f"{count:g}", ha="center", va="center", color="black" if count > 0.6 * counts.max() else "white")
+    for i, j in enumerate(as_array(assignment)):
+        if j >= 0:
+            frame = {"fill": False, "linewidth": 3, "edgecolor": PALETTE["orange"]}
+            ax.add_patch(plt.Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, **frame))
+    ax.figure.colorbar(drawn, ax=ax, shrink=0.85, label="pixels (count)")
+    return ax
+
+
+@in_style
+def class_iou(rows: dict, classes, *, title="IoU of each class", ax=None):
+    """Horizontal bars: one group a class, one bar a method.
+
+    rows: a dict method -> c IoUs as fractions, None or NaN where a class does not occur. Returns the Axes.
+    """
+    ax = new_axes(ax, (6.0, max(2.6, 0.17 * len(classes) * (len(rows) + 1) + 1.0)))
+    thick = 0.8 / len(rows)
+    for place, (name, values) in enumerate(rows.items()):
+        values = 100 * np.array([np.nan if value is None else float(value) for value in values])
+        heights = np.arange(len(classes)) - 0.4 + (place + 0.5) * thick
+        mean = f"mean {np.nanmean(values):.1f} %" if np.isfinite(values).any() else "no class occurs"
+        ax.barh(heights, np.nan_to_num(values), thick * 0.92, color=CYCLE[place % 8], label=f"{name}: {mean}")
+    ax.set(title=title, xlabel="intersection over union (%)", yticks=range(len(classes)), xlim=(0, 100))
+    ax.set_yticklabels(classes)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.legend(fontsize=9)
+    return ax
+
+
+@in_style
+def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Every run, its mean and its range", ax=None):
+    """One line a method: a point a seed, a bar from the lowest to the highest, a stroke at the mean.
+
+    groups: a dict name -> fractions, one a run. Returns the Axes.
+    """
+    ax = new_axes(ax, (6.4, 0.36 * len(groups) + 1.3))
+    for height, (name, values) in enumerate(groups.items()):
+        values = 100 * as_array(values).astype(float)
+        ax.plot([values.min(), values.max()], [height, height], color="#999999", linewidth=5, alpha=0.5)
+        ax.scatter(values, np.full(len(values), height), s=34, color=PALETTE["blue"], zorder=3,
+                   label="one run (seed)" if height == 0 else None)
+        ax.scatter(values.mean(), height, s=260, marker="|", linewidths=2.4, color=PALETTE["vermillion"], zorder=4,
+                   label="mean over runs" if height == 0 else None)
+    ax.set(title=title, xlabel=xlabel, yticks=range(len(groups)))
+    ax.set_yticklabels(list(groups))
+    ax.invert_yaxis()
+    ax.margins(y=0.12)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+    return ax
+
+
+# --- front-door ---
+
+@in_style
+def causal_graph(captions: dict, *, forbidden=(), title="", ax=None):
+    """The front-door graph: U acts on T and Y, T acts on M, M acts on Y; U is dashed, because nobody sees it.
+
+    captions: a dict of "U", "T", "M", "Y" -> a word or two below the node; forbidden: pairs such as ("T", "Y") or
+    ("U", "M") that would break the front door, drawn dashed in vermillion. Returns the Axes.
+    """
+    places = {"U": (1.5, 1.15), "T": (0.0, 0.0), "M": (1.5, 0.0), "Y": (3.0, 0.0)}
+    ax = bare(new_axes(ax, (5.6, 2.9)), title)
+    edges = [("U", "T"), ("U", "Y"), ("T", "M"), ("M", "Y")]
+    for start, end in [*edges, *forbidden]:
+        wrong = (start, end) not in edges
+        hidden = start == "U"
+        arrow = {"arrowstyle": "-|>", "mutation_scale": 16, "shrinkA": 19, "shrinkB": 19, "linewidth": 1.8,
+                 "color": PALETTE["vermillion"] if wrong else "#777777" if hidden else "#222222",
+                 "linestyle": (0, (4, 3)) if hidden or wrong else "-",
+                 "connectionstyle": "arc3,rad=0.42" if (start, end) == ("T", "Y") else "arc3"}
+        ax.annotate("", places[end], places[start], arrowprops=arrow)
+    for name, (x, y) in places.items():
+        hidden = name == "U"
+        ax.scatter(x, y, s=1100, facecolor="white", edgecolor="#777777" if hidden else PALETTE["blue"], linewidth=1.8,
+                   linestyle=(0, (3, 2)) if hidden else "-", zorder=3)
+        ax.text(x, y, f"${name}$", ha="center", va="center", fontsize=14, zorder=4)
+        ax.text(x, y + (0.31 if hidden else -0.31), captions[name], ha="center", va="bottom" if hidden else "top")
+    ax.set(xlim=(-0.8, 3.8), ylim=(-1.0 if ("T", "Y") in forbidden else -0.65, 1.75))
+    return ax
+
+
+@in_style
+def intervention_bars(answers: dict, treatments, *, ylabel="probability of the outcome (%)", title="", ax=None):
+    """One group of bars an answer, one bar a treatment: how likely each answer holds the outcome to be.
+
+    answers: a dict name -> (t,) probabilities in [0, 1]; treatments: t names. Returns the Axes.
+    """
+    ax = new_axes(ax, (6.2, 3.5))
+    width = 0.8 / len(treatments)
+    for t, name in enumerate(treatments):
+        heights = 100 * np.array([as_array(values)[t] for values in answers.values()])
+        bars = ax.bar(np.arange(len(answers)) - 0.4 + (t + 0.5) * width, heights, 0.94 * width, color=CYCLE[t % 8],
+                      hatch=("", "///", "...", "xxx")[t % 4], edgecolor="white", label=name)
+        ax.bar_label(bars, fmt="%.1f", fontsize=9, padding=2)
+    ax.set(title=title, ylabel=ylabel, xticks=range(len(answers)))
+    ax.set_xticklabels(list(answers))
+    ax.grid(axis="x", visible=False)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+@in_style
+def compare_curves(x, rows: dict, *, xlabel, ylabel, title="", xscale="linear", yscale="linear", guide=(), ax=None):
+    """A line a name over common places x, told apart by colour, marker and dashes together.
+
+    x: (s,); rows: a dict name -> (s,), NaN where there is nothing to draw; guide: names drawn thin and grey, without
+    markers, to compare slopes with; xscale, yscale: as in matplotlib. Returns the Axes.
+    """
+    ax = new_axes(ax, (5.0, 3.5))
+    style = zip(CYCLE, "osD^vP*X", ("-", "--", "-.", ":") * 2)
+    for name, values in rows.items():
+        if name in guide:
+            ax.plot(x, as_array(values), color="#999999", linewidth=1.0, label=name)
+            continue
+        color, marker, dashes = next(style)
+        ax.plot(x, as_array(values), color=color, marker=marker, markersize=5, linestyle=dashes, label=name)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
+    ax.legend(fontsize=9)
+    return ax
+
+
+# --- features ---
+
+@in_style
+def patches_and_token(image, token, patch_size: int, patch: int, *, axes=None):
+    """A picture cut into patches, one patch on its own, and the token that stands for it.
+
+    image: (3, h, w); token: (d,); patch_size: side of a patch in pixels; patch: its number, counted row by row.
+    Returns an array of three Axes.
+    """
+    picture, token = as_picture(image), as_array(token)
+    height, width = picture.shape[:2]
+    row, column = divmod(patch, width // patch_size)
+    axes = plt.subplots(1, 3, figsize=(9.4, 3.4), layout="constrained", width_ratios=(1, 0.55, 1.25))[1] \
+        if axes is None else axes
+    bare(axes[0], f"{height // patch_size} x {width // patch_size} patches").imshow(picture)
+    for place in range(patch_size, height, patch_size):
+        axes[0].axhline(place - 0.5, color="white", linewidth=0.4, alpha=0.7)
+    for place in range(patch_size, width, patch_size):
+        axes[0].axvline(place - 0.5, color="white", linewidth=0.4, alpha=0.7)
+    _outline(axes[0], row, column, patch_size, PALETTE["vermillion"])
+    bare(axes[1], f"patch {patch}").imshow(_crop(picture, row, column, patch_size))
+    axes[2].plot(np.arange(1, len(token) + 1), token, color=PALETTE["vermillion"], linewidth=0.8)
+    axes[2].set(title="its token", xlabel=f"entry (1 to {len(token)})", ylabel="value (no unit)")
+    return np.asarray(axes)
+
+
+@in_style
+def similarity_maps(image, similarity, grid, anchors, *, axes=None):
+    """How alike every patch of a picture is to each of a few anchors.
+
+    image: (3, h, w); similarity: (a, n) cosines in [-1, 1]; grid: (rows, columns) of the n patches; anchors: (a,) patch
+    numbers, starred on the picture and on their own map. Returns an array of 1 + a Axes.
+    """
+    similarity, picture = as_array(similarity), as_picture(image)
+    if axes is None:
+        axes = plt.subplots(1, 1 + len(anchors), figsize=(2.0 * (1 + len(anchors)) + 0.6, 2.5), layout="constrained")[1]
+    extent = (-0.5, grid[1] - 0.5, grid[0] - 0.5, -0.5)
+    bare(axes[0], "image").imshow(picture, extent=extent)
+    for number, (anchor, values, ax) in enumerate(zip(anchors, similarity, axes[1:]), start=1):
+        row, column = divmod(int(anchor), grid[1])
+        drawn = bare(ax, f"like anchor {number}").imshow(values.reshape(grid), cmap=SIGNED, vmin=-1, vmax=1)
+        for where in (axes[0], ax):
+            where.scatter(column, row, s=130, marker="*", color=PALETTE["yellow"], edgecolors="black", zorder=3)
+        left = column > grid[1] * 0.8  # keep the number on the picture
+        axes[0].annotate(str(number), (column, row), xytext=(-9 if left else 9, 0), textcoords="offset points",
+                         ha="right" if left else "left", va="center", fontsize=9,
+                         bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
+    axes[0].figure.colorbar(drawn, ax=list(axes), shrink=0.75, label="cosine (no unit)")
+    return np.asarray(axes)
+
+
+@in_style
+def nearest_patches(images, places, cosines, patch_size: int, *, context: int = 2, axes=None):
+    """Anchors in the first column; beside each, the patches nearest to it, with their cosines.
+
+    images: (g, 3, h, w); places: (a, m, 2) integers, (picture, patch number), the anchor itself first; cosines: (a, m);
+    context: how many patches of surroundings are shown on each side of the framed patch. Returns an array of Axes (a, m).
+    """
+    images, places, cosines = as_array(images), as_array(places), as_array(cosines)
+    axes = _picture_grid(*cosines.shape, size=1.35) if axes is None else axes
+    columns = images.shape[-1] // patch_size
+    for anchor in range(len(places)):
+        for rank, (number, patch) in enumerate(places[anchor]):
+            row, column = divmod(int(patch), columns)
+            title = f"anchor {anchor + 1}" if rank == 0 else f"{cosines[anchor, rank]:.2f}"
+            ax = bare(axes[anchor, rank])
+            ax.set_title(title, fontsize=9)
+            ax.imshow(_crop(as_picture(images[number]), row, column, patch_size, context))
+            _outline(ax, context, context, patch_size, PALETTE["vermillion"])
+    return axes
+
+
+@in_style
+def cosine_histogram(parts: dict, thresholds=(), *, title="", xlabel="cosine of two patches (no unit)", ax=None):
+    """Densities of cosines, one outline a name, with thresholds as upright lines.
+
+    parts: a dict name -> 1-d array of cosines in [-1, 1]; thresholds: pairs (text, value). Returns the Axes.
+    """
+    ax = new_axes(ax, (6.4, 3.6))
+    bins = np.linspace(-1.0, 1.0, 101)
+    for place, (name, values) in enumerate(parts.items()):
+        values = as_array(values).reshape(-1)
+        ax.hist(values, bins=bins, density=True, histtype="step", linewidth=1.8, color=CYCLE[place % 8],
+                linestyle=("-", "--", "-.", ":")[place % 4], label=f"{name} (median {np.median(values):.2f})")
+    for place, (name, value) in enumerate(thresholds):
+        dots = (0, (1, 1 + 2 * place))
+        ax.axvline(value, color="#555555", linewidth=1.2, linestyle=dots, label=f"{name} = {value:g}")
+    ax.set(title=title, xlabel=xlabel, ylabel="density (area 1)", xlim=(-1, 1))
+    ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+@in_style
+def position_grids(positions: dict, *, axes=None):
+    """Position embeddings seen along their first principal component, that of the first grid given.
+
+    positions: a dict name -> (rows, columns, d). Colours mean the same value on every panel. Returns an array of Axes.
+    """
+    grids = [as_array(values).astype(np.float64) for values in positions.values()]
+    axes = plt.subplots(1, len(grids), figsize=(3.4 * len(grids) + 0.6, 3.2), squeeze=False, layout="constrained",
+                        width_ratios=[values.shape[1] for values in grids])[1][0] if axes is None else axes
+    first = grids[0].reshape(-1, grids[0].shape[-1])
+    direction = np.linalg.svd(first - first.mean(0), full_matrices=False)[2][0]
+    seen = [(values - first.mean(0)) @ direction for values in grids]
+    limit = np.abs(seen[0]).max() or 1.0
+    for ax, name, values in zip(axes, positions, seen):
+        drawn = ax.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit)
+        ax.grid(False)
+        ax.set(title=name, xlabel="patch column (number)", ylabel="patch row (number)")
+    axes[0].figure.colorbar(drawn, ax=list(axes), shrink=0.8, label="first component (no unit)")
+    return np.asarray(axes)
+
+
+def _crop(picture: np.ndarray, row: int, column: int, patch_size: int, context: int = 0) -> np.ndarray:
+    """One patch of (h, w, 3) with `context` patches around it; grey where the picture ends."""
+    margin = context * patch_size
+    padded = np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), constant_values=0.82)
+    side = patch_size + 2 * margin
+    return padded[row * patch_size:row * patch_size + side, column * patch_size:column * patch_size + side]
+
+
+def _outline(ax, row: int, column: int, patch_size: int, color) -> None:
+    corner = (column * patch_size - 0.5, row * patch_size - 0.5)
+    for width, shade in ((3.2, "white"), (1.6, color)):  # a light rim, so that the frame shows on any ground
+        ax.add_patch(plt.Rectangle(corner, patch_size, patch_size, fill=False, edgecolor=shade, linewidth=width))
