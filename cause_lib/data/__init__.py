@@ -67,7 +67,7 @@ def load_dataset(
     )
     if num_classes not in (None, len(source.classes)):
         raise ValueError(
-            f"num_classes={num_classes}, but {name} {folder} has {len(source.classes)} classes: leave num_classes out"
+            f"num_classes={num_classes}, but {folder or name} has {len(source.classes)} classes: leave num_classes out"
         )
     return SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio)
 

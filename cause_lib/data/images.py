@@ -24,18 +24,20 @@ VOID = 255  # what label files write where nobody said what it is; -1 in every t
 def load_image(path: str | Path) -> Image.Image:
     """The picture at `path` as a person would see it: 8-bit RGB, upright.
 
-    EXIF rotation is applied, grey-scale, palette, CMYK and 16-bit pictures are converted, transparency is laid on white.
+    EXIF rotation is applied; grey-scale, palette, CMYK and 16-bit pictures are converted; transparency is laid on
+    white.
 
-    Raises FileNotFoundError if there is no such file, ValueError (naming it) if it cannot be decoded.
+    Raises FileNotFoundError if there is no such file, ValueError (naming it) if it cannot be decoded or has
+    floating-point pixels.
     """
-    return to_rgb(_open(path))
+    return to_rgb(_open(path), name=f"'{path}'")
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any Pillow picture, of size (w, h), as 8-bit RGB, upright. Raises ValueError for floating-point pixels."""
+def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
+    """Any Pillow picture as 8-bit RGB, upright. Raises ValueError, with `name`, for floating-point pixels."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
-        raise ValueError("a picture with floating-point pixels has no agreed range; save it as 8-bit PNG first")
+        raise ValueError(f"{name} has floating-point pixels, which have no agreed range: save it as 8-bit PNG")
     if picture.mode.startswith("I"):  # Pillow would clip 16 bits at 255
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
     if picture.has_transparency_data:

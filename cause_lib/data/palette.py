@@ -35,6 +35,8 @@ def palette(num_colors: int) -> np.ndarray:
     candidates = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
     chosen = list(OKABE_ITO[:num_colors])
     seen = _as_seen(candidates)  # (m, 3 visions, 3)
+    bright = seen[:, 0, 0] > 0.45  # OKLab's lightness: nothing that could pass for void
+    candidates, seen = candidates[bright], seen[bright]
     taken = _as_seen(np.array([(0, 0, 0), (255, 255, 255), *chosen]))
     nearest = np.min([_distance(seen, color) for color in taken], axis=0)  # (m,)
     while len(chosen) < num_colors:
@@ -53,5 +55,5 @@ def _as_seen(colors: np.ndarray) -> np.ndarray:
 
 
 def _distance(seen: np.ndarray, color: np.ndarray) -> np.ndarray:
-    """For each colour of `seen` (m, 3, 3) how far it is from `color` (3, 3) for whoever tells them apart worst, (m,)."""
+    """How far each colour of `seen` (m, 3, 3) is from `color` (3, 3) for whoever tells them apart worst, (m,)."""
     return np.linalg.norm(seen - color, axis=-1).min(axis=-1)

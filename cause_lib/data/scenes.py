@@ -21,8 +21,8 @@ from torch import Tensor
 from cause_lib.data.palette import palette
 from cause_lib.data.source import Source
 
-CLASSES = ["house", "sky", "tree", "grass", "water", "car", "person", "road"]  # in the order that suits the palette
-HOUSE, SKY, TREE, GRASS, WATER, CAR, PERSON, ROAD = range(len(CLASSES))
+CLASSES = ["house", "sky", "tree", "grass", "water", "person", "car", "road"]  # in the order that suits the palette
+HOUSE, SKY, TREE, GRASS, WATER, PERSON, CAR, ROAD = range(len(CLASSES))
 SPLITS = {"train": 96, "val": 48}
 
 
@@ -58,10 +58,10 @@ def draw_scene(index: int, split: str, size: int, seed: int = 0) -> tuple[np.nda
     road = draw_road(canvas, random, horizon) if random.chance(0.75) else None
 
     things = []  # (how far down its foot is, what draws it)
-    for draw, most in ((draw_house, 2), (draw_tree, 4), (draw_person, 3)):
+    for draw, most in ((draw_house, 3), (draw_tree, 4), (draw_person, 4)):
         things += [(horizon + (0.97 - horizon) * random(0.03, 0.8) ** 1.3, draw) for _ in range(random.upto(most))]
     if road is not None:
-        things += [(horizon + (0.97 - horizon) * random(0.12, 0.9), draw_car) for _ in range(random.upto(2))]
+        things += [(horizon + (0.97 - horizon) * random(0.15, 0.95), draw_car) for _ in range(1 + random.upto(2))]
     for foot, draw in sorted(things, key=lambda thing: thing[0]):
         nearness = (foot - horizon) / (1 - horizon)  # 0 at the horizon, 1 at the lower edge
         draw(canvas, random, foot, nearness, road)
@@ -69,7 +69,7 @@ def draw_scene(index: int, split: str, size: int, seed: int = 0) -> tuple[np.nda
 
 
 class Random:
-    """PCG64's uniform numbers in [0, 1): the one part of NumPy's generators that is the same in every version."""
+    """Uniform numbers in [0, 1), which are PCG64's stream, scaled: the part of NumPy's generators that stays the same."""
 
     def __init__(self, *seed: int):
         self.uniform = np.random.Generator(np.random.PCG64(seed)).random
@@ -105,11 +105,12 @@ class Canvas:
         self.centres = (np.arange(size) + 0.5) / size  # (size,) pixel centres in the unit square
         self.image = np.zeros((size, size, 3))
         self.label = np.full((size, size), SKY, dtype=np.uint8)
-        self.light = random.color((1.0, 1.0, 1.0), (1.06, 0.97, 0.84), (0.84, 0.92, 1.04), (0.78, 0.74, 0.76), spread=0.04)
+        noon, evening, morning, dusk = (1.0, 1.0, 1.0), (1.0, 0.94, 0.82), (0.84, 0.92, 1.0), (0.78, 0.74, 0.76)
+        self.light = random.color(noon, evening, morning, dusk, spread=0.04)
         self.sun = random(-1, 1)  # which side the light comes from, and how strongly
 
     def box(self, left: float, top: float, right: float, bottom: float):
-        """A window of the canvas (rows, columns) and its local coordinates: v (h, 1) from 0, top, to 1, bottom; u (1, w)."""
+        """A window of the canvas (rows, columns), and in it v (h, 1), 0 at its top to 1 at its bottom, and u (1, w)."""
         rows, columns = (
             slice(*np.searchsorted(self.centres, sorted(ends)).tolist()) for ends in ((top, bottom), (left, right))
         )
@@ -157,7 +158,8 @@ def draw_ground(canvas: Canvas, random: Random, horizon: float) -> None:
     y, x = v[:, 0], u[0]
     ridge = random(0.0, 0.09) * (1 + random.noise(np.zeros(1), x, 1, 9)) + 0.008 * random.noise(np.zeros(1), x, 1, 60)
     leaves = 0.05 * random.noise(y, x, 80, 60)
-    canvas.paint(window, (v > horizon - ridge) & (v <= horizon), random.color((0.28, 0.42, 0.34), (0.38, 0.45, 0.45)), TREE, leaves)
+    far_green = random.color((0.28, 0.42, 0.34), (0.38, 0.45, 0.45))
+    canvas.paint(window, (v > horizon - ridge) & (v <= horizon), far_green, TREE, leaves)
     blades = 0.09 * random.noise(y, x, 110, 80) + 0.07 * random.noise(y, x, 24, 9)
     color = random.color((0.36, 0.56, 0.22), (0.52, 0.60, 0.26), (0.66, 0.62, 0.34), (0.28, 0.46, 0.24))
     canvas.paint(window, v > horizon, color, GRASS, blades - 0.12 * np.clip(v - horizon, 0, 1))
@@ -183,7 +185,7 @@ def draw_water(canvas: Canvas, random: Random, horizon: float) -> None:
 
 def draw_road(canvas: Canvas, random: Random, horizon: float):
     """A road to a vanishing point. Returns where its middle is, and how wide it is, at a height of the canvas."""
-    far, near, half = random(0.2, 0.8), random(0.25, 0.75), random(0.16, 0.32)
+    far, near, half = random(0.2, 0.8), random(0.25, 0.75), random(0.2, 0.4)
 
     def at(y):
         t = (y - horizon) / (1 - horizon)
@@ -219,7 +221,9 @@ def draw_house(canvas: Canvas, random: Random, foot: float, nearness: float, roa
     window, v, u = canvas.box(x - width / 2, foot - height, x + width / 2, foot)
     eaves = random(0.3, 0.5)
     bricks = 0.03 * np.sign(np.sin(70 * v)) + 0.04 * random.noise(v[:, 0], u[0], 20, 12)
-    wall = random.color((0.80, 0.74, 0.62), (0.66, 0.38, 0.30), (0.86, 0.86, 0.84), (0.60, 0.62, 0.66), (0.78, 0.62, 0.36))
+    wall = random.color(
+        (0.80, 0.74, 0.62), (0.66, 0.38, 0.30), (0.86, 0.86, 0.84), (0.60, 0.62, 0.66), (0.78, 0.62, 0.36)
+    )
     canvas.paint(window, (v > eaves) & (np.abs(u - 0.5) < 0.44), wall, HOUSE, bricks + 0.12 * canvas.sun * (u - 0.5))
     roof = random.color((0.55, 0.25, 0.18), (0.34, 0.32, 0.34), (0.46, 0.34, 0.26))
     gable = random(0.0, 0.5)  # 0: pointed, more: a flat ridge
@@ -241,11 +245,14 @@ def draw_tree(canvas: Canvas, random: Random, foot: float, nearness: float, road
     canvas.shadow(x - 0.4 * width, x + 0.4 * width, foot, 0.08 * height)
     window, v, u = canvas.box(x - width / 2, foot - height, x + width / 2, foot)
     y, across = v[:, 0], u[0]
-    canvas.paint(window, (np.abs(u - 0.5) < 0.05 + 0.03 * v) & (v > 0.5), random.color((0.36, 0.26, 0.18), (0.45, 0.40, 0.36)), TREE)
+    bark = random.color((0.36, 0.26, 0.18), (0.45, 0.40, 0.36))
+    canvas.paint(window, (np.abs(u - 0.5) < 0.05 + 0.03 * v) & (v > 0.5), bark, TREE)
     edge = 0.25 * random.noise(y, across, 7, 7) + 0.12 * random.noise(y, across, 16, 16)
     leaves = 0.12 * random.noise(y, across, 18, 14) + 0.10 * random.noise(y, across, 40, 30)
     leaves = leaves + 0.16 * canvas.sun * (u - 0.5) + 0.12 * (0.4 - v)
-    green = random.color((0.20, 0.40, 0.18), (0.30, 0.46, 0.18), (0.55, 0.46, 0.16), (0.62, 0.34, 0.16), (0.14, 0.32, 0.24))
+    green = random.color(
+        (0.20, 0.40, 0.18), (0.30, 0.46, 0.18), (0.55, 0.46, 0.16), (0.62, 0.34, 0.16), (0.14, 0.32, 0.24)
+    )
     if random.chance(0.35):  # a conifer: tiers of branches
         crown = np.abs(u - 0.5) < 0.5 * (0.08 + v) * (0.75 + 0.25 * np.modf(6 * v)[0] + 0.5 * edge)
         crown = crown & (v < 0.88)
@@ -256,15 +263,19 @@ def draw_tree(canvas: Canvas, random: Random, foot: float, nearness: float, road
 
 def draw_car(canvas: Canvas, random: Random, foot: float, nearness: float, road) -> None:
     middle, half = road(foot)
-    width = half * random(0.6, 0.9)
+    width = half * random(0.7, 1.1)
     height = width * random(0.42, 0.6)
     x = middle + half * random(-0.5, 0.5)
     canvas.shadow(x - 0.55 * width, x + 0.55 * width, foot, 0.3 * height)
     window, v, u = canvas.box(x - width / 2, foot - height, x + width / 2, foot)
-    paint = random.color((0.75, 0.12, 0.12), (0.92, 0.92, 0.92), (0.12, 0.13, 0.15), (0.16, 0.30, 0.62), (0.62, 0.64, 0.66), (0.85, 0.66, 0.12))
+    paint = random.color(
+        (0.75, 0.12, 0.12), (0.92, 0.92, 0.92), (0.12, 0.13, 0.15),
+        (0.16, 0.30, 0.62), (0.62, 0.64, 0.66), (0.85, 0.66, 0.12),
+    )
+    glass = random.color((0.15, 0.19, 0.24), (0.45, 0.55, 0.62))
     across = np.abs(u - 0.5)
     canvas.paint(window, (across < 0.22 + 0.22 * v) & (v < 0.55), paint, CAR, 0.1)
-    canvas.paint(window, (across < 0.16 + 0.22 * v) & (v > 0.1) & (v < 0.42) & (across > 0.02), random.color((0.15, 0.19, 0.24), (0.45, 0.55, 0.62)), CAR)
+    canvas.paint(window, (across < 0.16 + 0.22 * v) & (v > 0.1) & (v < 0.42) & (across > 0.02), glass, CAR)
     canvas.paint(window, (across < 0.49) & (v >= 0.45) & (v < 0.86), paint, CAR, 0.15 * (0.6 - v))
     for wheel in (0.22, 0.78):
         distance = np.hypot((u - wheel) * width, (v - 0.8) * height) / height
@@ -273,17 +284,20 @@ def draw_car(canvas: Canvas, random: Random, foot: float, nearness: float, road)
 
 
 def draw_person(canvas: Canvas, random: Random, foot: float, nearness: float, road) -> None:
-    height = (0.07 + 0.34 * nearness) * random(0.9, 1.1)
+    height = (0.09 + 0.44 * nearness) * random(0.9, 1.1)
     width = 0.36 * height
     x = random(0.03, 0.97)
     canvas.shadow(x - 0.5 * width, x + 0.5 * width, foot, 0.08 * height)
     window, v, u = canvas.box(x - width / 2, foot - height, x + width / 2, foot)
-    coat = random.color((0.75, 0.20, 0.20), (0.20, 0.30, 0.60), (0.90, 0.80, 0.30), (0.30, 0.30, 0.30), (0.30, 0.55, 0.40), spread=0.1)
+    coat = random.color(
+        (0.75, 0.20, 0.20), (0.20, 0.30, 0.60), (0.90, 0.80, 0.30), (0.30, 0.30, 0.30), (0.30, 0.55, 0.40), spread=0.1
+    )
     legs = random.color((0.16, 0.18, 0.28), (0.35, 0.30, 0.24), (0.10, 0.10, 0.10))
     skin = random.color((0.88, 0.70, 0.58), (0.62, 0.44, 0.32), (0.40, 0.28, 0.20))
     gait, across = random(0.04, 0.16), np.abs(u - 0.5)
     canvas.paint(window, (np.abs(across - gait * (v - 0.5) * 2) < 0.11) & (v > 0.5), legs, PERSON)
-    canvas.paint(window, (across < 0.2 + 0.25 * v) & (v > 0.16) & (v < 0.58), coat, PERSON, 0.2 * canvas.sun * (u - 0.5))
+    side = 0.2 * canvas.sun * (u - 0.5)
+    canvas.paint(window, (across < 0.2 + 0.25 * v) & (v > 0.16) & (v < 0.58), coat, PERSON, side)
     head = np.hypot((u - 0.5) * width, (v - 0.09) * height) < 0.085 * height
     canvas.paint(window, head, skin, PERSON)
     hair = random.color((0.12, 0.09, 0.07), (0.45, 0.30, 0.15), (0.70, 0.65, 0.60))

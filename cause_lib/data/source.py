@@ -82,7 +82,7 @@ def natural_key(path: Path) -> tuple:
 
 
 def labels_of(images: Sequence[Path], folder: Path) -> list[Path]:
-    """The label `<folder>/<stem>.png` of every picture. Raises FileNotFoundError naming the first picture without one."""
+    """The label `<folder>/<stem>.png` of every picture. Raises FileNotFoundError naming the first without one."""
     labels = [folder / f"{image.stem}.png" for image in images]
     present = {path.name for path in folder.iterdir()}
     for image, label in zip(images, labels, strict=True):

@@ -1,0 +1,180 @@
+"""Anybody's folder: both layouts, with and without labels and names, and what each mistake says."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cause_lib.data import load_dataset
+
+
+def put(path, picture):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path)
+
+
+def photo(height=12, width=16, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def ids(largest, height=12, width=16):
+    label = np.full((height, width), largest, dtype=np.uint8)
+    label[0] = 255
+    return label
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """train and val, three pictures each, ids 0 to 2 in train and 4 in val."""
+    for split, largest in (("train", 2), ("val", 4)):
+        for i, name in enumerate(("b10.JPG", "b2.png", "a.jpeg")):
+            put(tmp_path / split / "images" / name, photo(seed=i))
+            put(tmp_path / split / "labels" / f"{name.split('.')[0]}.png", ids(largest))
+    return tmp_path
+
+
+def load(folder, split="train", **options):
+    return load_dataset("folder", split, image_size=8, folder=str(folder), **options)
+
+
+def test_split_layout_with_labels(labelled):
+    dataset = load(labelled)
+    assert dataset.names == ["a.jpeg", "b2.png", "b10.JPG"]  # numbers in the order of people
+    assert dataset.has_labels
+    assert dataset.classes == [f"class {i}" for i in range(5)] == load(labelled, "val").classes  # over all splits
+    label = dataset[0]["label"]
+    assert (label == 2).any() and (label == -1).any() and set(label.unique().tolist()) == {-1, 2}
+
+
+def test_flat_layout_without_labels_serves_every_split(tmp_path):
+    for name in ("one.png", "two.webp", "three.bmp", "four.TIF", "five.jpg"):
+        put(tmp_path / "images" / name, photo())
+    (tmp_path / "images" / "notes.txt").write_text("not a picture")
+    (tmp_path / "images" / "._one.png").write_bytes(b"what some file managers leave behind")
+    (tmp_path / "images" / "more").mkdir()
+    train, val = load(tmp_path), load(tmp_path, "val", num_classes=4)
+    assert train.names == val.names == ["five.jpg", "four.TIF", "one.png", "three.bmp", "two.webp"]
+    assert not train.has_labels and (train[0]["label"] == -1).all()
+    assert train.num_classes == 27 and train.classes[0] == "cluster 0"
+    assert val.classes == ["cluster 0", "cluster 1", "cluster 2", "cluster 3"]
+    assert len(load(tmp_path, crops="five")) == 25
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_names_and_colours(labelled, above):
+    where = labelled if above else labelled / "train"
+    named = ["sky", {"name": "sea", "color": [1, 2, 3]}, {"name": "sand", "color": "#0a0b0c"}]
+    (where / "classes.json").write_text(json.dumps(named))
+    dataset = load(labelled)
+    assert dataset.classes == ["sky", "sea", "sand"] and dataset.num_classes == 3
+    assert dataset.colors[1:].tolist() == [[1, 2, 3], [10, 11, 12]]
+    dataset[0]
+    with pytest.raises(ValueError, match="num_classes=7, but .* has 3 classes"):
+        load(labelled, num_classes=7)
+
+
+def test_class_id_without_a_class(labelled):
+    (labelled / "classes.json").write_text('["sky", "sea", "sand"]')
+    with pytest.raises(ValueError, match=r"a\.png' has the class id 4, but there are 3 classes"):
+        load(labelled, "val")[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "[3]", '{"sky": 0}', '[{"color": [0, 0, 0]}]']
+    + [f'[{{"name": "sky", "color": {color}}}]' for color in ("[0, 0, 300]", "[0, 0]", '"blueish"')],
+)
+def test_bad_classes_json_is_named(labelled, text):
+    (labelled / "classes.json").write_text(text)
+    with pytest.raises(ValueError, match=r"classes\.json' is not a list of class names") as error:
+        load(labelled)
+    assert "\n" not in str(error.value)
+
+
+def test_unlabelled_split_of_a_labelled_folder(labelled):
+    for path in (labelled / "train" / "labels").iterdir():
+        path.unlink()
+    (labelled / "train" / "labels").rmdir()
+    dataset = load(labelled)
+    assert not dataset.has_labels and dataset.num_classes == 5 and (dataset[0]["label"] == -1).all()
+
+
+def test_all_void_labels(tmp_path):
+    put(tmp_path / "images" / "a.png", photo())
+    put(tmp_path / "labels" / "a.png", np.full((12, 16), 255, dtype=np.uint8))
+    dataset = load(tmp_path)
+    assert dataset.classes == ["class 0"] and (dataset[0]["label"] == -1).all()
+
+
+def test_name_below_cause_data(labelled, monkeypatch):
+    monkeypatch.setenv("CAUSE_DATA", str(labelled.parent))
+    assert len(load(labelled.name)) == 3
+
+
+def test_missing_label(labelled):
+    (labelled / "train" / "labels" / "b2.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b2\.png' has no label .*b2\.png'"):
+        load(labelled)
+
+
+def test_label_of_another_size(labelled):
+    put(labelled / "train" / "labels" / "a.png", ids(1, height=11))
+    with pytest.raises(ValueError, match=r"a\.png' is 16 x 11 .*a\.jpeg' is 16 x 12"):
+        load(labelled)[0]
+
+
+def test_corrupt_picture_in_the_folder(labelled):
+    path = labelled / "train" / "images" / "b10.JPG"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"b10\.JPG' cannot be read"):
+        load(labelled)[2]
+
+
+def test_tiny_and_rotated_pictures(tmp_path):
+    put(tmp_path / "images" / "a.png", photo(1, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(photo(12, 16)).save(tmp_path / "images" / "b.jpg", exif=exif)
+    put(tmp_path / "labels" / "a.png", ids(0, 1, 1))
+    put(tmp_path / "labels" / "b.png", ids(3, 16, 12))  # drawn on the picture as it is seen
+    dataset = load_dataset("folder", "train", image_size=32, folder=str(tmp_path), crops="five")
+    assert all(item["image"].shape == (3, 32, 32) for item in dataset)
+    assert (dataset[0]["image"] == dataset[0]["image"][:, :1, :1]).all()
+
+
+@pytest.mark.parametrize("make", ["nothing", "empty", "no images"])
+def test_nothing_there(tmp_path, make):
+    folder = tmp_path / "mine"
+    if make != "nothing":
+        (folder / ("images" if make == "empty" else "photos")).mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="mine.*expected <folder>/images/ or <folder>/<split>/images/") as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_split_names_those_there(labelled):
+    with pytest.raises(FileNotFoundError, match="'test'.*train, val"):
+        load(labelled, "test")
+
+
+def test_no_folder_given():
+    with pytest.raises(ValueError, match="needs folder="):
+        load_dataset("folder", "train", image_size=8)
+
+
+def test_fingerprint_follows_the_files(labelled):
+    first = load(labelled).fingerprint
+    assert load(labelled).fingerprint == first != load(labelled, "val").fingerprint
+    os.utime(labelled / "train" / "images" / "a.jpeg", ns=(1, 1))
+    touched = load(labelled).fingerprint
+    (labelled / "classes.json").write_text('["a", "b", "c", "d", "e"]')
+    assert len({first, touched, load(labelled).fingerprint}) == 3
+
+
+def test_limit_spreads_over_the_folder(tmp_path):
+    for i in range(10):
+        put(tmp_path / "images" / f"{i}.png", photo())
+    assert load(tmp_path, limit=2).names == ["0.png", "5.png"]
+    assert len(load(tmp_path, limit=99)) == 10
