@@ -69,7 +69,7 @@ def draw_scene(index: int, split: str, size: int, seed: int = 0) -> tuple[np.nda
 
 
 class Random:
-    """Uniform numbers in [0, 1), which are PCG64's stream, scaled: the part of NumPy's generators that stays the same."""
+    """Uniform numbers in [0, 1): PCG64's own stream, scaled, the part of NumPy's generators that stays the same."""
 
     def __init__(self, *seed: int):
         self.uniform = np.random.Generator(np.random.PCG64(seed)).random
