@@ -505,6 +505,12 @@ def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Every run, its
 # --- front-door ---
 
 @in_style
+def side_by_side(number: int = 2, *, height: float = 3.5, sharey: bool = False):
+    """An array of `number` Axes in a row, for figures that are compared; `height` in inches."""
+    return plt.subplots(1, number, figsize=(4.8 * number, height), sharey=sharey, layout="constrained")[1]
+
+
+@in_style
 def causal_graph(captions: dict, *, forbidden=(), title="", ax=None):
     """The front-door graph: U acts on T and Y, T acts on M, M acts on Y; U is dashed, because nobody sees it.
 
@@ -528,7 +534,7 @@ def causal_graph(captions: dict, *, forbidden=(), title="", ax=None):
                    linestyle=(0, (3, 2)) if hidden else "-", zorder=3)
         ax.text(x, y, f"${name}$", ha="center", va="center", fontsize=14, zorder=4)
         ax.text(x, y + (0.31 if hidden else -0.31), captions[name], ha="center", va="bottom" if hidden else "top")
-    ax.set(xlim=(-0.8, 3.8), ylim=(-1.0 if ("T", "Y") in forbidden else -0.65, 1.75))
+    ax.set(xlim=(-0.8, 3.8), ylim=(-1.0 if forbidden else -0.65, 1.75))
     return ax
 
 
@@ -538,13 +544,14 @@ def intervention_bars(answers: dict, treatments, *, ylabel="probability of the o
 
     answers: a dict name -> (t,) probabilities in [0, 1]; treatments: t names. Returns the Axes.
     """
-    ax = new_axes(ax, (6.2, 3.5))
+    ax = new_axes(ax, (6.8, 3.5))
     width = 0.8 / len(treatments)
     for t, name in enumerate(treatments):
         heights = 100 * np.array([as_array(values)[t] for values in answers.values()])
         bars = ax.bar(np.arange(len(answers)) - 0.4 + (t + 0.5) * width, heights, 0.94 * width, color=CYCLE[t % 8],
                       hatch=("", "///", "...", "xxx")[t % 4], edgecolor="white", label=name)
         ax.bar_label(bars, fmt="%.1f", fontsize=9, padding=2)
+    ax.margins(y=0.1)
     ax.set(title=title, ylabel=ylabel, xticks=range(len(answers)))
     ax.set_xticklabels(list(answers))
     ax.grid(axis="x", visible=False)
@@ -556,14 +563,14 @@ def intervention_bars(answers: dict, treatments, *, ylabel="probability of the o
 def compare_curves(x, rows: dict, *, xlabel, ylabel, title="", xscale="linear", yscale="linear", guide=(), ax=None):
     """A line a name over common places x, told apart by colour, marker and dashes together.
 
-    x: (s,); rows: a dict name -> (s,), NaN where there is nothing to draw; guide: names drawn thin and grey, without
-    markers, to compare slopes with; xscale, yscale: as in matplotlib. Returns the Axes.
+    x: (s,); rows: a dict name -> (s,), NaN where there is nothing to draw; guide: names drawn broad and pale below the
+    others, to hold them against; xscale, yscale: as in matplotlib. Returns the Axes.
     """
     ax = new_axes(ax, (5.0, 3.5))
     style = zip(CYCLE, "osD^vP*X", ("-", "--", "-.", ":") * 2)
     for name, values in rows.items():
         if name in guide:
-            ax.plot(x, as_array(values), color="#999999", linewidth=1.0, label=name)
+            ax.plot(x, as_array(values), color="#BBBBBB", linewidth=7.0, alpha=0.7, zorder=1, label=name)
             continue
         color, marker, dashes = next(style)
         ax.plot(x, as_array(values), color=color, marker=marker, markersize=5, linestyle=dashes, label=name)
