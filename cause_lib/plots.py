@@ -75,6 +75,12 @@ def new_axes(ax=None, figsize=(5.0, 3.4)):
     return plt.subplots(figsize=figsize, layout="constrained")[1] if ax is None else ax
 
 
+@in_style
+def panels(rows: int, columns: int, *, figsize, **options) -> np.ndarray:
+    """An array (rows, columns) of the Axes of a new figure, in STYLE, for functions that draw into an `ax`."""
+    return plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout="constrained", **options)[1]
+
+
 def bare(ax, title: str = ""):
     """An Axes for a picture: no ticks, no frame, no grid."""
     ax.set(xticks=[], yticks=[], title=title)
@@ -128,17 +134,21 @@ def concept_map(concepts, grid, *, order=None, image=None, numbered: int = 6,
         ax.imshow(as_picture(image), extent=extent)
     ax.imshow(painted, extent=extent, alpha=1.0 if image is None else 0.6)
     ids, sizes = np.unique(concepts, return_counts=True)
-    board = concepts.reshape(rows, columns)
+    board, taken = concepts.reshape(rows, columns), []
     for concept in ids[np.argsort(-sizes, kind="stable")][:numbered]:
         places = np.argwhere(board == concept)
-        y, x = places[np.abs(places - places.mean(0)).sum(1).argmin()]  # the member nearest the middle of its region
+        place = places[np.abs(places - places.mean(0)).sum(1).argmin()]  # the member nearest the middle of its region
+        if any(np.abs(place - other).max() < rows / 8 for other in taken):
+            continue  # a number on top of another cannot be read
+        taken.append(place)
+        y, x = place
         ax.text(x, y, str(int(concept)), ha="center", va="center", fontsize=8,
                 bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
     return ax
 
 
 @in_style
-def usage_by_rank(counts, *, title="How often each concept wins", ax=None):
+def usage_by_rank(counts, *, title="How many patches each concept wins", ax=None):
     """Rank against frequency of the concepts, both on logarithmic axes.
 
     counts: (k,) how many patches each concept is nearest to. Concepts that never win cannot stand on a logarithmic
@@ -180,10 +190,10 @@ def graph(adjacency, positions, communities=None, *, names=None, title="", ax=No
 
 
 @in_style
-def modularity_matrices(modularity, together, *, axes=None):
+def modularity_matrices(modularity, together, *, node="patch", axes=None):
     """Side by side: what the graph of patches says about each pair, and what the concepts say.
 
-    modularity: (n, n) W of Eq. 3, signed, summing to zero; together: (n, n) delta in [0, 1].
+    modularity: (n, n) W of Eq. 3, signed, summing to zero; together: (n, n) delta in [0, 1]; node: what a row is.
     Returns an array of two Axes.
     """
     modularity, together = as_array(modularity), as_array(together)
@@ -195,7 +205,9 @@ def modularity_matrices(modularity, together, *, axes=None):
     axes[1].set_title(r"$\delta$: together in a concept")
     for ax, drawn, unit in zip(axes, (left, right), ("share of all edge weight", "0 apart, 1 together")):
         ax.grid(False)
-        ax.set(xlabel="patch $j$ (number)", ylabel="patch $i$ (number)")
+        ax.set(xlabel=f"{node} $j$ (number)", ylabel=f"{node} $i$ (number)")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.yaxis.get_major_locator().set_params(integer=True)
         ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label=unit)
     return np.asarray(axes)
 
@@ -333,8 +345,7 @@ def feature_rows(images, rows: dict, grid, *, axes=None):
 
 
 def _picture_grid(rows: int, columns: int, size: float = 1.7) -> np.ndarray:
-    figsize = (size * columns + 0.4, size * rows)
-    return plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout="constrained")[1]
+    return panels(rows, columns, figsize=(size * columns + 0.4, size * rows))
 
 
 def _row_name(ax, name: str) -> None:
@@ -635,7 +646,7 @@ def nearest_patches(images, places, cosines, patch_size: int, *, context: int = 
     """Anchors in the first column; beside each, the patches nearest to it, with their cosines.
 
     images: (g, 3, h, w); places: (a, m, 2) integers, (picture, patch number), the anchor itself first; cosines: (a, m);
-    context: how many patches of surroundings are shown on each side of the framed patch. Returns an array of Axes (a, m).
+    context: how many patches of surroundings are shown on each side of the framed patch. Returns (a, m) Axes.
     """
     images, places, cosines = as_array(images), as_array(places), as_array(cosines)
     axes = _picture_grid(*cosines.shape, size=1.35) if axes is None else axes
