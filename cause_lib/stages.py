@@ -36,7 +36,7 @@ from cause_lib.judge import judge, load_gallery
 from cause_lib.probes import ClusterProbe, LinearProbe, cosine_kmeans
 from cause_lib.training import batches_for, descend, generator_for, seed_for, session, train
 
-__all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "fit_baseline", "fit_clusterbook", "fit_head",
+__all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "fit_baseline", "fit_clusterbook", "fit_head",
            "fit_probe", "load_clusterbook", "load_gallery", "load_head", "load_probe", "read_record"]
 
 KMEANS_POINTS, KMEANS_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
@@ -222,6 +222,12 @@ def evaluate_baseline(experiment: Experiment) -> Path:
 
 
 # --- what stages leave, read again ---
+
+def find(experiment: Experiment, stage: str) -> Path | None:
+    """The folder of a stage (a key of `STAGE_FIELDS`) if its artefact is there already, else None; nothing is run."""
+    folder = _folder(experiment, stage)
+    return folder if is_complete(folder) else None
+
 
 def load_clusterbook(folder: str | Path) -> Clusterbook:
     """The clusterbook of a `fit_clusterbook` folder, on the CPU."""
