@@ -20,7 +20,7 @@ from typing import Any, Mapping
 # What None stands for, by data set. The generated scenes are a small world: they get small numbers.
 PRESETS: dict[str, dict[str, Any]] = {
     "scenes": dict(image_size=160, test_split="val", num_concepts=256, concept_steps=200, thin=2,
-                   projection_dim=512, head_steps=60, probe_steps=100),
+                   projection_dim=512, head_steps=40, probe_steps=60),
     "camvid": dict(test_split="test"),
     "*": dict(image_size=320, test_split="val", num_concepts=2048, concept_steps=1500, thin=4,
               projection_dim=2048, head_steps=200, probe_steps=200),
