@@ -464,8 +464,9 @@ def matching(counts, assignment, row_names, column_names, *, title="Clusters mat
         ax.text(j, i, f"{count:g}", ha="center", va="center", color="black" if count > 0.6 * counts.max() else "white")
     for i, j in enumerate(as_array(assignment)):
         if j >= 0:
-            frame = {"fill": False, "linewidth": 3, "edgecolor": PALETTE["orange"]}
-            ax.add_patch(plt.Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, **frame))
+            for width, shade in ((5.0, "white"), (2.5, PALETTE["vermillion"])):  # a rim, so that it shows on any ground
+                frame = {"fill": False, "linewidth": width, "edgecolor": shade}
+                ax.add_patch(plt.Rectangle((j - 0.45, i - 0.45), 0.9, 0.9, **frame))
     ax.figure.colorbar(drawn, ax=ax, shrink=0.85, label="pixels (count)")
     return ax
 
