@@ -138,7 +138,7 @@ def concept_map(concepts, grid, *, order=None, image=None, numbered: int = 6,
     for concept in ids[np.argsort(-sizes, kind="stable")][:numbered]:
         places = np.argwhere(board == concept)
         place = places[np.abs(places - places.mean(0)).sum(1).argmin()]  # the member nearest the middle of its region
-        if any(np.abs(place - other).max() < rows / 8 for other in taken):
+        if any(np.abs(place - other).max() < rows / 5 for other in taken):
             continue  # a number on top of another cannot be read
         taken.append(place)
         y, x = place
