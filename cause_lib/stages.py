@@ -30,6 +30,7 @@ from cause_lib.backbones import weights_fingerprint
 from cause_lib.clusterbook import Clusterbook, initial_prototypes, modularity_loss, thin_grid
 from cause_lib.config import Experiment
 from cause_lib.contrast import ConceptBank, concept_contrastive_loss
+from cause_lib.crf import crf_backends
 from cause_lib.features import FrozenFeatures, device_name, open_dataset
 from cause_lib.heads import MLPHead, TRHead, ema_update, projection
 from cause_lib.judge import judge, load_gallery
@@ -291,6 +292,8 @@ def _folder(experiment: Experiment, stage: str) -> Path:
     pictures = open_dataset(experiment, "train", experiment.image_size).fingerprint
     if "evaluation" in stage:
         pictures += open_dataset(experiment, "test", experiment.image_size).fingerprint
+        if experiment.crf_backend not in crf_backends():
+            experiment = experiment.replace(crf=False)  # judged again, with it, once it is installed
     depends = experiment.key(stage) | {"data": pictures, "weights": weights_fingerprint(experiment.backbone)}
     parts = [Path(experiment.folder).name or experiment.dataset, experiment.backbone]
     if "baseline" not in stage and stage != "clusterbook":

@@ -215,6 +215,18 @@ def test_bf16_runs_on_the_cpu(tiny):
     assert record["results"][0]["miou"] > 0
 
 
+def test_without_the_crf_installed_its_rows_wait(tiny, monkeypatch):
+    """An evaluation that had to leave the CRF out is not taken for one with it."""
+    monkeypatch.setattr(stages, "crf_backends", lambda: ())
+    monkeypatch.setattr(judge, "crf_backends", lambda: ())
+    with pytest.warns(UserWarning, match="the rows with CRF are left out"):
+        folder = stages.evaluate(tiny(crf=True))
+    assert not any(result["crf"] for result in read_record(folder)["results"])
+    assert folder == stages.evaluate(tiny(crf=False))
+    monkeypatch.setattr(stages, "crf_backends", lambda: ("pydensecrf",))
+    assert stages.find(tiny(crf=True), "evaluation") is None
+
+
 def test_loading_what_is_not_there_names_what_is(tiny, tmp_path):
     folder = stages.fit_baseline(tiny())
     with pytest.raises(ValueError, match="it has kmeans"):
