@@ -3,39 +3,51 @@
     E(y) = sum_i -log p_i(y_i) + sum_{i<j} [y_i != y_j] ( w1 exp(-|p_i - p_j|^2 / 2 s1^2)
                                                         + w2 exp(-|p_i - p_j|^2 / 2 s2^2 - |I_i - I_j|^2 / 2 s3^2) )
 
-p positions in pixels, I colours in 0..255; mean field, 10 iterations. Published settings: w1 = 3, s1 = 1 (Gaussian),
-w2 = 4, s2 = 67, s3 = 3 (bilateral).
+p positions in pixels, I colours in 0..255. Published settings: w1 = 3, s1 = 1 (Gaussian), w2 = 4, s2 = 67, s3 = 3
+(bilateral). Mean field, 10 iterations of
+
+    q_i <- softmax( log p_i + sum_k w_k (N_k K_k N_k q)_i ),   N_k = diag(K_k 1)^(-1/2)
+
+where each K_k q, a Gaussian sum over all pixels, is one pass through a permutohedral lattice (lattice.py).
 """
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cause_lib.lattice import Lattice, permutohedral_lattice
+
 GAUSSIAN = {"sxy": 1, "compat": 3}
 BILATERAL = {"sxy": 67, "srgb": 3, "compat": 4}
 
+# Pixels that share a lattice: what stays near a CPU's cache, or keeps a GPU busy.
+_PIXELS = {"cpu": 2**17, "cuda": 2**21}
+
 
 def crf_backends() -> tuple[str, ...]:
-    """The backends that can be used here: `pydensecrf` where it is installed."""
+    """The backends that can be used here: `torch`, and `pydensecrf` where it is installed."""
     try:
         import pydensecrf.densecrf  # noqa: F401
     except ImportError:
-        return ()
-    return ("pydensecrf",)
+        return ("torch",)
+    return ("torch", "pydensecrf")
 
 
 @torch.no_grad()
 def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10,
-              backend: str = "pydensecrf") -> Tensor:
+              backend: str = "torch") -> Tensor:
     """Mean-field marginals of the dense CRF above.
 
     Args:
         images: (b, 3, h, w) floating in [0, 1].
         log_probabilities: (b, c, h, w) floating, the unary term's negative; need not be normalised.
         iterations: of mean field; 0 gives softmax(log_probabilities).
-        backend: `pydensecrf`, the published path, on the CPU, a picture after the other.
+        backend: `torch`, on the device of log_probabilities; or `pydensecrf`, the published path, on the CPU, a picture
+            after the other.
 
     Returns:
         (b, c, h, w) float32 probabilities on the device of log_probabilities.
@@ -47,15 +59,52 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
             or images.shape[1] != 3 or images.shape[2:] != log_probabilities.shape[2:]:
         raise ValueError(f"dense_crf needs images (b, 3, h, w) and log_probabilities (b, c, h, w), "
                          f"not {tuple(images.shape)} and {tuple(log_probabilities.shape)}.")
-    if backend != "pydensecrf":
-        raise ValueError(f"Unknown CRF backend {backend!r}: there is 'pydensecrf'.")
+    if backend not in ("torch", "pydensecrf"):
+        raise ValueError(f"Unknown CRF backend {backend!r}: there are 'torch' and 'pydensecrf'.")
     if backend not in crf_backends():
         raise RuntimeError("pydensecrf is not installed: `make book` builds it where there is a C++ compiler; "
-                           "without it, set crf to False.")
+                           "without it, set crf_backend to 'torch'.")
+    images = images.to(log_probabilities.device)
+    if backend == "torch":
+        h, w = images.shape[2:]
+        many = max(1, _PIXELS["cuda" if images.is_cuda else "cpu"] // (h * w))
+        pairs = zip(images.split(many), log_probabilities.float().split(many))
+        with torch.autocast(images.device.type, enabled=False):
+            return torch.cat([_mean_field(*pair, iterations) for pair in pairs])
     pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()  # (b, h, w, 3)
     unary = -log_probabilities.float().cpu().numpy()  # (b, c, h, w)
     marginals = np.stack([_pydensecrf(picture, energy, iterations) for picture, energy in zip(pixels, unary)])
     return torch.from_numpy(marginals).to(log_probabilities.device)
+
+
+def _mean_field(images: Tensor, log_probabilities: Tensor, iterations: int) -> Tensor:
+    """images (b, 3, h, w) in [0, 1], log_probabilities (b, c, h, w) float32 -> marginals (b, c, h, w)."""
+    b, c, h, w = log_probabilities.shape
+    kernels = [_gaussian(b, h, w, images.device), _bilateral(images)]
+    unary = log_probabilities.permute(0, 2, 3, 1).reshape(-1, c)  # (bhw, c)
+    q = unary.softmax(dim=1)
+    for _ in range(iterations):
+        energy = kernels[0].filter(q).add_(kernels[1].filter(q)).add_(unary)
+        q = energy.softmax(dim=1)
+    return q.view(b, h, w, c).permute(0, 3, 1, 2).contiguous()
+
+
+def _positions(b: int, h: int, w: int, device: torch.device) -> Tensor:
+    """x and y of every pixel: (b, 2, hw) float32."""
+    y, x = torch.meshgrid(torch.arange(float(h), device=device), torch.arange(float(w), device=device), indexing="ij")
+    return torch.stack([x, y]).flatten(1).expand(b, 2, h * w)
+
+
+@functools.lru_cache(maxsize=2)  # pictures of one size share it
+def _gaussian(b: int, h: int, w: int, device: torch.device) -> Lattice:
+    return permutohedral_lattice(_positions(b, h, w, device) / GAUSSIAN["sxy"]).normalised(GAUSSIAN["compat"])
+
+
+def _bilateral(images: Tensor) -> Lattice:
+    b, _, h, w = images.shape
+    colours = (images * 255).round().clamp(0, 255).float().flatten(2)  # (b, 3, hw)
+    features = [_positions(b, h, w, images.device) / BILATERAL["sxy"], colours / BILATERAL["srgb"]]
+    return permutohedral_lattice(torch.cat(features, dim=1)).normalised(BILATERAL["compat"])
 
 
 def _pydensecrf(picture: np.ndarray, energy: np.ndarray, iterations: int) -> np.ndarray:

@@ -6,11 +6,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cause_lib import crf
 from cause_lib.crf import crf_backends, dense_crf
 
-needs_pydensecrf = pytest.mark.skipif(not crf_backends(), reason="pydensecrf is not installed")
+needs_pydensecrf = pytest.mark.skipif("pydensecrf" not in crf_backends(), reason="pydensecrf is not installed")
+both_backends = pytest.mark.parametrize("backend", ["torch", pytest.param("pydensecrf", marks=needs_pydensecrf)])
 
 
 def naive_mean_field(image, log_probabilities, iterations):
@@ -33,8 +35,27 @@ def naive_mean_field(image, log_probabilities, iterations):
     return q.reshape(c, h, w)
 
 
+def photograph(h, w, c, seed=0):
+    """A picture with edges, gradients and grain, and smooth scores: (1, 3, h, w) in [0, 1], (1, c, h, w)."""
+    g = torch.Generator().manual_seed(seed)
+    smooth = lambda channels, cells: F.interpolate(  # noqa: E731
+        torch.rand(1, channels, cells, cells, generator=g), (h, w), mode="bilinear")
+    image = torch.where(smooth(1, 6) > 0.5, smooth(3, 3), smooth(3, 4)) + 0.02 * torch.randn(1, 3, h, w, generator=g)
+    return image.clamp(0, 1), (6 * smooth(c, 9)).log_softmax(1)
+
+
 @needs_pydensecrf
-def test_follows_the_naive_mean_field():
+@pytest.mark.parametrize("h, w, c", [(96, 120, 7), (61, 40, 2), (160, 160, 27)])
+def test_torch_gives_pydensecrf_labels_and_probabilities(h, w, c):
+    image, scores = photograph(h, w, c)
+    ours, theirs = (dense_crf(image, scores, backend=backend) for backend in ("torch", "pydensecrf"))
+    assert (ours.argmax(1) == theirs.argmax(1)).double().mean() >= 0.999
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)
+    assert (ours.argmax(1) != scores.argmax(1)).double().mean() > 0.02  # and the CRF did something
+
+
+@both_backends
+def test_follows_the_naive_mean_field(backend):
     """The lattice only approximates the kernels: labels agree, probabilities are near."""
     g = torch.Generator().manual_seed(0)
     image = torch.zeros(3, 14, 18)
@@ -43,21 +64,21 @@ def test_follows_the_naive_mean_field():
     truth = (torch.arange(18) >= 9).long().expand(14, 18)
     scores = torch.randn(3, 14, 18, generator=g) + 1.5 * torch.nn.functional.one_hot(truth, 3).permute(2, 0, 1)
     log_probabilities = scores.log_softmax(0)
-    ours = dense_crf(image[None], log_probabilities[None], iterations=5)[0]
+    ours = dense_crf(image[None], log_probabilities[None], iterations=5, backend=backend)[0]
     naive = torch.from_numpy(naive_mean_field(image, log_probabilities.double(), 5))
     assert (ours.argmax(0) == naive.argmax(0)).double().mean() > 0.97
     noisy, clean = ((m.argmax(0) == truth).double().mean() for m in (log_probabilities, ours))
     assert clean > noisy + 0.1
 
 
-@needs_pydensecrf
-def test_batches_are_pictures_one_by_one_and_probabilities_add_to_one():
+@both_backends
+def test_batches_are_pictures_one_by_one_and_probabilities_add_to_one(backend):
     images, scores = torch.rand(2, 3, 10, 12), torch.randn(2, 4, 10, 12).log_softmax(1)
-    both = dense_crf(images, scores, iterations=2)
+    both = dense_crf(images, scores, iterations=2, backend=backend)
     assert both.shape == (2, 4, 10, 12) and both.dtype == torch.float32
     torch.testing.assert_close(both.sum(1), torch.ones(2, 10, 12))
-    assert torch.equal(both[1:], dense_crf(images[1:], scores[1:], iterations=2))
-    torch.testing.assert_close(dense_crf(images, scores, iterations=0), scores.exp())
+    assert torch.equal(both[1:], dense_crf(images[1:], scores[1:], iterations=2, backend=backend))
+    torch.testing.assert_close(dense_crf(images, scores, iterations=0, backend=backend), scores.exp())
 
 
 def test_published_settings():
@@ -71,6 +92,20 @@ def test_errors_help(monkeypatch):
     with pytest.raises(ValueError, match="Unknown CRF backend 'lattice'"):
         dense_crf(images, scores, backend="lattice")
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    assert crf_backends() == ()
-    with pytest.raises(RuntimeError, match="set crf to False"):
-        dense_crf(images, scores)
+    assert crf_backends() == ("torch",)
+    with pytest.raises(RuntimeError, match="set crf_backend to 'torch'"):
+        dense_crf(images, scores, backend="pydensecrf")
+
+
+def test_picture_larger_than_a_share_of_the_batch(monkeypatch):
+    """Whether pictures share a lattice or not is not seen in the result."""
+    images, scores = torch.rand(3, 3, 9, 11), torch.randn(3, 4, 9, 11).log_softmax(1)
+    together = dense_crf(images, scores)
+    monkeypatch.setitem(crf._PIXELS, "cpu", 1)
+    assert torch.equal(dense_crf(images, scores), together)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_come_back_as_float32(dtype):
+    image, scores = photograph(20, 24, 3)
+    assert dense_crf(image.to(dtype), scores.to(dtype), iterations=2).dtype == torch.float32

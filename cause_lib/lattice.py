@@ -1,0 +1,154 @@
+"""The permutohedral lattice: Gaussian filtering in d dimensions in time linear in the points (Adams, Baek, Davis 2010).
+
+    sum_j exp(-|f_i - f_j|^2 / 2) v_j   for all i at once, to a good approximation:
+    splat   every point gives its value to the d + 1 corners of the simplex that it lies in, by barycentric weight
+    blur    along each of the d + 1 axes of the lattice every corner takes half of its two neighbours
+    slice   every point takes the blurred values of its corners back, by the same weights
+
+All three are weighted sums of few rows of a table, so `torch.nn.functional.embedding_bag` does the work, on the CPU and
+on CUDA. Only corners that a point touches exist: they are found by sorting keys, not by a hash table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A lattice filled with n points, m corners in all; a last corner of zeros stands for those that do not exist.
+
+    corners, shares: (n, d + 1) int32 and floating, each point's simplex; slicing.
+    points, parts, starts: (n (d + 1),) int32, floating, and (m + 1,) int32: the points of each corner; splatting.
+    neighbours: (d + 1, m + 1, 3) int32: each corner itself and its two neighbours along every axis; blurring.
+    """
+
+    corners: Tensor
+    shares: Tensor
+    points: Tensor
+    parts: Tensor
+    starts: Tensor
+    neighbours: Tensor
+
+    def filter(self, values: Tensor) -> Tensor:
+        """values (n, c) floating -> (n, c), Gaussian sums up to one constant factor."""
+        table = F.embedding_bag(self.points, values, self.starts, mode="sum", per_sample_weights=self.parts)  # (m+1, c)
+        half = table.new_tensor([1, 0.5, 0.5]).expand(len(table), 3).contiguous()
+        for axis in self.neighbours:
+            table = F.embedding_bag(axis, table, mode="sum", per_sample_weights=half)
+        return F.embedding_bag(self.corners, table, mode="sum", per_sample_weights=self.shares)
+
+    def normalised(self, weight: float = 1.0) -> Lattice:
+        """The same lattice whose filter is weight N K N, with N = diag(K 1)^(-1/2), the `symmetric` normalisation of
+        Kraehenbuehl and Koltun; about what it gives to a constant is weight times that constant."""
+        scale = self.filter(self.shares.new_ones(len(self.shares), 1)).rsqrt()  # (n, 1)
+        return replace(self, shares=self.shares * (weight * scale), parts=self.parts * scale[self.points.long(), 0])
+
+
+def permutohedral_lattice(features: Tensor) -> Lattice:
+    """The lattice of a batch of point sets, which do not see each other.
+
+    Args:
+        features: (b, d, n) floating, in standard deviations of the Gaussian.
+
+    Returns:
+        A `Lattice` of the b n points, picture after picture.
+
+    Raises:
+        ValueError: a feature is not finite or beyond 2^20, or they span too many cells to be numbered with 62 bits.
+    """
+    b, d, n = features.shape
+    if not bool(features.abs().amax() < 2**20):
+        raise ValueError("A lattice needs finite features below 2^20 standard deviations: are the pictures free of NaN?")
+    cells, shares, rank = _simplices(features.transpose(0, 1).reshape(d, b * n))
+    keys, moves = _keys(cells, rank, b)  # (d + 1, bn), and the d + 1 steps from a key to its neighbour's
+    found, order = keys.flatten().sort(stable=True)
+    new = torch.ones_like(found, dtype=torch.bool)
+    torch.ne(found[1:], found[:-1], out=new[1:])
+    starts = new.nonzero()[:, 0]  # (m,)
+    number = new.cumsum(0, dtype=torch.int32) - 1
+    corners = torch.empty_like(number)
+    corners[order] = number
+    return Lattice(corners=corners.view(d + 1, -1).T.contiguous(), shares=shares.T.contiguous(),
+                   points=(order % (b * n)).int(), parts=shares.flatten()[order],
+                   starts=torch.cat([starts, starts.new_full((1,), len(order))]).int(),
+                   neighbours=_neighbours(found[starts], moves))
+
+
+def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The simplex around each point.
+
+    Args:
+        features: (d, n).
+
+    Returns:
+        cells: (d, n), the simplex's zeroth corner is (d + 1) times this.
+        shares: (d + 1, n), barycentric weights of corners 0 to d.
+        rank: (d + 1, n) int64: the r-th corner takes a step of -(d + 1) along the axes with rank above d - r.
+    """
+    d, n = features.shape
+    # Onto the hyperplane of d + 1 coordinates that add to 0, where the blur's variance is that of the Gaussian. In the
+    # order of pydensecrf's operations: rounded otherwise, a point on a simplex's face may leave out another corner.
+    elevated, tail = features.new_empty(d + 1, n), features.new_zeros(n)
+    scale = float(np.float32((d + 1) * math.sqrt(2 / 3)))
+    for j in range(d, 0, -1):
+        along = features[j - 1] * (scale / math.sqrt(j * (j + 1)))
+        elevated[j] = tail - j * along
+        tail = tail + along
+    elevated[0] = tail
+    cells = (elevated * (1 / (d + 1))).round()
+    offset = elevated - cells * (d + 1)
+    rank = torch.zeros(d + 1, n, dtype=torch.int32, device=features.device)
+    for i in range(d):  # by decreasing offset, the lower axis first where two are equal
+        less = offset[i] < offset[i + 1:]
+        rank[i] += less.sum(dim=0)
+        rank[i + 1:] += ~less
+    rank += cells.sum(dim=0).int()  # the rounded coordinates need not add to 0: the extreme ones go back one cell
+    wrap = (rank < 0).int() - (rank > d).int()
+    rank = (rank + wrap * (d + 1)).long()
+    cells, offset = cells + wrap, (offset - wrap * (d + 1)) * (1 / (d + 1))
+    ordered = torch.empty_like(offset).scatter_(0, rank, offset)  # (d + 1, n), decreasing
+    shares = torch.cat([1 + ordered[d:] - ordered[:1], (ordered[:-1] - ordered[1:]).flip(0)])
+    return cells[:d], shares, rank
+
+
+def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
+    """Every corner's d coordinates (the last follows) as one integer: keys (d + 1, n) int64, and the d + 1 numbers that
+    lead from a key to that of its next neighbour along each axis."""
+    d, n = cells.shape
+    low = cells.amin(dim=1) - 3  # room for a corner and its neighbours
+    spans = ((cells.amax(dim=1) - low + 4) * (d + 1)).long().tolist()
+    strides = [math.prod(spans[:k]) for k in range(d + 1)]
+    if strides[d] * b >= 2**62:
+        raise ValueError(f"The lattice of these features spans {float(strides[d]) * b:.0e} cells, more than 2^62: make the "
+                         "picture smaller or its standard deviations larger.")
+    stride = torch.tensor(strides[:d], device=cells.device)
+    key = ((cells - low[:, None]).long() * (stride * (d + 1))[:, None]).sum(dim=0)  # (n,)
+    key += torch.arange(b, device=cells.device).repeat_interleave(n // b) * strides[d]
+    last = torch.cat([stride * (d + 1), stride.new_zeros(1)])[:, None].expand(d + 1, n)
+    steps = torch.empty_like(last, memory_format=torch.contiguous_format).scatter_(0, rank, last)  # by rank
+    one = sum(strides[:d])
+    # Corner r is corner r - 1 plus one in every coordinate, less d + 1 in the coordinate of rank d + 1 - r.
+    keys = torch.cat([key[None], one - steps[1:].flip(0)]).cumsum(dim=0)
+    return keys, [one - (d + 1) * s for s in strides[:d]] + [one]
+
+
+def _neighbours(keys: Tensor, moves: list[int]) -> Tensor:
+    """Each corner and its neighbours on both sides, along every axis: sorted keys (m,) -> (d + 1, m + 1, 3) int32."""
+    m = len(keys)
+    here = torch.arange(m, dtype=torch.int32, device=keys.device)
+    table = torch.full((len(moves), m + 1, 3), m, dtype=torch.int32, device=keys.device)
+    for axis, move in zip(table, moves):
+        wanted = keys + move
+        at = torch.searchsorted(keys, wanted).clamp_(max=m - 1)
+        at = torch.where(keys[at] == wanted, at, m)
+        axis[:m, 0], axis[:m, 1] = here, at.int()
+        back = torch.full((m + 1,), m, dtype=torch.int32, device=keys.device).scatter_(0, at, here)
+        axis[:m, 2] = back[:m]
+    return table
