@@ -3,6 +3,8 @@
 Counts N_jc of pixels with cluster j and class c are added up over all pictures; one matching of clusters to classes
 maximises the matched pixels (Kuhn 1955, through SciPy); then IoU_c = N_cc / (pixels of cluster or class c), the mean
 over the classes that occur in the labels, and the share of matched pixels. Void pixels (label -1) are left out.
+
+The counts stay where the masks are and come over once, at the end: a GPU never waits to be counted.
 """
 
 from __future__ import annotations
@@ -25,28 +27,26 @@ class SegmentationMetrics:
 
     def __init__(self, num_classes: int, *, match: bool = True) -> None:
         self.num_classes, self.match = num_classes, match
-        # One row a cluster; one column a class, and a last one for void, which counts for nothing but use.
-        self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)  # (c, c + 1)
+        # A bin for every cluster with every class, and with void, which counts for nothing but use: c (c + 1) of them.
+        # The last bin is for pixels with an id out of range.
+        self.counts = torch.zeros(num_classes * (num_classes + 1) + 1, dtype=torch.int64)
 
     @torch.no_grad()
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count the pixels of prediction (b, h, w) int64 in [0, c) against label (b, h, w) int64, -1 = void.
 
         Raises:
-            ValueError: the shapes differ, or an id is out of range.
+            ValueError: the shapes differ, or an id is out of range; on a GPU the latter is found by `compute`.
         """
         if prediction.shape != label.shape:
             raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape.")
-        if prediction.numel() == 0:
-            return
         c = self.num_classes
-        low, high, highest = int(prediction.min()), int(prediction.max()), int(label.max())
-        if low < 0 or high >= c or highest >= c:
-            raise ValueError(f"ids must be below {c} and predictions at least 0; "
-                             f"the predictions span {low} to {high}, the labels reach {highest}.")
-        label = torch.where(label < 0, c, label)
-        pairs = torch.bincount((prediction * (c + 1) + label).flatten(), minlength=c * (c + 1))
-        self.counts = self.counts.to(pairs.device) + pairs.view(c, c + 1)
+        wrong = (prediction < 0) | (prediction >= c) | (label >= c)
+        bins = torch.where(wrong, c * (c + 1), prediction * (c + 1) + torch.where(label < 0, c, label))
+        counts = count(bins, len(self.counts))
+        if counts.device.type == "cpu":
+            self._refuse(counts)
+        self.counts = self.counts.to(counts.device) + counts
 
     def compute(self) -> dict[str, Any]:
         """The numbers, as plain Python values.
@@ -55,8 +55,13 @@ class SegmentationMetrics:
             miou, pacc: fractions in [0, 1], None when no pixel has a label; iou: a list of c fractions, None for
             classes without a labelled pixel; assignment: the class of each cluster; clusters_used: clusters that win at
             least one pixel, void ones too; confusion: (c, c) matched clusters by classes, pixel counts as lists.
+
+        Raises:
+            ValueError: an id was out of range.
         """
-        everything = self.counts.cpu().numpy()
+        everything = self.counts.cpu()
+        self._refuse(everything)
+        everything = everything[:-1].view(self.num_classes, -1).numpy()  # (c clusters, c classes and void)
         counts = everything[:, :-1]  # (c clusters, c classes)
         assignment = np.arange(self.num_classes)
         if self.match:
@@ -77,3 +82,17 @@ class SegmentationMetrics:
             "clusters_used": int((everything.sum(axis=1) > 0).sum()),
             "confusion": matched.tolist(),
         }
+
+    def _refuse(self, counts: Tensor) -> None:
+        if counts[-1]:
+            raise ValueError(f"{int(counts[-1])} pixels have an id out of range: predictions must be 0 to "
+                             f"{self.num_classes - 1}, labels below {self.num_classes}, -1 for void.")
+
+
+def count(ids: Tensor, size: int) -> Tensor:
+    """How many of the ids (...) int64 in [0, size) are 0, 1, ...: (size,) int64 on their device.
+
+    As torch.bincount, which makes the host wait for a GPU, to learn how long its answer is.
+    """
+    ids = ids.flatten()
+    return torch.zeros(size, dtype=torch.int64, device=ids.device).scatter_add_(0, ids, torch.ones_like(ids))

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from cause_lib.metrics import SegmentationMetrics
+from cause_lib.metrics import SegmentationMetrics, count
 
 
 def brute_force(prediction, label, c):
@@ -66,7 +66,30 @@ def test_bad_input_is_named():
     metrics = SegmentationMetrics(2)
     with pytest.raises(ValueError, match="differ in shape"):
         metrics.update(torch.zeros(1, 2, 2).long(), torch.zeros(1, 2, 3).long())
-    with pytest.raises(ValueError, match="labels reach 7"):
-        metrics.update(torch.zeros(1, 1, 1).long(), torch.full((1, 1, 1), 7))
-    with pytest.raises(ValueError, match="span -1 to -1"):
-        metrics.update(torch.full((1, 1, 1), -1), torch.zeros(1, 1, 1).long())
+    good = torch.zeros(1, 1, 2).long()
+    for prediction, label in ((good, good + 7), (good - 1, good), (good + 2, good)):
+        with pytest.raises(ValueError, match="2 pixels have an id out of range: predictions must be 0 to 1, labels"):
+            metrics.update(prediction, label)
+    metrics.update(good, good)
+    assert metrics.compute()["pacc"] == 1.0  # what was refused is not counted
+
+
+def test_ids_out_of_range_that_a_gpu_counted_are_found_in_the_end():
+    metrics = SegmentationMetrics(2)
+    metrics.counts[-1] += 3
+    with pytest.raises(ValueError, match="3 pixels have an id out of range"):
+        metrics.compute()
+
+
+def test_an_update_never_waits_for_its_device():
+    """A meta tensor has no numbers: whatever wants to look at one, as a sync with a GPU does, is an error."""
+    metrics, ids = SegmentationMetrics(3), torch.empty(2, 4, 4, dtype=torch.int64, device="meta")
+    for _ in range(2):
+        metrics.update(ids, ids)
+    assert metrics.counts.is_meta and metrics.counts.shape == (13,)
+
+
+@pytest.mark.parametrize("shape", [(0,), (7,), (4, 5, 6)])
+def test_count_is_bincount(shape):
+    ids = torch.randint(0, 9, shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(count(ids, 11), torch.bincount(ids.flatten(), minlength=11))
