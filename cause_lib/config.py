@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "crops": ("five", "none"),
     "head": ("tr", "mlp"),
-    "crf_backend": ("pydensecrf",),
+    "crf_backend": ("torch", "pydensecrf"),
     "precision": ("no", "bf16", "fp16"),
     "device": ("auto", "cpu", "cuda"),
 }
@@ -43,13 +43,13 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "contrast_temperature": (1e-6, None), "positive_threshold": (-1.0, 1.0), "negative_threshold": (-1.0, 1.0),
     "ema_decay": (0.0, 1.0), "dropout": (0.0, 0.999), "clip_norm": (1e-12, None), "weight_decay": (0.0, None),
     "probe_steps": (0, None), "probe_decay_steps": (1, None), "lr": (0.0, None), "batch_size": (1, None),
-    "seed": (0, 2**31 - 1), "kmeans_restarts": (1, 1000), "crf_iterations": (1, 1000), "cache_gb": (0.0, None),
-    "num_workers": (0, 256), "checkpoint_steps": (1, None),
+    "seed": (0, 2**31 - 1), "order_seed": (0, 2**31 - 1), "kmeans_restarts": (1, 1000), "crf_iterations": (1, 1000),
+    "cache_gb": (0.0, None), "num_workers": (0, 256), "checkpoint_steps": (1, None),
 }
 
 _DATA = ("dataset", "folder", "crops", "crop_ratio", "train_split", "train_images", "backbone", "precision")
 _TRAIN = _DATA + ("image_size", "num_concepts", "concept_steps", "modularity_temperature", "thin", "lr", "batch_size",
-                  "seed")
+                  "seed", "order_seed")
 _HEAD = _TRAIN + ("head", "train_size", "reduced_dim", "projection_dim", "head_steps", "bank_capacity", "bank_fraction",
                   "contrast_temperature", "positive_threshold", "negative_threshold", "ema_decay", "dropout",
                   "clip_norm", "weight_decay")
@@ -66,6 +66,10 @@ STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "evaluation": _PROBE + _JUDGE,
     "baseline_evaluation": _BASELINE + _JUDGE,
 }
+
+#: What decides which tokens each update of a head sees, and how they are come by: heads that agree share one pass.
+PASS_FIELDS: tuple[str, ...] = _DATA + ("num_classes", "train_size", "batch_size", "order_seed", "run_dir", "device",
+                                        "cache_gb", "num_workers")
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,12 @@ class Experiment:
         label_free: True: no label is ever used in training. False: the released code's step 3, where the linear
             probe's cross-entropy also trains the head.
         probe_steps, probe_decay_steps: updates of step 3; the rate is halved every so many (TR: twice, MLP: never).
-        lr, batch_size, seed: Adam's rate (1e-3), pictures an update (16), every random choice.
+        lr, batch_size: Adam's rate (1e-3), pictures an update (16).
+        seed: every random choice. order_seed: draws the order of the pictures (None: seed); with it set the same, heads
+            of several seeds see the same batches and train together (`stages.fit_heads`).
         kmeans_restarts: restarts of k-means, the one with the smallest inertia is kept (5).
-        crf, crf_iterations, crf_backend: judge with a dense CRF too; mean-field iterations (10); implementation.
+        crf, crf_iterations: judge with a dense CRF too; mean-field iterations (10).
+        crf_backend: `torch`, on the run's device; or `pydensecrf`, the published path, where it is installed.
         run_dir: where artefacts go. device: `auto`, `cpu` or `cuda`. precision: `no`, `bf16` or `fp16`.
         cache_gb: frozen features are kept on disk below this size in GB, and recomputed every epoch above it.
         num_workers: processes that read pictures. checkpoint_steps: a killed stage loses at most so many updates.
@@ -143,10 +150,11 @@ class Experiment:
     lr: float = 1e-3
     batch_size: int = 16
     seed: int = 0
+    order_seed: int | None = None
     kmeans_restarts: int = 5
     crf: bool = True
     crf_iterations: int = 10
-    crf_backend: str = "pydensecrf"
+    crf_backend: str = "torch"
     run_dir: str = "runs"
     device: str = "auto"
     precision: str = "no"
@@ -183,6 +191,7 @@ class Experiment:
         preset["clip_norm"] = 2.0 if self.head == "tr" else 0.1
         # TR: five epochs, halved after every second one; MLP: one epoch, never halved.
         preset["probe_decay_steps"] = max(1, round(0.4 * steps) if self.head == "tr" else steps)
+        preset["order_seed"] = self.seed
         return preset
 
     @classmethod
@@ -228,7 +237,7 @@ PRESET_DEPENDS: dict[str, set[str]] = {
     name: {"dataset"} for preset in PRESETS.values() for name in preset
 } | {
     "image_size": {"dataset", "backbone"}, "train_size": {"dataset", "backbone", "head", "image_size"},
-    "clip_norm": {"head"}, "probe_decay_steps": {"dataset", "head", "probe_steps"},
+    "clip_norm": {"head"}, "probe_decay_steps": {"dataset", "head", "probe_steps"}, "order_seed": {"seed"},
 }
 
 

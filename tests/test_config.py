@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cause_lib.config import STAGE_FIELDS, Experiment, read_parameters
+from cause_lib.config import PASS_FIELDS, STAGE_FIELDS, Experiment, read_parameters
 
 
 def test_presets_are_concrete_and_follow_dataset_head_and_patch():
@@ -24,6 +24,15 @@ def test_replace_keeps_what_was_set_by_hand():
     run = Experiment(clip_norm=0.7, train_size=96).replace(head="mlp")
     assert (run.clip_norm, run.train_size) == (0.7, 96)
     assert Experiment(seed=3).replace(seed=4) == Experiment(seed=4)
+
+
+def test_the_order_of_pictures_follows_the_seed_unless_it_was_set():
+    assert Experiment(seed=3).order_seed == 3 and Experiment(seed=3).replace(seed=4).order_seed == 4
+    assert Experiment(seed=3, order_seed=0).replace(seed=4).order_seed == 0
+    assert Experiment().replace(seed=4, order_seed=0).order_seed == 0
+    for stage in ("clusterbook", "head", "probe", "evaluation"):
+        assert Experiment().key(stage) != Experiment(order_seed=1).key(stage)
+    assert Experiment().key("baseline") == Experiment(order_seed=1).key("baseline")
 
 
 def test_round_trip():
@@ -62,6 +71,7 @@ def test_heads_share_a_clusterbook_and_every_field_is_known():
     fields = {f.name for f in dataclasses.fields(Experiment)}
     free = {"run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}
     assert set().union(*STAGE_FIELDS.values()) == fields - free
+    assert set(PASS_FIELDS) <= fields and not {"seed", "head", "checkpoint_steps"} & set(PASS_FIELDS)
 
 
 def test_notebook_parameters_find_what_papermill_only_warns_of():
