@@ -2,6 +2,8 @@
 
 The backbone never learns, so its tokens never change: with room for them on disk (`cache_gb`), one forward pass serves
 every epoch, both heads and all seeds. Without, they are computed batch by batch as they are asked for.
+
+Pictures and cached tokens are read ahead of their use, beside the work on the batches before them.
 """
 
 from __future__ import annotations
@@ -10,20 +12,82 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
 from cause_lib.artefacts import artefact_folder, is_complete, library_version, read_record, write_artefact
 from cause_lib.backbones import Backbone, load_backbone, weights_fingerprint
 from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+    """The same items, each fetched by a thread while the `depth` before it are used; what fetching raises comes along.
+
+    The thread ends with the items, or once nobody wants more of them.
+    """
+    items, end = iter(items), object()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    try:
+        waiting = deque(pool.submit(next, items, end) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_batches(dataset: Dataset, batches: Sequence[Tensor], accelerator: Accelerator,
+                 num_workers: int = 0) -> Iterator[dict[str, Tensor]]:
+    """The items of batch after batch, read ahead by a thread or by `num_workers` processes.
+
+    Args:
+        dataset: of `load_dataset`. batches: for each its items, (b,) int64.
+
+    Yields:
+        {"image": (b, 3, h, w) float32 in [0, 1], "label": (b, h, w) int64, "index": (b,)} on the accelerator's device.
+
+    Raises:
+        ValueError, FileNotFoundError: as the data set says it, wherever it was read.
+    """
+    # A generator of its own: a loader draws a seed, and the global random numbers belong to the training loop.
+    loader = DataLoader(_Batches(dataset, batches), batch_size=None, num_workers=num_workers,
+                        pin_memory=accelerator.device.type == "cuda", generator=torch.Generator())
+    for items in ahead(loader):
+        if isinstance(items, Exception):
+            raise items
+        yield {name: value.to(accelerator.device, non_blocking=True) for name, value in items.items()}
+
+
+class _Batches(Dataset):
+    """Batch after batch of a data set; what is wrong with one is handed over, not raised.
+
+    Raised in a worker process, the one sentence that says it would come out under two tracebacks.
+    """
+
+    def __init__(self, dataset: Dataset, batches: Sequence[Tensor]) -> None:
+        self.dataset, self.batches = dataset, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor] | Exception:
+        try:
+            return default_collate([self.dataset[view] for view in self.batches[index].tolist()])
+        except (ValueError, FileNotFoundError) as error:
+            return error
 
 
 def open_dataset(experiment: Experiment, role: str, image_size: int) -> SegmentationDataset:
@@ -76,6 +140,11 @@ class FrozenFeatures:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def cached(self) -> bool:
+        """Whether the tokens are on disk."""
+        return self._tokens is not None
+
     def backbone(self, image_size: int | None = None) -> Backbone:
         """The backbone, loaded when first needed, on the run's device."""
         if self._backbone is None:
@@ -91,23 +160,33 @@ class FrozenFeatures:
         Yields:
             (b, n or n', d) float32.
         """
-        if self._tokens is not None:
-            for i, views in enumerate(batches):
-                rows = views.numpy()
-                part = self._tokens[rows] if patches is None else self._tokens[rows[:, None], patches[i].numpy()]
-                yield torch.from_numpy(np.ascontiguousarray(part)).to(self.accelerator.device, non_blocking=True)
+        if self.cached:
+            for tokens in ahead(map(self._read, batches, *([] if patches is None else [patches]))):
+                yield tokens.to(self.accelerator.device, non_blocking=True)
             return
-        loader = DataLoader(self.dataset, batch_sampler=[views.tolist() for views in batches],
-                            num_workers=self.experiment.num_workers)
-        for i, items in enumerate(loader):
-            tokens = self._see(items["image"])
+        for i, items in enumerate(self.pictures(batches)):
+            tokens = self.see(items["image"])
             yield tokens if patches is None else tokens[:, patches[i].to(tokens.device)]
 
-    def _see(self, images: Tensor) -> Tensor:
-        """images (b, 3, h, w) -> tokens (b, n, d) float32 on the device, mirrored if that is what is asked for."""
-        images = images.to(self.accelerator.device, non_blocking=True)
+    def pictures(self, batches: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """The items of batch after batch, see `read_batches`."""
+        return read_batches(self.dataset, batches, self.accelerator, self.experiment.num_workers)
+
+    def see(self, images: Tensor) -> Tensor:
+        """images (b, 3, h, w) in [0, 1] on the run's device -> tokens (b, n, d) float32; turns them if `mirrored`."""
         with self.accelerator.autocast():
             return self.backbone()(images.flip(-1) if self.mirrored else images).float()
+
+    def _read(self, views: Tensor, patches: Tensor | None = None) -> Tensor:
+        """Cached tokens of views (b,), all or those of patches (n',): (b, n or n', d) on the CPU."""
+        n = self._tokens.shape[1]
+        if patches is None:
+            source, rows = self._tokens, views
+        else:
+            source, rows = self._tokens.reshape(-1, self.dim), views[:, None] * n + patches  # (views n, d), (b, n')
+        tokens = torch.empty(*rows.shape, *source.shape[1:], pin_memory=self.accelerator.device.type == "cuda")
+        np.take(source, rows.numpy(), axis=0, out=tokens.numpy(), mode="clip")
+        return tokens
 
     def _fill(self, folder: Path) -> None:
         """One pass over all views; straight to disk, so that memory holds one batch."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -23,18 +24,18 @@ from cause_lib.clusterbook import Clusterbook
 from cause_lib.config import Experiment
 from cause_lib.crf import crf_backends, dense_crf
 from cause_lib.features import FrozenFeatures, device_name
-from cause_lib.metrics import SegmentationMetrics
+from cause_lib.metrics import SegmentationMetrics, count
 
 GALLERY = 8  # pictures whose masks are kept
 
 
 @torch.no_grad()
 def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Accelerator, method: str,
-           head: nn.Module | None, readouts: dict[str, nn.Module], book: Clusterbook | None,
-           upstream: dict[str, Path]) -> Path:
+          head: nn.Module | None, readouts: dict[str, nn.Module], book: Clusterbook | None,
+          upstream: dict[str, Path]) -> Path:
     """Masks of every test picture by every read-out, without and with CRF, counted and matched; writes the artefact."""
     started, before = time.time(), 0.0
-    size = experiment.image_size
+    size, device = experiment.image_size, accelerator.device
     seen = FrozenFeatures(experiment, "test", size, accelerator)
     mirror = FrozenFeatures(experiment, "test", size, accelerator, mirrored=True)
     dataset, grid = seen.dataset, seen.grid
@@ -43,60 +44,63 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
         warnings.warn(f"{experiment.crf_backend} is not installed: the rows with CRF are left out.", stacklevel=3)
     rows = [(name, with_crf) for name in readouts for with_crf in ((False, True) if crf else (False,))]
     metrics = {row: SegmentationMetrics(dataset.num_classes, match=row[0] != "linear") for row in rows}
-    kept = torch.arange(GALLERY) * len(dataset) // GALLERY if len(dataset) > GALLERY else torch.arange(len(dataset))
-    masks = {row: torch.zeros(len(kept), size, size, dtype=torch.int16) for row in rows}
-    wins = torch.zeros(experiment.num_concepts, dtype=torch.int64)
+    total = len(dataset)
+    kept = [i * total // GALLERY for i in range(GALLERY)] if total > GALLERY else list(range(total))
+    # Like the counts, what is kept stays on the device to the end, so that no batch waits for another.
+    gallery = {"image": torch.zeros(len(kept), 3, size, size, dtype=torch.uint8, device=device)}
+    gallery |= {name: torch.zeros(len(kept), size, size, dtype=torch.int16, device=device)
+                for name in ("label", *map(row_name, rows))}
+    wins = torch.zeros(experiment.num_concepts, dtype=torch.int64, device=device)
     done = 0
     if (saved := load_checkpoint(folder)) is not None:
         record, tensors = saved
         done, before = record["done"], record["seconds"]
         for row in rows:
-            metrics[row].counts, masks[row] = tensors[f"counts/{row_name(row)}"], tensors[f"masks/{row_name(row)}"]
-        wins = tensors["wins"]
-    width = seen.dim if head is None else experiment.reduced_dim
-    batches = torch.arange(done, len(dataset)).split(batch_pictures(experiment, width))
-    bar = tqdm(total=len(dataset), initial=done, desc=f"judge {method}", leave=False)
+            metrics[row].counts = tensors[f"counts/{row_name(row)}"]
+        gallery = {name: tensors[f"gallery/{name}"].to(device) for name in gallery}
+        wins = tensors["wins"].to(device)
+    width = max(dataset.num_classes, seen.dim if head is None else experiment.reduced_dim)
+    batches = torch.arange(done, total).split(batch_pictures(experiment, width))
+    bar = tqdm(total=total, initial=done, desc=f"judge {method}", leave=False)
     since = done
-    for views, tokens, mirrored in zip(batches, seen.stream(batches), mirror.stream(batches)):
-        items = [dataset[int(i)] for i in views]
-        labels = torch.stack([item["label"] for item in items]).to(accelerator.device)  # (b, h, w)
-        images = torch.stack([item["image"] for item in items]) if crf else None  # (b, 3, h, w)
+    for views, (items, tokens, mirrored) in zip(batches, _look(seen, mirror, batches)):
+        images, labels = items["image"], items["label"]  # (b, 3, h, w), (b, h, w)
+        first, done = done, done + len(views)
+        places = [(place, index - first) for place, index in enumerate(kept) if first <= index < done]
+        for place, i in places:
+            gallery["image"][place], gallery["label"][place] = (images[i] * 255).round(), labels[i]
         features = mirror_mean(tokens, mirrored, grid, head)  # (b, r, rows, columns)
         features = F.interpolate(features, labels.shape[1:], mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
         if book is not None:
-            wins += torch.bincount(book.assign(tokens).flatten(), minlength=len(wins)).cpu()
+            wins += count(book.assign(tokens), len(wins))
         for name, probe in readouts.items():
-            log_probabilities = probe.log_probabilities(features).permute(0, 3, 1, 2)  # (b, c, h, w)
-            scores = {(name, False): log_probabilities}
-            if crf:
-                scores[name, True] = dense_crf(images, log_probabilities, iterations=experiment.crf_iterations,
-                                               backend=experiment.crf_backend)
-            for row, score in scores.items():
-                prediction = score.argmax(dim=1)  # (b, h, w)
-                metrics[row].update(prediction, labels)
-                for place in (torch.isin(kept, views)).nonzero()[:, 0]:
-                    masks[row][place] = prediction[int(kept[place] - views[0])].short().cpu()
-        done = int(views[-1]) + 1
+            scores = probe.log_probabilities(features).permute(0, 3, 1, 2)  # (b, c, h, w)
+            for with_crf in (False, True) if crf else (False,):
+                if with_crf:
+                    scores = dense_crf(images, scores, iterations=experiment.crf_iterations,
+                                       backend=experiment.crf_backend)
+                prediction = scores.argmax(dim=1)  # (b, h, w)
+                metrics[name, with_crf].update(prediction, labels)
+                for place, i in places:
+                    gallery[row_name((name, with_crf))][place] = prediction[i]
         bar.update(len(views))
-        if done - since >= experiment.checkpoint_steps and done < len(dataset):
+        if done - since >= experiment.checkpoint_steps and done < total:
             since = done
-            save_checkpoint(folder, {"done": done, "seconds": before + time.time() - started}, {"wins": wins} | {
-                f"{part}/{row_name(row)}": value for row in rows
-                for part, value in (("counts", metrics[row].counts), ("masks", masks[row]))})
+            save_checkpoint(folder, {"done": done, "seconds": before + time.time() - started},
+                            {"wins": wins} | {f"gallery/{name}": value for name, value in gallery.items()}
+                            | {f"counts/{row_name(row)}": metrics[row].counts for row in rows})
     bar.close()
-    results, gallery = [], {"index": kept}
-    pictures = [dataset[int(i)] for i in kept]
-    gallery["image"] = torch.stack([(item["image"] * 255).round().byte() for item in pictures])
-    gallery["label"] = torch.stack([item["label"].short() for item in pictures])
+    results, gallery = [], {name: value.cpu() for name, value in gallery.items()} | {"index": torch.tensor(kept)}
     for row in rows:
         numbers = metrics[row].compute()
         results.append({"method": method, "readout": row[0], "crf": row[1],
                         "num_clusters": dataset.num_classes} | numbers)
-        gallery[row_name(row)] = torch.tensor(numbers["assignment"], dtype=torch.int16)[masks[row].long()]
+        masks = gallery[row_name(row)].long()
+        gallery[row_name(row)] = torch.tensor(numbers["assignment"], dtype=torch.int16)[masks]
     report = {"stage": stage, "experiment": experiment.to_dict(), "library": library_version(), "weights": seen.weights,
               "device": device_name(accelerator), "seconds": round(before + time.time() - started, 2),
               "dataset": {"name": experiment.folder or experiment.dataset, "split": dataset.split,
-                          "images": len(dataset), "classes": dataset.classes, "colors": dataset.colors.tolist(),
+                          "images": total, "classes": dataset.classes, "colors": dataset.colors.tolist(),
                           "labelled": dataset.has_labels},
               "upstream": {name: path.relative_to(experiment.run_dir).as_posix() for name, path in upstream.items()},
               "results": results}
@@ -106,8 +110,18 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
     return write_artefact(folder, record, {"gallery": gallery}, metrics=report)
 
 
+def _look(seen: FrozenFeatures, mirror: FrozenFeatures,
+          batches: Sequence[Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
+    """Batch after batch: its items, its tokens and those of its mirror image; no picture is read twice."""
+    if seen.cached and mirror.cached:
+        yield from zip(seen.pictures(batches), seen.stream(batches), mirror.stream(batches))
+    else:
+        for items in seen.pictures(batches):
+            yield items, seen.see(items["image"]), mirror.see(items["image"])
+
+
 def batch_pictures(experiment: Experiment, width: int) -> int:
-    """Pictures judged together: their upsampled features of this width stay below 256 MB."""
+    """Pictures judged together: their upsampled features, or scores, of this width stay below 256 MB."""
     return max(1, min(experiment.batch_size, 2**26 // (width * experiment.image_size**2)))
 
 

@@ -2,6 +2,7 @@
 
     fit_clusterbook   step 1: prototypes M by modularity (Eq. 3)
     fit_head          step 2: head and EMA teacher by concept-wise contrast (Eq. 4), the clusterbook as the mediator
+    fit_heads         several of them from one pass of the backbone
     fit_probe         step 3: two read-outs of the teacher's features: centroids by Eq. 3, centroids by k-means
     fit_baseline      k-means on the raw tokens
     evaluate, evaluate_baseline   masks, dense CRF, one Hungarian matching, numbers
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +30,18 @@ from tqdm.auto import tqdm
 from cause_lib.artefacts import artefact_folder, is_complete, library_version, load_tensors, read_record, write_artefact
 from cause_lib.backbones import weights_fingerprint
 from cause_lib.clusterbook import Clusterbook, initial_prototypes, modularity_loss, thin_grid
-from cause_lib.config import Experiment
+from cause_lib.config import PASS_FIELDS, Experiment
 from cause_lib.contrast import ConceptBank, concept_contrastive_loss
 from cause_lib.crf import crf_backends
+from cause_lib.data import SegmentationDataset
 from cause_lib.features import FrozenFeatures, device_name, open_dataset
 from cause_lib.heads import MLPHead, TRHead, ema_update, projection
 from cause_lib.judge import judge, load_gallery
 from cause_lib.probes import ClusterProbe, LinearProbe, cosine_kmeans
-from cause_lib.training import batches_for, descend, generator_for, seed_for, session, train
+from cause_lib.training import Run, batches_for, descend, generator_for, new_scaler, seed_for, session, train
 
 __all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "fit_baseline", "fit_clusterbook", "fit_head",
-           "fit_probe", "load_clusterbook", "load_gallery", "load_head", "load_probe", "read_record"]
+           "fit_heads", "fit_probe", "load_clusterbook", "load_gallery", "load_head", "load_probe", "read_record"]
 
 KMEANS_POINTS, KMEANS_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
 
@@ -55,67 +58,98 @@ def fit_clusterbook(experiment: Experiment) -> Path:
         start = initial_prototypes(experiment.num_concepts, features.dim, generator_for(experiment, "prototypes"))
         book = nn.ParameterDict({"prototypes": nn.Parameter(start.to(accelerator.device))})
         optimizer = torch.optim.Adam(book.parameters(), lr=experiment.lr)
+        scaler = new_scaler(accelerator)
 
         def update(tokens: Tensor, step: int) -> Tensor:
             loss = modularity_loss(tokens, book["prototypes"], experiment.modularity_temperature)
-            descend(accelerator, optimizer, loss)
+            descend(optimizer, loss, scaler=scaler)
             return loss.detach()
 
-        run = train(experiment, "clusterbook", folder, accelerator, features, experiment.concept_steps, optimizer,
-                     {"book": book}, update, thinned=True)
+        run = Run(experiment, folder, experiment.concept_steps, {"book": book}, optimizer, update, scaler)
+        train([run], "clusterbook", accelerator, features, thinned=True)
         tokens = _sample(experiment, features)  # (m, d)
         used = Clusterbook(book["prototypes"]).used(tokens)
-        run["notes"] = {"prototypes_used": used, "num_concepts": experiment.num_concepts, "tokens": len(tokens)}
-        return _finish(folder, experiment, "clusterbook", accelerator, features, run,
-                       {"clusterbook": book.state_dict()})
+        notes = {"prototypes_used": used, "num_concepts": experiment.num_concepts, "tokens": len(tokens)}
+        return _finish(folder, experiment, "clusterbook", accelerator, features, {"clusterbook": book.state_dict()},
+                       notes, run.seconds, run.history)
 
 
 def fit_head(experiment: Experiment) -> Path:
     """Step 2: the segmentation head. The folder holds the teacher, `head.safetensors`."""
-    folder = _folder(experiment, "head")
-    if is_complete(folder):
-        return folder
-    upstream = fit_clusterbook(experiment)
-    with session(experiment) as accelerator:
-        book = load_clusterbook(upstream).to(accelerator.device)
-        features = FrozenFeatures(experiment, "train", experiment.train_size, accelerator)
-        torch.manual_seed(seed_for(experiment, "head"))
-        student = nn.ModuleDict({"head": _new_head(experiment, book.prototypes, features.grid),
-                                 "projection": projection(experiment.reduced_dim, experiment.projection_dim)})
-        student = student.to(accelerator.device).train()
-        teacher = copy.deepcopy(student).requires_grad_(False)
-        optimizer = torch.optim.Adam(student.parameters(), lr=experiment.lr, weight_decay=experiment.weight_decay)
-        bank = None
-        if experiment.bank_capacity:
-            bank = ConceptBank(experiment.num_concepts, experiment.projection_dim, experiment.bank_capacity,
-                               device=accelerator.device)
-        similarity = book.similarity
-        state = {"student": student, "teacher": teacher} | ({"bank": bank} if bank is not None else {})
+    return fit_heads([experiment])[0]
 
-        def update(tokens: Tensor, step: int) -> Tensor:
-            generator = generator_for(experiment, "head", step)
-            kept = thin_grid(features.grid, experiment.thin, generator).to(tokens.device)  # (n',)
-            with accelerator.autocast():
-                with torch.no_grad():
-                    z = teacher["projection"](teacher["head"](tokens, features.grid)[:, kept])  # (b, n', p)
-                s = student["projection"](student["head"](tokens, features.grid)[:, kept])  # (b, n', p)
-            concepts = book.assign(tokens[:, kept])  # (b, n')
-            loss = concept_contrastive_loss(s, z, concepts, similarity, bank,
-                                            temperature=experiment.contrast_temperature,
-                                            positive_threshold=experiment.positive_threshold,
-                                            negative_threshold=experiment.negative_threshold)
-            descend(accelerator, optimizer, loss, experiment.clip_norm)
-            ema_update(teacher, student, experiment.ema_decay)
-            if bank is not None:
-                half = torch.randperm(concepts.numel(), generator=generator)
-                half = half[:round(experiment.bank_fraction * concepts.numel())].to(tokens.device)
-                bank.update(z.float().flatten(0, 1)[half], concepts.flatten()[half])
-            return loss.detach()
 
-        run = train(experiment, "head", folder, accelerator, features, experiment.head_steps, optimizer, state, update)
-        run["notes"] = {"grid": features.grid, "bank": len(bank) if bank is not None else 0}
-        return _finish(folder, experiment, "head", accelerator, features, run, {"head": teacher["head"].state_dict()},
-                       {"clusterbook": upstream})
+def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
+    """Step 2 of several experiments, each batch of tokens computed, or read, once for all heads that see it.
+
+    Heads that agree in `PASS_FIELDS` share a pass, whatever their kind, thresholds, widths, updates or seeds (with
+    `order_seed` and `train_size` set the same); heads that do not are trained one group after the other. Each
+    artefact holds the bits that `fit_head` alone gives; those that are there already are left as they are.
+
+    Returns:
+        The folders of `fit_head`, in the order of the experiments.
+    """
+    folders = [_folder(experiment, "head") for experiment in experiments]
+    wanted = {folder: experiment for folder, experiment in zip(folders, experiments) if not is_complete(folder)}
+    groups: dict[tuple, dict[Path, Experiment]] = {}
+    for folder, experiment in wanted.items():
+        groups.setdefault(tuple(getattr(experiment, name) for name in PASS_FIELDS), {})[folder] = experiment
+    for members in groups.values():
+        upstream = {folder: fit_clusterbook(experiment) for folder, experiment in members.items()}
+        first = next(iter(members.values()))
+        with session(first) as accelerator:
+            features = FrozenFeatures(first, "train", first.train_size, accelerator)
+            runs = [head_run(experiment, folder, load_clusterbook(upstream[folder]), accelerator, features)
+                    for folder, experiment in members.items()]
+            train(runs, "head", accelerator, features)
+            for run in runs:
+                notes = {"grid": features.grid, "bank": len(run.state["bank"]) if "bank" in run.state else 0,
+                         "heads_in_the_pass": len(runs)}
+                _finish(run.folder, run.experiment, "head", accelerator, features,
+                        {"head": run.state["teacher"]["head"].state_dict()}, notes, run.seconds, run.history,
+                        {"clusterbook": upstream[run.folder]})
+    return folders
+
+
+def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerator: Accelerator,
+             features: FrozenFeatures) -> Run:
+    """A student, its teacher and its bank, and how one batch of tokens changes them."""
+    book = book.to(accelerator.device)
+    torch.manual_seed(seed_for(experiment, "head"))
+    student = nn.ModuleDict({"head": _new_head(experiment, book.prototypes, features.grid),
+                             "projection": projection(experiment.reduced_dim, experiment.projection_dim)})
+    student = student.to(accelerator.device).train()
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    optimizer = torch.optim.Adam(student.parameters(), lr=experiment.lr, weight_decay=experiment.weight_decay)
+    scaler = new_scaler(accelerator)
+    bank = None
+    if experiment.bank_capacity:
+        bank = ConceptBank(experiment.num_concepts, experiment.projection_dim, experiment.bank_capacity,
+                           device=accelerator.device)
+    similarity = book.similarity
+
+    def update(tokens: Tensor, step: int) -> Tensor:
+        generator = generator_for(experiment, "head", step)
+        kept = thin_grid(features.grid, experiment.thin, generator).to(tokens.device)  # (n',)
+        with accelerator.autocast():
+            with torch.no_grad():
+                z = teacher["projection"](teacher["head"](tokens, features.grid)[:, kept])  # (b, n', p)
+            s = student["projection"](student["head"](tokens, features.grid)[:, kept])  # (b, n', p)
+        concepts = book.assign(tokens[:, kept])  # (b, n')
+        loss = concept_contrastive_loss(s, z, concepts, similarity, bank,
+                                        temperature=experiment.contrast_temperature,
+                                        positive_threshold=experiment.positive_threshold,
+                                        negative_threshold=experiment.negative_threshold)
+        descend(optimizer, loss, experiment.clip_norm, scaler)
+        ema_update(teacher, student, experiment.ema_decay)
+        if bank is not None:
+            half = torch.randperm(concepts.numel(), generator=generator)
+            half = half[:round(experiment.bank_fraction * concepts.numel())].to(tokens.device)
+            bank.update(z.float().flatten(0, 1)[half], concepts.flatten()[half])
+        return loss.detach()
+
+    state = {"student": student, "teacher": teacher} | ({"bank": bank} if bank is not None else {})
+    return Run(experiment, folder, experiment.head_steps, state, optimizer, update, scaler)
 
 
 def fit_probe(experiment: Experiment) -> Path:
@@ -144,8 +178,11 @@ def fit_probe(experiment: Experiment) -> Path:
             state |= {"linear": LinearProbe(num_classes, experiment.reduced_dim).to(accelerator.device),
                       "head": head.train().requires_grad_(True)}
         optimizer = torch.optim.Adam([p for module in state.values() for p in module.parameters()], lr=experiment.lr)
+        scaler = new_scaler(accelerator)
+        pictures = None  # read for their labels, by the released step 3 alone
 
         def update(tokens: Tensor, step: int) -> Tensor:
+            nonlocal pictures
             optimizer.param_groups[0]["lr"] = experiment.lr * 0.5 ** (step // experiment.probe_decay_steps)
             kept = thin_grid(features.grid, experiment.thin, generator_for(experiment, "probe", step)).to(tokens.device)
             with accelerator.autocast(), torch.set_grad_enabled(not experiment.label_free):
@@ -153,18 +190,20 @@ def fit_probe(experiment: Experiment) -> Path:
             modularity = modularity_loss(x[:, kept], probe.centroids, experiment.modularity_temperature)
             loss = modularity
             if not experiment.label_free:
-                labels = torch.stack([features.dataset[int(i)]["label"] for i in batches[step]]).to(tokens.device)
+                if pictures is None:  # the first update of this session need not be the first of all
+                    batches = batches_for(experiment, "probe", len(features), experiment.probe_steps)
+                    pictures = features.pictures(batches[step:])
+                labels = next(pictures)["label"]  # (b, h, w)
                 logits = state["linear"](x).transpose(1, 2).unflatten(2, features.grid)  # (b, c, rows, columns)
                 logits = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
                 # A batch of void alone has no cross-entropy: sum over the pixels, divided by at least one.
                 loss = loss + F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") \
                     / (labels >= 0).sum().clamp(min=1)
-            descend(accelerator, optimizer, loss)
+            descend(optimizer, loss, scaler=scaler)
             return modularity.detach()
 
-        batches = batches_for(experiment, "probe", len(features), experiment.probe_steps)
-        run = train(experiment, "probe", folder, accelerator, features, experiment.probe_steps, optimizer, state,
-                    update)
+        run = Run(experiment, folder, experiment.probe_steps, state, optimizer, update, scaler)
+        train([run], "probe", accelerator, features)
         head.eval().requires_grad_(False)
         points = _sample(experiment, features, head)  # (m, r)
         centroids = cosine_kmeans(points, num_classes, restarts=experiment.kmeans_restarts,
@@ -172,10 +211,8 @@ def fit_probe(experiment: Experiment) -> Path:
         probes = {"modularity": probe.centroids, "kmeans": centroids}
         if not experiment.label_free:
             probes |= {f"linear.{name}": value for name, value in state["linear"].state_dict().items()}
-        run["notes"] = {"grid": features.grid, "classes": features.dataset.classes,
-                        "colors": features.dataset.colors.tolist()}
-        return _finish(folder, experiment, "probe", accelerator, features, run,
-                       {"probe": probes, "head": head.state_dict()}, {"head": upstream})
+        return _finish(folder, experiment, "probe", accelerator, features, {"probe": probes, "head": head.state_dict()},
+                       {"grid": features.grid} | _names(features.dataset), run.seconds, run.history, {"head": upstream})
 
 
 def fit_baseline(experiment: Experiment) -> Path:
@@ -189,9 +226,8 @@ def fit_baseline(experiment: Experiment) -> Path:
         centroids = cosine_kmeans(_sample(experiment, features), features.dataset.num_classes,
                                   restarts=experiment.kmeans_restarts, generator=generator_for(experiment, "k-means"),
                                   progress=True)
-        run = {"seconds": time.time() - started, "notes": {"grid": features.grid, "classes": features.dataset.classes,
-                                                           "colors": features.dataset.colors.tolist()}}
-        return _finish(folder, experiment, "baseline", accelerator, features, run, {"probe": {"kmeans": centroids}})
+        return _finish(folder, experiment, "baseline", accelerator, features, {"probe": {"kmeans": centroids}},
+                       {"grid": features.grid} | _names(features.dataset), time.time() - started)
 
 
 def evaluate(experiment: Experiment) -> Path:
@@ -288,13 +324,19 @@ def collect_metrics(run_dir: str | Path) -> pd.DataFrame:
 # --- what they share ---
 
 def _folder(experiment: Experiment, stage: str) -> Path:
-    """An artefact's place: named by the fields that it depends on, the pictures and the backbone's weights."""
-    pictures = open_dataset(experiment, "train", experiment.image_size).fingerprint
+    """An artefact's place: named by the fields that it depends on, the pictures and the backbone's weights.
+
+    What records the classes' names and colours depends on those too; prototypes and heads know of none.
+    """
+    datasets = [open_dataset(experiment, "train", experiment.image_size)]
     if "evaluation" in stage:
-        pictures += open_dataset(experiment, "test", experiment.image_size).fingerprint
+        datasets.append(open_dataset(experiment, "test", experiment.image_size))
         if experiment.crf_backend not in crf_backends():
             experiment = experiment.replace(crf=False)  # judged again, with it, once it is installed
-    depends = experiment.key(stage) | {"data": pictures, "weights": weights_fingerprint(experiment.backbone)}
+    depends = experiment.key(stage) | {"data": "".join(dataset.fingerprint for dataset in datasets),
+                                       "weights": weights_fingerprint(experiment.backbone)}
+    if stage not in ("clusterbook", "head"):
+        depends["names"] = [_names(dataset) for dataset in datasets]
     parts = [Path(experiment.folder).name or experiment.dataset, experiment.backbone]
     if "baseline" not in stage and stage != "clusterbook":
         parts.append(experiment.head)
@@ -323,12 +365,16 @@ def _sample(experiment: Experiment, features: FrozenFeatures, head: nn.Module | 
     return torch.cat(points)
 
 
+def _names(dataset: SegmentationDataset) -> dict[str, list]:
+    return {"classes": dataset.classes, "colors": dataset.colors.tolist()}
+
+
 def _finish(folder: Path, experiment: Experiment, stage: str, accelerator: Accelerator, features: FrozenFeatures,
-            run: dict[str, Any], tensors: dict[str, dict[str, Tensor]],
-            upstream: dict[str, Path] | None = None) -> Path:
+            tensors: dict[str, dict[str, Tensor]], notes: dict[str, Any], seconds: float,
+            history: dict[str, list] | None = None, upstream: dict[str, Path] | None = None) -> Path:
     record = {"stage": stage, "experiment": experiment.to_dict(), "library": library_version(),
-              "weights": features.weights, "device": device_name(accelerator), "seconds": round(run["seconds"], 2),
+              "weights": features.weights, "device": device_name(accelerator), "seconds": round(seconds, 2),
               "upstream": {name: path.relative_to(experiment.run_dir).as_posix()
                            for name, path in (upstream or {}).items()},
-              "history": run.get("history", {}), "notes": run["notes"]}
+              "history": history or {}, "notes": notes}
     return write_artefact(folder, record, tensors)

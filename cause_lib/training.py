@@ -2,14 +2,19 @@
 
 Every random choice is drawn from (seed, what it is for, update). A loop that starts again from its checkpoint therefore
 ends with the same bits as one that never stopped, and no state of a random generator is ever stored.
+
+One loop trains any number of models that see the same batches, each a `Run`: a batch's tokens, which is what costs, are
+come by once and given to every model in turn.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +52,11 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
 
 def seed_for(experiment: Experiment, *what: Any) -> int:
     """A seed of 63 bits for one random choice of a run."""
-    digest = hashlib.sha256(repr((experiment.seed, *what)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return _digest(experiment.seed, *what)
+
+
+def _digest(*what: Any) -> int:
+    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], "big") >> 1
 
 
 def generator_for(experiment: Experiment, *what: Any) -> torch.Generator:
@@ -57,21 +65,87 @@ def generator_for(experiment: Experiment, *what: Any) -> torch.Generator:
 
 
 def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> list[Tensor]:
-    """For each update its views, (b,) int64: epoch after epoch in a new order, what is left over of one left out."""
+    """For each update its views, (b,) int64: epoch after epoch in a new order, what is left over of one left out.
+
+    The order is drawn from `order_seed`. The batches of fewer steps are the first ones of more.
+    """
     size = min(experiment.batch_size, views)
     batches: list[Tensor] = []
     while len(batches) < steps:
-        order = torch.randperm(views, generator=generator_for(experiment, stage, "epoch", len(batches)))
-        batches += order[:views - views % size].split(size)
+        drawn = torch.Generator().manual_seed(_digest(experiment.order_seed, stage, "epoch", len(batches)))
+        batches += torch.randperm(views, generator=drawn)[:views - views % size].split(size)
     return batches[:steps]
 
 
-def descend(accelerator: Accelerator, optimizer: torch.optim.Optimizer, loss: Tensor,
-            clip: float | None = None) -> None:
+@dataclass
+class Run:
+    """One model on its way through a training loop.
+
+    Args:
+        experiment: its settings. folder: where its artefact will go, its checkpoint beside that.
+        steps: updates to make.
+        state: what learns or remembers, by name; each has state_dict() and load_state_dict().
+        optimizer: of what learns.
+        update: (tokens, step) -> detached loss; makes one update and leaves the tokens as they are.
+        scaler: of fp16 losses, see `new_scaler`.
+
+    Attributes: `done` updates, `seconds` they took, `losses` (steps,) float32.
+    """
+
+    experiment: Experiment
+    folder: Path
+    steps: int
+    state: dict[str, Any]
+    optimizer: torch.optim.Optimizer
+    update: Callable[[Tensor, int], Tensor]
+    scaler: Any = None
+    done: int = field(default=0, init=False)
+    seconds: float = field(default=0.0, init=False)
+    losses: Tensor = field(init=False)
+
+    @property
+    def history(self) -> dict[str, list]:
+        return {"step": list(range(1, self.steps + 1)), "loss": [round(x, 7) for x in self.losses.tolist()]}
+
+    def save(self) -> None:
+        """Replace the checkpoint."""
+        tensors = {f"{name}/{key}": value for name, part in self.state.items()
+                   for key, value in part.state_dict().items()}
+        tensors |= {f"optimizer/{i}/{key}": value for i, slots in self.optimizer.state_dict()["state"].items()
+                    for key, value in slots.items()}
+        scaler = self.scaler.state_dict() if self.scaler is not None else None
+        save_checkpoint(self.folder, {"done": self.done, "seconds": self.seconds, "scaler": scaler},
+                        tensors | {"losses": self.losses})
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if (saved := load_checkpoint(self.folder)) is None:
+            return
+        record, tensors = saved
+        for name, part in self.state.items():
+            part.load_state_dict({key.split("/", 1)[1]: value for key, value in tensors.items()
+                                  if key.startswith(f"{name}/")})
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer/"):
+                _, index, slot = key.split("/")
+                slots.setdefault(int(index), {})[slot] = value
+        self.optimizer.load_state_dict({"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        if record["scaler"] is not None:
+            self.scaler.load_state_dict(record["scaler"])
+        self.losses.copy_(tensors["losses"])
+        self.done, self.seconds = record["done"], record["seconds"]
+
+
+def new_scaler(accelerator: Accelerator) -> Any:
+    """A scaler of fp16 losses for one model, None in other precisions: models share tokens, not their history."""
+    return copy.deepcopy(accelerator.scaler) if accelerator.mixed_precision == "fp16" else None
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None = None, scaler: Any = None) -> None:
     """One step of the optimiser down `loss`, the gradient's norm bounded by `clip`, its scale undone for fp16."""
     optimizer.zero_grad()
-    accelerator.backward(loss)
-    scaler = accelerator.scaler if accelerator.mixed_precision == "fp16" else None
+    (loss if scaler is None else scaler.scale(loss)).backward()
     if scaler is not None:
         scaler.unscale_(optimizer)
     if clip is not None:
@@ -83,69 +157,51 @@ def descend(accelerator: Accelerator, optimizer: torch.optim.Optimizer, loss: Te
         scaler.update()
 
 
-def train(experiment: Experiment, stage: str, folder: Path, accelerator: Accelerator, features: FrozenFeatures,
-           steps: int, optimizer: torch.optim.Optimizer, state: dict[str, Any],
-           update: Callable[[Tensor, int], Tensor], *, thinned: bool = False) -> dict[str, Any]:
-    """The loop of every training stage: batches, bar, checkpoints.
+def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: FrozenFeatures, *,
+          thinned: bool = False) -> None:
+    """The loop of every training stage: batches, bar, checkpoints, until every run has made its updates.
+
+    Each run ends with the bits that it would end with alone. After a kill the loop goes on from the fewest updates
+    done; runs that were further wait until it reaches them.
 
     Args:
-        state: what learns or remembers, by name; each has state_dict() and load_state_dict().
-        update: (tokens, step) -> detached loss; makes one update.
-        thinned: give `update` only the thinned grid's tokens, (b, n', d), instead of all, (b, n, d).
+        runs: models that see the same batches: their experiments agree in `PASS_FIELDS`.
+        thinned: give `update` only the thinned grid's tokens, (b, n', d), drawn as the first run draws, instead of all,
+            (b, n, d).
 
     Raises:
-        RuntimeError: the loss is no longer finite.
+        RuntimeError: a loss is no longer finite. That run's checkpoint is removed, the others' stay.
     """
-    started, before = time.time(), 0.0
-    losses = torch.zeros(steps, device=accelerator.device)
-    done = 0
-    if (saved := load_checkpoint(folder)) is not None:
-        done, before = _restore(saved, state, optimizer, losses, accelerator)
-    batches = batches_for(experiment, stage, len(features), steps)
-    patches = None
-    if thinned:
-        patches = [thin_grid(features.grid, experiment.thin, generator_for(experiment, stage, step))
-                   for step in range(done, steps)]
-    bar = tqdm(total=steps, initial=done, desc=stage, leave=False)
-    for step, tokens in zip(range(done, steps), features.stream(batches[done:], patches)):
-        torch.manual_seed(seed_for(experiment, stage, step))  # dropout
-        losses[step] = update(tokens, step)
+    for run in runs:
+        run.losses = torch.zeros(run.steps, device=accelerator.device)
+        run.restore()
+    first, last = min(run.done for run in runs), max(run.steps for run in runs)
+    experiment = runs[0].experiment
+    batches = batches_for(experiment, stage, len(features), last)[first:]
+    patches = [thin_grid(features.grid, experiment.thin, generator_for(experiment, stage, step))
+               for step in range(first, last)] if thinned else None
+    bar = tqdm(total=last, initial=first, desc=stage, leave=False)
+    then = time.time()
+    for step, tokens in zip(range(first, last), features.stream(batches, patches)):
+        busy = [run for run in runs if run.done == step < run.steps]
+        for run in busy:
+            torch.manual_seed(seed_for(run.experiment, stage, step))  # dropout
+            run.losses[step] = run.update(tokens, step)
+            run.done = step + 1
+        spent, then = time.time() - then, time.time()
+        for run in busy:
+            run.seconds += spent
+            if run.done % run.experiment.checkpoint_steps == 0 or run.done == run.steps:
+                _refuse_divergence(run, stage)
+                bar.set_postfix(loss=f"{float(run.losses[step]):.4f}")
+                if run.done < last:
+                    run.save()
         bar.update()
-        if (step + 1) % experiment.checkpoint_steps == 0 or step + 1 == steps:
-            if not bool(torch.isfinite(losses[:step + 1]).all()):
-                checkpoint_path(folder).unlink(missing_ok=True)
-                raise RuntimeError(f"Stage {stage} diverged: the loss is not finite by update {step + 1}; "
-                                   f"lower lr ({experiment.lr}) or use precision 'no'.")
-            bar.set_postfix(loss=f"{float(losses[step]):.4f}")
-            if step + 1 < steps:
-                _save(folder, state, optimizer, losses, step + 1, before + time.time() - started, accelerator)
     bar.close()
-    return {"seconds": before + time.time() - started,
-            "history": {"step": list(range(1, steps + 1)), "loss": [round(x, 7) for x in losses.tolist()]}}
 
 
-def _save(folder: Path, state: dict[str, Any], optimizer: torch.optim.Optimizer, losses: Tensor, done: int,
-          seconds: float, accelerator: Accelerator) -> None:
-    tensors = {f"{name}/{key}": value for name, part in state.items() for key, value in part.state_dict().items()}
-    tensors |= {f"optimizer/{i}/{key}": value for i, slots in optimizer.state_dict()["state"].items()
-                for key, value in slots.items()}
-    scaler = accelerator.scaler.state_dict() if accelerator.mixed_precision == "fp16" else None
-    save_checkpoint(folder, {"done": done, "seconds": seconds, "scaler": scaler}, tensors | {"losses": losses})
-
-
-def _restore(saved: tuple[dict, dict[str, Tensor]], state: dict[str, Any], optimizer: torch.optim.Optimizer,
-             losses: Tensor, accelerator: Accelerator) -> tuple[int, float]:
-    record, tensors = saved
-    for name, part in state.items():
-        part.load_state_dict({key.split("/", 1)[1]: value for key, value in tensors.items()
-                              if key.startswith(f"{name}/")})
-    slots: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer/"):
-            _, index, slot = key.split("/")
-            slots.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    if record["scaler"] is not None:
-        accelerator.scaler.load_state_dict(record["scaler"])
-    losses.copy_(tensors["losses"])
-    return record["done"], record["seconds"]
+def _refuse_divergence(run: Run, stage: str) -> None:
+    if not bool(torch.isfinite(run.losses[:run.done]).all()):
+        checkpoint_path(run.folder).unlink(missing_ok=True)
+        raise RuntimeError(f"Stage {stage} diverged: the loss of {run.folder.name} is not finite by update {run.done}; "
+                           f"lower lr ({run.experiment.lr}) or use precision 'no'.")

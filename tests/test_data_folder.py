@@ -164,12 +164,16 @@ def test_no_folder_given():
         load_dataset("folder", "train", image_size=8)
 
 
-def test_fingerprint_follows_the_files(labelled):
+def test_fingerprint_follows_pictures_labels_and_the_number_of_classes(labelled):
     first = load(labelled).fingerprint
     assert load(labelled).fingerprint == first != load(labelled, "val").fingerprint
     os.utime(labelled / "train" / "images" / "a.jpeg", ns=(1, 1))
     touched = load(labelled).fingerprint
-    (labelled / "classes.json").write_text('["a", "b", "c", "d", "e"]')
+    (labelled / "classes.json").write_text('["a", "b", "c", "d", {"name": "e", "color": "red"}]')
+    assert load(labelled).fingerprint == touched != first  # names and colours change nothing that is read
+    (labelled / "classes.json").write_text('["a", "b", "c", "d", "e", "f"]')
+    assert load(labelled).fingerprint not in (first, touched)
+    os.utime(labelled / "train" / "labels" / "a.png", ns=(1, 1))
     assert len({first, touched, load(labelled).fingerprint}) == 3
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from conftest import TINY, draw_folder
 from safetensors.torch import load_file
 
 from cause_lib import judge, stages, training
-from cause_lib.artefacts import checkpoint_path, read_record
+from cause_lib.artefacts import checkpoint_path, load_checkpoint, read_record
 from cause_lib.config import Experiment
+from cause_lib.features import open_dataset
 
 
 def bits(folder):
@@ -57,6 +59,91 @@ def test_heads_share_the_clusterbook(tiny):
     assert stages.fit_head(tiny(head="tr")) != stages.fit_head(tiny(head="mlp"))
 
 
+MEMBERS = [dict(head="tr"), dict(head="mlp"), dict(head="tr", positive_threshold=0.5, head_steps=5),
+           dict(head="mlp", seed=1, bank_capacity=0)]
+
+
+def members(tiny, run_dir, **changes):
+    """Four heads that see the same batches."""
+    return [tiny(train_size=48, concept_steps=3, order_seed=0, run_dir=str(run_dir), **changes | member)
+            for member in MEMBERS]
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 4.0])
+def test_heads_from_one_pass_have_the_bits_of_each_alone(tiny, tmp_path, monkeypatch, cache_gb):
+    together, passes, train = members(tiny, tmp_path / "together", cache_gb=cache_gb), [], stages.train
+    monkeypatch.setattr(stages, "train", lambda runs, stage, *rest, **options: (
+        passes.append((stage, len(runs))), train(runs, stage, *rest, **options)))
+    folders = stages.fit_heads(together + together[:1])
+    assert [count for stage, count in passes if stage == "head"] == [4]
+    assert len(set(folders)) == 4 and folders[4] == folders[0]
+    for folder, alone in zip(folders, members(tiny, tmp_path / "alone", cache_gb=cache_gb)):
+        single = stages.fit_head(alone)
+        assert bits(folder) == bits(single) and folder.name == single.name
+        one, other = read_record(folder), read_record(single)
+        assert one["history"] == other["history"] and len(one["history"]["loss"]) == alone.head_steps
+        assert (one["notes"].pop("heads_in_the_pass"), other["notes"].pop("heads_in_the_pass")) == (4, 1)
+        assert one["notes"] == other["notes"]
+    monkeypatch.setattr(stages, "session", lambda experiment: pytest.fail("work was done twice"))
+    assert stages.fit_heads(together) == folders[:4]
+
+
+def test_heads_that_see_other_batches_are_trained_one_after_the_other(tiny, tmp_path):
+    changes = [dict(), dict(head="mlp"), dict(seed=1), dict(dropout=0.0)]  # MLP: smaller pictures; seed: another order
+    runs = [tiny(concept_steps=3, head_steps=3, **change) for change in changes]
+    folders = stages.fit_heads(runs)
+    assert [read_record(folder)["notes"]["heads_in_the_pass"] for folder in folders] == [2, 1, 1, 2]
+    assert [read_record(folder)["experiment"] for folder in folders] == [run.to_dict() for run in runs]
+
+
+def test_heads_stopped_at_different_updates_go_on_to_the_same_bits(tiny, tmp_path, monkeypatch):
+    def made(place):
+        every = (3, 2, 4, 7)  # the third is done after five updates
+        return [run.replace(checkpoint_steps=steps) for run, steps in zip(members(tiny, tmp_path / place), every)]
+
+    whole = [bits(folder) for folder in stages.fit_heads(made("whole"))]
+    runs = made("cut")
+    for run in runs:
+        stages.fit_clusterbook(run)
+
+    def stop(at):
+        """Train until the checkpoint after `at` updates of anyone, then stop as ^C does."""
+        def save(run, write=training.Run.save):
+            write(run)
+            if run.done == at:
+                raise KeyboardInterrupt
+        with monkeypatch.context() as patch:
+            patch.setattr(training.Run, "save", save)
+            with pytest.raises(KeyboardInterrupt):
+                stages.fit_heads(runs)
+
+    def updates(folder):
+        saved = load_checkpoint(folder)
+        return 0 if saved is None else saved[0]["done"]
+
+    places = [stages._folder(run, "head") for run in runs]
+    stages.fit_heads([runs[3]])  # done before the others begin
+    stop(3)
+    assert [updates(place) for place in places] == [3, 2, 0, 0] and places[3].exists()
+    stop(5)  # from nothing again for the one that kept nothing, while the others wait
+    assert [updates(place) for place in places] == [3, 4, 5, 0]
+    assert [bits(folder) for folder in stages.fit_heads(runs)] == whole
+    assert not [path for path in (tmp_path / "cut").rglob("*checkpoint*")]
+
+
+def test_one_head_that_diverges_says_so_and_leaves_the_others_their_checkpoints(tiny, tmp_path, monkeypatch):
+    good, bad = tiny(concept_steps=3), tiny(concept_steps=3, contrast_temperature=0.5)
+    loss = stages.concept_contrastive_loss
+    monkeypatch.setattr(stages, "concept_contrastive_loss", lambda student, *rest, **options: (
+        loss(student, *rest, **options) * (float("nan") if options["temperature"] == 0.5 else 1)))
+    with pytest.raises(RuntimeError, match="Stage head diverged: the loss of .* is not finite by update 3; lower lr"):
+        stages.fit_heads([good, bad])
+    assert load_checkpoint(stages._folder(good, "head"))[0]["done"] == 3
+    assert load_checkpoint(stages._folder(bad, "head")) is None
+    monkeypatch.undo()
+    assert bits(stages.fit_head(good)) == bits(stages.fit_head(good.replace(run_dir=str(tmp_path / "alone"))))
+
+
 @pytest.mark.parametrize("head", ["tr", "mlp"])
 def test_same_seed_same_bits_another_seed_others(tiny, tmp_path, head):
     one, two = (stages.fit_probe(tiny(head=head, run_dir=str(tmp_path / name))) for name in "ab")
@@ -94,10 +181,11 @@ def test_released_step_three_trains_the_head_with_labels(tiny):
     assert [r["readout"] for r in record["results"]] == ["modularity", "kmeans", "linear"]
 
 
-@pytest.mark.parametrize("stage", ["fit_clusterbook", "fit_head", "fit_probe", "evaluate"])
-def test_a_stage_stopped_on_its_way_goes_on_to_the_same_bits(tiny, tmp_path, stage, monkeypatch):
-    whole = getattr(stages, stage)(tiny(run_dir=str(tmp_path / "whole")))
-    run = tiny(run_dir=str(tmp_path / "cut"))
+@pytest.mark.parametrize("stage, changes", [("fit_clusterbook", {}), ("fit_head", {}), ("fit_probe", {}),
+                                            ("fit_probe", {"label_free": False}), ("evaluate", {})])
+def test_a_stage_stopped_on_its_way_goes_on_to_the_same_bits(tiny, tmp_path, stage, changes, monkeypatch):
+    whole = getattr(stages, stage)(tiny(run_dir=str(tmp_path / "whole"), **changes))
+    run = tiny(run_dir=str(tmp_path / "cut"), **changes)
     for upstream in ("fit_clusterbook", "fit_head", "fit_probe", "evaluate_baseline"):
         if upstream == stage:
             break
@@ -189,10 +277,43 @@ def test_all_void_labels_are_no_scores_and_leave_step_three_finite(tmp_path):
 def test_new_pictures_in_a_folder_are_a_new_run(tiny):
     run = tiny()
     before = stages.fit_clusterbook(run)
-    from pathlib import Path
     (Path(run.folder) / "train/images/3.png").unlink()
     (Path(run.folder) / "train/labels/3.png").unlink()
     assert stages.fit_clusterbook(run) != before
+
+
+def test_new_names_and_colours_are_new_read_outs_of_the_same_head(tiny):
+    run = tiny()
+    head, probe, baseline = stages.fit_head(run), stages.fit_probe(run), stages.fit_baseline(run)
+    (Path(run.folder) / "classes.json").write_text('["sky", "meadow", {"name": "house", "color": [9, 9, 9]}]')
+    assert stages.find(run, "head") == head
+    assert stages.find(run, "probe") is None and stages.find(run, "baseline") is None
+    again, record = stages.fit_probe(run), read_record(stages.evaluate(run))
+    assert bits(again) == bits(probe) and again != probe and bits(stages.fit_baseline(run)) == bits(baseline)
+    for said in (read_record(again)["notes"], record["dataset"]):
+        assert said["classes"] == ["sky", "meadow", "house"] and said["colors"][2] == [9, 9, 9]
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 4.0])
+def test_the_gallery_is_spread_over_the_split_and_workers_change_nothing(tmp_path, cache_gb):
+    folder = draw_folder(tmp_path / "data", pictures=11)
+
+    def judged(workers):
+        run = Experiment(dataset="folder", folder=str(folder), run_dir=str(tmp_path / f"runs{workers}"),
+                         num_workers=workers, cache_gb=cache_gb, **TINY | dict(crf=True, crf_iterations=2))
+        place = stages.evaluate_baseline(run)
+        return run, stages.load_gallery(place), read_record(place)["results"]
+
+    run, gallery, results = judged(0)
+    assert [result["crf"] for result in results] == [False, True] and results[0] != results[1]
+    assert gallery["kmeans.crf"].shape == (8, 48, 48)
+    dataset = open_dataset(run, "test", 48)
+    assert gallery["index"].tolist() == [0, 1, 2, 4, 5, 6, 8, 9]
+    for place, index in enumerate(gallery["index"].tolist()):
+        assert torch.equal(gallery["image"][place], (dataset[index]["image"] * 255).round().byte())
+        assert torch.equal(gallery["label"][place].long(), dataset[index]["label"])
+    _, other, same = judged(1)
+    assert same == results and all(torch.equal(gallery[name], other[name]) for name in gallery)
 
 
 def test_a_loss_that_diverges_stops_with_a_sentence(tiny, monkeypatch):
@@ -217,14 +338,15 @@ def test_bf16_runs_on_the_cpu(tiny):
 
 def test_without_the_crf_installed_its_rows_wait(tiny, monkeypatch):
     """An evaluation that had to leave the CRF out is not taken for one with it."""
-    monkeypatch.setattr(stages, "crf_backends", lambda: ())
-    monkeypatch.setattr(judge, "crf_backends", lambda: ())
-    with pytest.warns(UserWarning, match="the rows with CRF are left out"):
-        folder = stages.evaluate(tiny(crf=True))
+    published = tiny(crf=True, crf_backend="pydensecrf")
+    monkeypatch.setattr(stages, "crf_backends", lambda: ("torch",))
+    monkeypatch.setattr(judge, "crf_backends", lambda: ("torch",))
+    with pytest.warns(UserWarning, match="pydensecrf is not installed: the rows with CRF are left out"):
+        folder = stages.evaluate(published)
     assert not any(result["crf"] for result in read_record(folder)["results"])
-    assert folder == stages.evaluate(tiny(crf=False))
-    monkeypatch.setattr(stages, "crf_backends", lambda: ("pydensecrf",))
-    assert stages.find(tiny(crf=True), "evaluation") is None
+    assert folder == stages.evaluate(published.replace(crf=False))
+    monkeypatch.setattr(stages, "crf_backends", lambda: ("torch", "pydensecrf"))
+    assert stages.find(published, "evaluation") is None
 
 
 def test_loading_what_is_not_there_names_what_is(tiny, tmp_path):

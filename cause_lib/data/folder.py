@@ -48,7 +48,7 @@ def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int 
         classes=classes,
         colors=colors,
         read=PictureFiles(images, labels, len(classes)),
-        fingerprint=fingerprint_files(root, images + (labels or []), times=True, extra=[classes, colors.tolist()]),
+        fingerprint=fingerprint_files(root, images + (labels or []), times=True, extra=len(classes)),
         has_labels=labels is not None,
     )
 
