@@ -9,17 +9,25 @@ Modularity of one picture's patch graph (Eq. 3; its tanh form is in the paper's 
     H    = sum_ij W_ij delta_ij
 
 tanh rises everywhere, so max_k tanh(x_k) = tanh(max_k x_k): one winning concept a pair of patches is all that value and
-gradient need, and no tensor holds both k and n x n.
+gradient need, and no tensor holds both k and n x n. The gradient is found in the same pass as the value:
+
+    dH/dC_ik = 2/tau sum_j [k wins (i, j)] W_ij (1 - delta_ij^2) C_jk
 """
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-# Products looked at together while the winners are found: what stays in a core's cache is fastest.
-_TILE = 2**21
+# Products looked at together while the winners are found: what stays in a core's cache, or keeps a GPU busy.
+_PRODUCTS = {"cpu": 2**19, "cuda": 2**26}
+_GROUP = 64  # concepts of which first only the largest product is found
 
 
 def modularity_loss(tokens: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Tensor:
@@ -41,19 +49,36 @@ def modularity_loss(tokens: Tensor, prototypes: Tensor, temperature: float = 0.1
                          f"not {tuple(tokens.shape)} and {tuple(prototypes.shape)}.")
     with torch.autocast(tokens.device.type, enabled=False):  # small differences of small numbers: no half precision
         dtype = torch.promote_types(prototypes.dtype, torch.float32)
-        tokens, prototypes = F.normalize(tokens.detach().to(dtype), dim=-1), F.normalize(prototypes.to(dtype), dim=-1)
+        return _Modularity.apply(tokens.detach().to(dtype), prototypes.to(dtype), temperature)
+
+
+class _Modularity(torch.autograd.Function):
+    """tokens (b, n, d), prototypes (k, d), tau -> -H, with its gradient by the prototypes."""
+
+    @staticmethod
+    def forward(ctx, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
         weights = modularity_matrix(tokens)  # (b, n, n)
-        affinity = (tokens @ prototypes.T).clamp(min=0)  # (b, n, k)
-        b, n, k = affinity.shape
-        first, second = torch.triu_indices(n, n, device=tokens.device)  # (pairs,) each
-        winner = _winning_concept(affinity.detach(), first, second)  # (b, pairs)
-        # gather, not indexing: its backward adds in a fixed order, so the same seed gives the same bits.
-        start = torch.arange(b, device=tokens.device)[:, None] * n  # (b, 1)
-        at_first = affinity.flatten().gather(0, ((start + first) * k + winner).flatten())  # (b pairs,)
-        at_second = affinity.flatten().gather(0, ((start + second) * k + winner).flatten())  # (b pairs,)
-        delta = torch.tanh(at_first * at_second / temperature).view(b, -1)  # (b, pairs)
-        times = torch.where(first == second, 1.0, 2.0).to(dtype)  # each pair off the diagonal stands for two
-        return -(weights[:, first, second] * times * delta).sum(dim=1).mean()
+        tokens = F.normalize(tokens, dim=-1)
+        length = prototypes.norm(dim=-1, keepdim=True).clamp_(min=1e-12)  # (k, 1)
+        unit = prototypes / length
+        affinity = (tokens @ unit.T).clamp_(min=0)  # (b, n, k)
+        winner = winning_concepts(affinity)  # (b, n, n)
+        own = affinity.gather(2, winner)  # (b, n, n) C_ik of the winner k of (i, j)
+        delta = own.mul(own.mT).div_(temperature).tanh_()  # the partner's C_jk is at (j, i), where the same k wins
+        loss = -(weights * delta).sum() / len(tokens)
+        if ctx.needs_input_grad[1]:
+            pull = (1 - delta * delta).mul_(weights).mul_(own.mT).mul_(-2 / (temperature * len(tokens)))  # (b, n, n)
+            pull.masked_fill_(own <= 0, 0)  # a concept that looks away
+            slope = affinity.zero_().scatter_add_(2, winner, pull)  # (b, n, k), by affinity
+            slope = slope.flatten(0, 1).T @ tokens.flatten(0, 1)  # (k, d), by unit
+            along = torch.einsum("kd,kd->k", slope, unit)[:, None]  # a prototype's length makes no difference
+            ctx.save_for_backward(slope.addcmul_(unit, along, value=-1).div_(length))  # (k, d), by prototypes
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor) -> tuple[None, Tensor, None]:
+        return None, upstream * ctx.saved_tensors[0], None
 
 
 @torch.no_grad()
@@ -76,26 +101,49 @@ def modularity_matrix(tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _winning_concept(affinity: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The concept with the largest product at each pair of patches, found tile by tile over the concepts.
+def winning_concepts(affinity: Tensor) -> Tensor:
+    """The concept with the largest product at each pair of patches, argmax_k C_ik C_jk; the first of several.
 
     Args:
-        affinity: (b, n, k). first, second: (pairs,) patches of each pair.
+        affinity: C, (b, n, k) floating, at least 0.
 
     Returns:
-        (b, pairs) int64.
+        (b, n, n) int64, symmetric.
     """
-    b, pairs, k = affinity.shape[0], len(first), affinity.shape[-1]
-    tile = max(1, min(k, _TILE // max(1, b * pairs)))
-    best = affinity.new_full((b, pairs), -1.0)
-    winner = torch.zeros((b, pairs), dtype=torch.int64, device=affinity.device)
-    for start in range(0, k, tile):
-        part = affinity[..., start:start + tile]  # (b, n, tile)
-        value, index = (part[:, first] * part[:, second]).max(dim=-1)  # (b, pairs)
-        better = value > best
-        best = torch.where(better, value, best)
-        winner = torch.where(better, index + start, winner)
+    if affinity.is_cuda and (kernel := _cuda_kernel()) is not None:
+        return kernel(affinity)
+    b, n, k = affinity.shape
+    width = min(k, _GROUP)
+    if k % width:
+        affinity = F.pad(affinity, (0, -k % width))  # zeros win over nothing that comes before them
+    groups = affinity.unflatten(2, (-1, width))  # (b, n, g, width)
+    rows = torch.arange(b * n, device=affinity.device).view(b, n) * groups.shape[2]  # where a patch's groups begin
+    side = max(1, math.isqrt(_PRODUCTS["cuda" if affinity.is_cuda else "cpu"] // max(1, affinity[:, 0].numel())))
+    winner = torch.empty((b, n, n), dtype=torch.int64, device=affinity.device)
+    for top in range(0, n, side):
+        these = slice(top, top + side)
+        for left in range(top, n, side):  # what lies below the diagonal mirrors what lies above
+            those = slice(left, left + side)
+            # Finding where the largest is costs a CPU ten times finding how large, so it is only asked of the winning
+            # group: first the group, then the place in it.
+            best = (groups[:, these, None] * groups[:, None, those]).amax(dim=-1).max(dim=-1).indices  # (b, i, j)
+            product = groups.flatten(0, 2).index_select(0, (rows[:, these, None] + best).flatten())  # (bij, width)
+            product *= groups.flatten(0, 2).index_select(0, (rows[:, None, those] + best).flatten())
+            part = best * width + product.max(dim=-1).indices.view_as(best)
+            winner[:, these, those], winner[:, those, these] = part, part.mT
     return winner
+
+
+@functools.cache
+def _cuda_kernel() -> Callable[[Tensor], Tensor] | None:
+    """The Triton kernel, if Triton is there and can build and run it on this machine."""
+    try:
+        from cause_lib.winners import winning_concepts_triton
+
+        winning_concepts_triton(torch.ones((1, 2, 3), device="cuda"))
+    except Exception:  # no Triton, no C compiler for its launcher, a card that is too old: the plain path does it all
+        return None
+    return winning_concepts_triton
 
 
 def thin_grid(grid: tuple[int, int], block: int, generator: torch.Generator) -> Tensor:

@@ -26,10 +26,11 @@ def naive_modularity(tokens, prototypes, temperature):
     return total / len(tokens)
 
 
-@pytest.mark.parametrize("tile", [1, 2**21])
+@pytest.mark.parametrize("products, group", [(1, 4), (300, 3), (2**19, 64)])
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_equals_the_naive_twin_in_value_and_gradient(temperature, tile, monkeypatch):
-    monkeypatch.setattr(clusterbook, "_TILE", tile)
+def test_equals_the_naive_twin_in_value_and_gradient(temperature, products, group, monkeypatch):
+    monkeypatch.setattr(clusterbook, "_PRODUCTS", {"cpu": products})
+    monkeypatch.setattr(clusterbook, "_GROUP", group)
     g = torch.Generator().manual_seed(0)
     tokens = torch.randn(3, 7, 5, generator=g, dtype=torch.float64)
     ours = torch.randn(11, 5, generator=g, dtype=torch.float64).requires_grad_()
@@ -38,6 +39,29 @@ def test_equals_the_naive_twin_in_value_and_gradient(temperature, tile, monkeypa
     a.backward(), b.backward()
     torch.testing.assert_close(a, b)
     torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 70), (2, 5, 64)])
+@pytest.mark.parametrize("products", [1, 2**19])
+def test_winners_are_the_first_of_the_largest_products(shape, products, monkeypatch):
+    monkeypatch.setattr(clusterbook, "_PRODUCTS", {"cpu": products})
+    for levels in (3, 2**20):  # few levels: many ties
+        affinity = (torch.randint(-levels, levels, shape, generator=torch.Generator().manual_seed(0)) / levels).clamp(0)
+        products_of_all = affinity[:, :, None] * affinity[:, None]  # (b, n, n, k)
+        assert torch.equal(clusterbook.winning_concepts(affinity), products_of_all.max(dim=-1).indices)
+
+
+def test_same_bits_again_and_the_scale_of_the_loss_scales_the_gradient():
+    g = torch.Generator().manual_seed(2)
+    tokens, prototypes = torch.randn(4, 30, 8, generator=g), torch.randn(90, 8, generator=g).requires_grad_()
+    torch.use_deterministic_algorithms(True)
+    try:
+        once, again = (torch.autograd.grad(modularity_loss(tokens, prototypes), prototypes)[0] for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(once, again)
+    tripled = torch.autograd.grad(3 * modularity_loss(tokens, prototypes), prototypes)[0]
+    torch.testing.assert_close(tripled, 3 * once)
 
 
 def test_float32_agrees_to_rounding():
