@@ -45,50 +45,53 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
 
     Args:
         images: (b, 3, h, w) floating in [0, 1].
-        log_probabilities: (b, c, h, w) floating, the unary term's negative; need not be normalised.
+        log_probabilities: (b, c, h, w) floating, the unary term's negative; need not be normalised. Or (b, s, c, h, w):
+            s of them for every picture, which costs less than one after the other.
         iterations: of mean field; 0 gives softmax(log_probabilities).
         backend: `torch`, on the device of log_probabilities; or `pydensecrf`, the published path, on the CPU, a picture
             after the other.
 
     Returns:
-        (b, c, h, w) float32 probabilities on the device of log_probabilities.
+        Probabilities of the same shape, float32, on the device of log_probabilities.
 
     Raises:
         ValueError: shapes do not agree, or the backend is unknown. RuntimeError: the backend is not installed.
     """
-    if images.ndim != 4 or log_probabilities.ndim != 4 or images.shape[0] != log_probabilities.shape[0] \
-            or images.shape[1] != 3 or images.shape[2:] != log_probabilities.shape[2:]:
-        raise ValueError(f"dense_crf needs images (b, 3, h, w) and log_probabilities (b, c, h, w), "
+    if images.ndim != 4 or log_probabilities.ndim not in (4, 5) or len(images) != len(log_probabilities) \
+            or images.shape[1] != 3 or images.shape[2:] != log_probabilities.shape[-2:]:
+        raise ValueError(f"dense_crf needs images (b, 3, h, w) and log_probabilities (b, c, h, w) or (b, s, c, h, w), "
                          f"not {tuple(images.shape)} and {tuple(log_probabilities.shape)}.")
     if backend not in ("torch", "pydensecrf"):
         raise ValueError(f"Unknown CRF backend {backend!r}: there are 'torch' and 'pydensecrf'.")
     if backend not in crf_backends():
         raise RuntimeError("pydensecrf is not installed: `make book` builds it where there is a C++ compiler; "
                            "without it, set crf_backend to 'torch'.")
-    images = images.to(log_probabilities.device)
+    images, unary = images.to(log_probabilities.device), log_probabilities.float()
+    unary = unary if unary.ndim == 5 else unary[:, None]  # (b, s, c, h, w)
     if backend == "torch":
-        h, w = images.shape[2:]
-        many = max(1, _PIXELS["cuda" if images.is_cuda else "cpu"] // (h * w))
-        pairs = zip(images.split(many), log_probabilities.float().split(many))
+        many = max(1, _PIXELS["cuda" if images.is_cuda else "cpu"] // images[0, 0].numel())
         with torch.autocast(images.device.type, enabled=False):
-            return torch.cat([_mean_field(*pair, iterations) for pair in pairs])
-    pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()  # (b, h, w, 3)
-    unary = -log_probabilities.float().cpu().numpy()  # (b, c, h, w)
-    marginals = np.stack([_pydensecrf(picture, energy, iterations) for picture, energy in zip(pixels, unary)])
-    return torch.from_numpy(marginals).to(log_probabilities.device)
+            marginals = torch.cat([_mean_field(*pair, iterations) for pair in zip(images.split(many), unary.split(many))])
+    else:
+        pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()  # (b, h, w, 3)
+        energies = -unary.cpu().numpy()
+        marginals = np.stack([_pydensecrf(*pair, iterations) for pair in zip(pixels, energies)])
+        marginals = torch.from_numpy(marginals)
+    return marginals.to(log_probabilities.device).view(log_probabilities.shape)
 
 
-def _mean_field(images: Tensor, log_probabilities: Tensor, iterations: int) -> Tensor:
-    """images (b, 3, h, w) in [0, 1], log_probabilities (b, c, h, w) float32 -> marginals (b, c, h, w)."""
-    b, c, h, w = log_probabilities.shape
+def _mean_field(images: Tensor, unary: Tensor, iterations: int) -> Tensor:
+    """images (b, 3, h, w) in [0, 1], log-probabilities (b, s, c, h, w) float32 -> marginals (b, s, c, h, w)."""
+    b, s, c, h, w = unary.shape
     kernels = [_gaussian(b, h, w, images.device), _bilateral(images)]
-    unary = log_probabilities.permute(0, 2, 3, 1).reshape(-1, c)  # (bhw, c)
+    unary = unary.permute(0, 3, 4, 1, 2).reshape(b * h * w, s, c)
     unary = F.pad(unary, (0, -c % 16), value=-torch.inf)  # classes without mass: full vectors make softmax 10 x faster
-    q = unary.softmax(dim=1)
+    q = unary.softmax(dim=2)  # (bhw, s, c')
     for _ in range(iterations):
-        energy = kernels[0].filter(q).add_(kernels[1].filter(q)).add_(unary)
-        q = energy.softmax(dim=1)
-    return q[:, :c].reshape(b, h, w, c).permute(0, 3, 1, 2).contiguous()
+        flat = q.flatten(1)
+        energy = kernels[0].filter(flat).add_(kernels[1].filter(flat)).view_as(unary).add_(unary)
+        q = energy.softmax(dim=2)
+    return q[:, :, :c].reshape(b, h, w, s, c).permute(0, 3, 4, 1, 2).contiguous()
 
 
 def _positions(b: int, h: int, w: int, device: torch.device) -> Tensor:
@@ -109,13 +112,16 @@ def _bilateral(images: Tensor) -> Lattice:
     return permutohedral_lattice(torch.cat(features, dim=1)).normalised(BILATERAL["compat"])
 
 
-def _pydensecrf(picture: np.ndarray, energy: np.ndarray, iterations: int) -> np.ndarray:
-    """picture (h, w, 3) uint8 and unary energy (c, h, w) float32 -> marginals (c, h, w) float32."""
+def _pydensecrf(picture: np.ndarray, energies: np.ndarray, iterations: int) -> np.ndarray:
+    """picture (h, w, 3) uint8 and unary energies (s, c, h, w) float32 -> marginals (s, c, h, w) float32."""
     import pydensecrf.densecrf as densecrf
 
-    c, h, w = energy.shape
+    s, c, h, w = energies.shape
     field = densecrf.DenseCRF2D(w, h, c)
-    field.setUnaryEnergy(np.ascontiguousarray(energy.reshape(c, -1)))
     field.addPairwiseGaussian(**GAUSSIAN)
     field.addPairwiseBilateral(rgbim=np.ascontiguousarray(picture), **BILATERAL)
-    return np.array(field.inference(iterations), dtype=np.float32).reshape(c, h, w)
+    marginals = np.empty_like(energies)
+    for energy, marginal in zip(energies, marginals):
+        field.setUnaryEnergy(np.ascontiguousarray(energy.reshape(c, -1)))
+        marginal[:] = np.array(field.inference(iterations)).reshape(c, h, w)
+    return marginals

@@ -73,13 +73,12 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
         features = F.interpolate(features, labels.shape[1:], mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
         if book is not None:
             wins += count(book.assign(tokens), len(wins))
-        for name, probe in readouts.items():
-            scores = probe.log_probabilities(features).permute(0, 3, 1, 2)  # (b, c, h, w)
-            for with_crf in (False, True) if crf else (False,):
-                if with_crf:
-                    scores = dense_crf(images, scores, iterations=experiment.crf_iterations,
-                                       backend=experiment.crf_backend)
-                prediction = scores.argmax(dim=1)  # (b, h, w)
+        scores = torch.stack([probe.log_probabilities(features) for probe in readouts.values()], dim=1)
+        scores = scores.permute(0, 1, 4, 2, 3)  # (b, read-outs, c, h, w)
+        for with_crf in (False, True) if crf else (False,):
+            if with_crf:
+                scores = dense_crf(images, scores, iterations=experiment.crf_iterations, backend=experiment.crf_backend)
+            for name, prediction in zip(readouts, scores.argmax(dim=2).unbind(dim=1)):  # (b, h, w) each
                 metrics[name, with_crf].update(prediction, labels)
                 for place, i in places:
                     gallery[row_name((name, with_crf))][place] = prediction[i]

@@ -81,6 +81,16 @@ def test_batches_are_pictures_one_by_one_and_probabilities_add_to_one(backend):
     torch.testing.assert_close(dense_crf(images, scores, iterations=0, backend=backend), scores.exp())
 
 
+@both_backends
+def test_several_readouts_of_a_picture_are_as_one_by_one(backend):
+    image, scores = photograph(20, 31, 5)
+    several = torch.stack([scores[0], 2 * scores[0], scores[0].flip(0)])[None]  # (1, 3, 5, h, w)
+    ours = dense_crf(image, several, iterations=3, backend=backend)
+    assert ours.shape == several.shape
+    for i in range(3):
+        torch.testing.assert_close(ours[:, i], dense_crf(image, several[:, i], iterations=3, backend=backend))
+
+
 def test_published_settings():
     assert crf.GAUSSIAN == {"sxy": 1, "compat": 3} and crf.BILATERAL == {"sxy": 67, "srgb": 3, "compat": 4}
 
