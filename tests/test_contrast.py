@@ -39,11 +39,11 @@ def case(seed, b=3, n=4, p=6, k=5):
     return student, teacher, concepts, book @ book.T, g
 
 
-@pytest.mark.parametrize("tile", [1, 60, 2**22])
+@pytest.mark.parametrize("numbers", [1, 60, 2**22])
 @pytest.mark.parametrize("temperature, high, low", [(0.07, 0.3, 0.1), (0.5, 0.8, 0.2), (0.005, 0.3, 0.1)])
 @pytest.mark.parametrize("with_bank", [False, True])
-def test_equals_the_naive_twin_in_value_and_gradient(with_bank, temperature, high, low, tile, monkeypatch):
-    monkeypatch.setattr(contrast, "_TILE", tile)
+def test_equals_the_naive_twin_in_value_and_gradient(with_bank, temperature, high, low, numbers, monkeypatch):
+    monkeypatch.setattr(contrast, "_NUMBERS", {"cpu": numbers})
     for seed in range(3):
         student, teacher, concepts, similarity, g = case(seed)
         bank, entries = None, []
@@ -53,21 +53,51 @@ def test_equals_the_naive_twin_in_value_and_gradient(with_bank, temperature, hig
             bank.update(old, ids)
             state = bank.state_dict()
             entries = list(zip(state["concepts"], state["projections"]))
-        ours, theirs = student.clone().requires_grad_(), student.clone().requires_grad_()
+        rule = {"temperature": temperature, "positive_threshold": high, "negative_threshold": low}
+        theirs = student.clone().requires_grad_()
+        wanted = naive_loss(theirs, teacher, concepts, similarity, entries, temperature, high, low)
+        wanted.backward()
+        ours = student.clone().requires_grad_()
         teacher.requires_grad_()
-        a = concept_contrastive_loss(ours, teacher, concepts, similarity, bank, temperature=temperature,
-                                     positive_threshold=high, negative_threshold=low)
-        b = naive_loss(theirs, teacher.detach(), concepts, similarity, entries, temperature, high, low)
-        a.backward(), b.backward()
-        torch.testing.assert_close(a, b)
+        loss = concept_contrastive_loss(ours, teacher, concepts, similarity, bank, **rule)
+        loss.backward()
+        torch.testing.assert_close(loss, wanted)
         torch.testing.assert_close(ours.grad, theirs.grad)
         assert teacher.grad is None
+        # The same from features of width 4, the projection left to the loss.
+        layer = torch.nn.Linear(4, 6, bias=seed > 0, dtype=torch.float64)
+        features = torch.randn(3, 4, 4, generator=g, dtype=torch.float64)
+        gradients = []
+        for sooner in (False, True):
+            f = features.clone().requires_grad_()
+            loss = concept_contrastive_loss(f, teacher, concepts, similarity, bank, **rule, projection=layer) \
+                if sooner else naive_loss(layer(f), teacher, concepts, similarity, entries, temperature, high, low)
+            gradients.append([loss.detach(), *torch.autograd.grad(loss, [f, *layer.parameters()])])
+        torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("counts", [[3, 3, 3, 3, 3], [0, 3, 1, 0, 2], [0, 0, 0, 0, 0]])
+def test_full_and_empty_concepts_of_the_bank(counts):
+    """A bank that is full is read as it lies; of another, only the rows that hold something."""
+    student, teacher, concepts, similarity, g = case(7)
+    bank = ConceptBank(5, 6, capacity=3, dtype=torch.float64)
+    ids = torch.arange(5).repeat_interleave(torch.tensor(counts))
+    bank.update(torch.randn(len(ids), 6, generator=g, dtype=torch.float64), ids)
+    entries = list(zip(ids, bank.state_dict()["projections"]))
+    assert bank.counts_on_host().tolist() == bank.counts.tolist() == counts
+    rule = {"temperature": 0.07, "positive_threshold": 0.3, "negative_threshold": 0.1}
+    torch.testing.assert_close(concept_contrastive_loss(student, teacher, concepts, similarity, bank, **rule),
+                               naive_loss(student, teacher, concepts, similarity, entries, *rule.values()))
 
 
 def test_float32_agrees_to_rounding():
-    student, teacher, concepts, similarity, _ = case(0, b=4, n=25, p=64, k=9)
+    student, teacher, concepts, similarity, g = case(0, b=4, n=25, p=64, k=9)
     a = concept_contrastive_loss(student.float(), teacher.float(), concepts, similarity.float())
     b = concept_contrastive_loss(student, teacher, concepts, similarity)
+    torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+    layer, features = torch.nn.Linear(8, 64), torch.randn(4, 25, 8, generator=g)
+    a = concept_contrastive_loss(features, teacher.float(), concepts, similarity.float(), projection=layer)
+    b = concept_contrastive_loss(layer(features).double(), teacher, concepts, similarity)
     torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
 
 
@@ -105,6 +135,17 @@ def test_bank_keeps_the_last_of_each_concept():
     assert len(bank) == sum(map(len, kept.values()))
 
 
+def test_more_than_the_capacity_of_one_concept_at_once():
+    rows = F.normalize(torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), dim=-1)
+    bank = ConceptBank(2, 2, capacity=3)
+    bank.update(rows[:1], torch.tensor([1]))
+    bank.update(rows, torch.tensor([1, 0, 1, 1, 1, 1, 1, 1]))  # seven of concept 1, after one
+    assert bank.counts.tolist() == [1, 3] and bank.written.tolist() == [1, 8]
+    order = [(8 - 3 + i) % 3 for i in range(3)]  # the slots of the last three
+    torch.testing.assert_close(bank.projections[1, order], rows[5:])
+    torch.testing.assert_close(bank.projections[0, 0], rows[1])
+
+
 def test_bank_round_trip_goes_on_the_same():
     g = torch.Generator().manual_seed(0)
     bank = ConceptBank(4, 3, capacity=2)
@@ -114,10 +155,14 @@ def test_bank_round_trip_goes_on_the_same():
     more, ids = torch.randn(5, 3, generator=g), torch.randint(0, 4, (5,), generator=g)
     bank.update(more, ids), twin.update(more, ids)
     assert torch.equal(bank.projections, twin.projections) and torch.equal(bank.written, twin.written)
+    assert torch.equal(twin.counts_on_host(), bank.counts)
 
 
 def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="needs student and teacher"):
         concept_contrastive_loss(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4), torch.zeros(1, 2).long(), torch.eye(2))
+    with pytest.raises(ValueError, match="Linear"):
+        concept_contrastive_loss(torch.zeros(1, 2, 5), torch.zeros(1, 2, 4), torch.zeros(1, 2).long(), torch.eye(2),
+                                 projection=torch.nn.Linear(3, 4))
     with pytest.raises(ValueError, match="at least 1"):
         ConceptBank(0, 4)
