@@ -59,7 +59,7 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
             metrics[row].counts = tensors[f"counts/{row_name(row)}"]
         gallery = {name: tensors[f"gallery/{name}"].to(device) for name in gallery}
         wins = tensors["wins"].to(device)
-    width = max(dataset.num_classes, seen.dim if head is None else experiment.reduced_dim)
+    width = max(len(readouts) * dataset.num_classes, seen.dim if head is None else experiment.reduced_dim)
     batches = torch.arange(done, total).split(batch_pictures(experiment, width))
     bar = tqdm(total=total, initial=done, desc=f"judge {method}", leave=False)
     since = done
@@ -120,7 +120,7 @@ def _look(seen: FrozenFeatures, mirror: FrozenFeatures,
 
 
 def batch_pictures(experiment: Experiment, width: int) -> int:
-    """Pictures judged together: their upsampled features, or scores, of this width stay below 256 MB."""
+    """Pictures judged together: their upsampled features, and the scores, of this width stay below 256 MB."""
     return max(1, min(experiment.batch_size, 2**26 // (width * experiment.image_size**2)))
 
 
