@@ -62,8 +62,10 @@ def test_workers_and_pickles_give_the_same_items():
         (dict(image_size=0), "image_size"),
         (dict(limit=0), "limit"),
         (dict(num_classes=0), "num_classes"),
-        (dict(num_classes=5), "num_classes=5, but scenes has 8"),
+        (dict(num_classes=5), "num_classes=5, but scenes has 12"),
         (dict(folder="mine"), "folder='mine'"),
+        (dict(level="parts"), "scenes has no level 'parts' .did you mean 'part'.*: use one of part, object, group"),
+        (dict(name="camvid", level="part"), "level='part' goes with dataset 'scenes', not with 'camvid'"),
         (dict(split="test"), "no split 'test': use one of train, val"),
     ],
 )

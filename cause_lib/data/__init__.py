@@ -33,16 +33,18 @@ def load_dataset(
     crop_ratio: float = 0.5,
     limit: int | None = None,
     num_classes: int | None = None,
+    level: str = "object",
     download: bool = True,
 ) -> SegmentationDataset:
     """A torch Dataset of {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}.
 
-    name: "scenes" (generated; splits train, val), "camvid" (train, val, test) or "folder" (your own, any split).
+    name: "scenes" (generated; splits train, val, pretrain), "camvid" (train, val, test) or "folder" (your own, any split).
     image_size: h = w, in pixels; the short side is brought to it by nearest neighbour, then the centre is cut out.
     folder: for "folder", a path or a name below $CAUSE_DATA.
     crops: "none", or "five" for five views a picture (corners and centre), each crop_ratio of every side.
     limit: at most so many pictures, spread over the whole set; for "scenes", how many to draw.
     num_classes: for pictures without labels, how many clusters to look for (27 unless said).
+    level: for "scenes", what is one class: a "part" (a person's head), an "object" (a person) or a "group" (the living).
     download: whether a set that is not on this machine may be fetched.
 
     Attributes of the result: name, split, classes, colors (uint8 (c, 3)), num_classes, has_labels, names (one an
@@ -61,9 +63,11 @@ def load_dataset(
             raise ValueError(f"{key} must be at least 1, not {value}")
     if folder and name != "folder":
         raise ValueError(f"folder='{folder}' goes with dataset 'folder', not with '{name}'")
+    if level != "object" and name != "scenes":
+        raise ValueError(f"level='{level}' goes with dataset 'scenes', not with '{name}', whose labels have one level")
     size = image_size if crops == "none" else math.ceil(image_size / crop_ratio)  # a crop of a drawing stays sharp
     source = DATASETS[name](
-        split, size=size, folder=folder, limit=limit, num_classes=num_classes, download=download
+        split, size=size, folder=folder, limit=limit, num_classes=num_classes, level=level, download=download
     )
     if num_classes not in (None, len(source.classes)):
         raise ValueError(

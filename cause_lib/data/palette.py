@@ -57,3 +57,13 @@ def _as_seen(colors: np.ndarray) -> np.ndarray:
 def _distance(seen: np.ndarray, color: np.ndarray) -> np.ndarray:
     """How far each colour of `seen` (m, 3, 3) is from `color` (3, 3) for whoever tells them apart worst, (m,)."""
     return np.linalg.norm(seen - color, axis=-1).min(axis=-1)
+
+
+def shades(color: np.ndarray, count: int) -> np.ndarray:
+    """`count` shades of one sRGB colour (3,), uint8 (count, 3): itself, then by turns lighter and darker.
+
+    They differ in lightness above all, which every reader sees.
+    """
+    toward = [(255, 0.5), (0, 0.35), (255, 0.75), (0, 0.6)]  # white or black, and how far
+    color = np.asarray(color, dtype=float)
+    return np.array([color] + [color + far * (end - color) for end, far in toward[: count - 1]]).round().astype(np.uint8)
