@@ -271,9 +271,10 @@ class _Pool:
         positive = alike > high
         return cls(bank.projections, rows, held, counts, positive, positive | (alike < low))
 
-    def tiles(self, width: int, dtype: torch.dtype) -> Iterator[_Tile]:
-        """All of it, in tiles of about _NUMBERS / width projections of a dtype."""
-        start, numbers = 0, _NUMBERS["cuda" if self.z.is_cuda else "cpu"]
+    def tiles(self, dtype: torch.dtype) -> Iterator[_Tile]:
+        """All of it, in tiles whose projections and logits are no more than _NUMBERS each."""
+        start, width = 0, max(self.z.shape[2], len(self.positive))
+        numbers = _NUMBERS["cuda" if self.z.is_cuda else "cpu"]
         while start < len(self.counts):
             places = self.counts[start]
             these = slice(start, min(len(self.counts), start + max(1, numbers // (places * width))))
@@ -302,7 +303,7 @@ def _read(pool: _Pool, anchors: Tensor, mixing: Tensor | None, temperature: floa
     weight, mean = anchors.new_zeros(m, 1), torch.zeros_like(anchors)  # running sum of exp, and of exp times key
     positives, toward = anchors.new_zeros(m), torch.zeros_like(anchors)  # count of positives, sum of their keys
     kept = []
-    for tile in pool.tiles(max(anchors.shape), anchors.dtype):
+    for tile in pool.tiles(anchors.dtype):
         t, places = tile.z.shape[:2]
         keys = tile.keys(mixing)  # (ts, q)
         if mixing is not None:
@@ -332,7 +333,7 @@ def _by_mixing(pool: _Pool, anchors: Tensor, read: _Read, share: Tensor, tempera
     hot = anchors / temperature
     toward, away = hot * share[:, None], hot * (share * read.positives)[:, None]  # (m, q)
     total = anchors.new_zeros(pool.z.shape[2], anchors.shape[1])  # (p, q)
-    for tile, keys in zip(pool.tiles(max(anchors.shape), anchors.dtype), read.keys, strict=True):
+    for tile, keys in zip(pool.tiles(anchors.dtype), read.keys, strict=True):
         odds = tile.odds(tile.logits(hot, keys), read.lse, temperature)  # (m, ts)
         by_keys = (away.T @ odds).view(-1, *tile.z.shape[:2])  # (q, t, s)
         by_keys -= (toward.T @ tile.positive.to(hot))[:, :, None]
