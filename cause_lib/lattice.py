@@ -5,8 +5,8 @@
     blur    along each of the d + 1 axes of the lattice every corner takes half of its two neighbours
     slice   every point takes the blurred values of its corners back, by the same weights
 
-All three are weighted sums of few rows of a table, so `torch.nn.functional.embedding_bag` does the work, on the CPU and
-on CUDA. Only corners that a point touches exist: they are found by sorting keys, not by a hash table.
+Each is a sparse matrix with few entries a row, and a product with it is what `torch.nn.functional.embedding_bag` does, on
+the CPU and on CUDA. Only corners that a point touches exist: they are found by sorting keys, not by a hash table.
 """
 
 from __future__ import annotations
@@ -17,38 +17,64 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import sparse
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Lattice:
-    """A lattice filled with n points, m corners in all; a last corner of zeros stands for those that do not exist.
+class Sums:
+    """A sparse matrix: row i sums weights[e] times row columns[e] of a table, over e from starts[i] to starts[i + 1].
 
-    corners, shares: (n, d + 1) int32 and floating, each point's simplex; slicing.
-    points, parts, starts: (n (d + 1),) int32, floating, and (m + 1,) int32: the points of each corner; splatting.
-    neighbours: (d + 1, m + 1, 3) int32: each corner itself and its two neighbours along every axis; blurring.
+    columns: (e,) int32. starts: (rows,) int32. weights: (e,) floating. width: rows of the table.
     """
 
-    corners: Tensor
-    shares: Tensor
-    points: Tensor
-    parts: Tensor
+    columns: Tensor
     starts: Tensor
-    neighbours: Tensor
+    weights: Tensor
+    width: int
+
+    def __call__(self, table: Tensor) -> Tensor:
+        """table (width, c) -> (rows, c)."""
+        return F.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.weights)
+
+    def scipy(self) -> sparse.csr_array:
+        ends = torch.cat([self.starts, self.starts.new_full((1,), len(self.columns))])
+        parts = (part.cpu().numpy() for part in (self.weights, self.columns, ends))
+        return sparse.csr_array(tuple(parts), shape=(len(self.starts), self.width))
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A lattice filled with n points, as what is done to a table of their values: splat, blur, slice."""
+
+    passes: tuple[Sums, ...]
 
     def filter(self, values: Tensor) -> Tensor:
         """values (n, c) floating -> (n, c), Gaussian sums up to one constant factor."""
-        table = F.embedding_bag(self.points, values, self.starts, mode="sum", per_sample_weights=self.parts)  # (m+1, c)
-        half = table.new_tensor([1, 0.5, 0.5]).expand(len(table), 3).contiguous()
-        for axis in self.neighbours:
-            table = F.embedding_bag(axis, table, mode="sum", per_sample_weights=half)
-        return F.embedding_bag(self.corners, table, mode="sum", per_sample_weights=self.shares)
+        for sums in self.passes:
+            values = sums(values)
+        return values
 
     def normalised(self, weight: float = 1.0) -> Lattice:
         """The same lattice whose filter is weight N K N, with N = diag(K 1)^(-1/2), the `symmetric` normalisation of
         Kraehenbuehl and Koltun; about what it gives to a constant is weight times that constant."""
-        scale = self.filter(self.shares.new_ones(len(self.shares), 1)).rsqrt()  # (n, 1)
-        return replace(self, shares=self.shares * (weight * scale), parts=self.parts * scale[self.points.long(), 0])
+        splat, *blurs, slice_ = self.passes
+        scale = self.filter(splat.weights.new_ones(splat.width, 1)).rsqrt()[:, 0]  # (n,)
+        corners = len(slice_.columns) // len(slice_.starts)
+        return Lattice((replace(splat, weights=splat.weights * scale[splat.columns.long()]), *blurs,
+                        replace(slice_, weights=slice_.weights * (weight * scale).repeat_interleave(corners))))
+
+    def collapsed(self) -> Lattice:
+        """The same filter in one pass, points to points: pays where a point has few others within its Gaussian, and where
+        the lattice is used often."""
+        product = self.passes[0].scipy()
+        for sums in self.passes[1:]:
+            product = sums.scipy() @ product
+        product.sort_indices()
+        device = self.passes[0].weights.device
+        columns, starts, weights = (torch.from_numpy(part).to(device)
+                                    for part in (product.indices, product.indptr[:-1], product.data))
+        return Lattice((Sums(columns.int(), starts.int(), weights, product.shape[1]),))
 
 
 def permutohedral_lattice(features: Tensor) -> Lattice:
@@ -75,10 +101,10 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     number = new.cumsum(0, dtype=torch.int32) - 1
     corners = torch.empty_like(number)
     corners[order] = number
-    return Lattice(corners=corners.view(d + 1, -1).T.contiguous(), shares=shares.T.contiguous(),
-                   points=(order % (b * n)).int(), parts=shares.flatten()[order],
-                   starts=torch.cat([starts, starts.new_full((1,), len(order))]).int(),
-                   neighbours=_neighbours(found[starts], moves))
+    splat = Sums((order % (b * n)).int(), starts.int(), shares.flatten()[order], b * n)
+    each = torch.arange(0, len(order), d + 1, dtype=torch.int32, device=order.device)
+    slice_ = Sums(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))
+    return Lattice((splat, *_blurs(found[starts], moves, shares.dtype), slice_))
 
 
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,16 +165,31 @@ def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
     return keys, [one - (d + 1) * s for s in strides[:d]] + [one]
 
 
-def _neighbours(keys: Tensor, moves: list[int]) -> Tensor:
-    """Each corner and its neighbours on both sides, along every axis: sorted keys (m,) -> (d + 1, m + 1, 3) int32."""
-    m = len(keys)
-    here = torch.arange(m, dtype=torch.int32, device=keys.device)
-    table = torch.full((len(moves), m + 1, 3), m, dtype=torch.int32, device=keys.device)
-    for axis, move in zip(table, moves):
-        wanted = keys + move
-        at = torch.searchsorted(keys, wanted).clamp_(max=m - 1)
-        at = torch.where(keys[at] == wanted, at, m)
-        axis[:m, 0], axis[:m, 1] = here, at.int()
-        back = torch.full((m + 1,), m, dtype=torch.int32, device=keys.device).scatter_(0, at, here)
-        axis[:m, 2] = back[:m]
-    return table
+def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[Sums]:
+    """Blurring along all axes, two a pass: sorted keys (m,) -> sums over the m corners."""
+    m, half = len(keys), torch.tensor([1, 0.5, 0.5], dtype=dtype, device=keys.device)
+    axes = [_neighbours(keys, move) for move in moves]  # (m + 1, 3) each
+    tables = [(first[second[:m]].flatten(1), torch.outer(half, half).flatten())
+              for first, second in zip(axes[::2], axes[1::2])]
+    tables += [(axis[:m], half) for axis in axes[2 * len(tables):]]
+    passes = []
+    for corners, weights in tables:  # (m, 3 or 9)
+        there, size = corners < m, corners.shape[1]
+        corners = torch.where(there, corners, corners[:, :1])  # a corner that is not there: itself, weighed 0
+        starts = torch.arange(0, m * size, size, dtype=torch.int32, device=keys.device)
+        passes.append(Sums(corners.flatten(), starts, torch.where(there, weights, 0).flatten(), m))
+    return passes
+
+
+def _neighbours(keys: Tensor, move: int) -> Tensor:
+    """Each corner and its neighbours on both sides along one axis, m where there is none: sorted keys (m,) ->
+    (m + 1, 3) int32."""
+    m, wanted = len(keys), keys + move
+    here = torch.arange(m + 1, dtype=torch.int32, device=keys.device)
+    at = torch.searchsorted(keys, wanted).clamp_(max=m - 1)
+    at = torch.where(keys[at] == wanted, at, m)
+    forth, back = torch.full_like(here, m), torch.full_like(here, m)
+    forth[:m] = at
+    back.scatter_(0, at, here[:m])
+    back[m] = m
+    return torch.stack([here, forth, back], dim=1)

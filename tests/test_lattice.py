@@ -84,6 +84,14 @@ def test_normalised_is_scaled_on_both_sides():
     torch.testing.assert_close(lattice.normalised(3.0).filter(torch.eye(81)), 3 * scale[:, None] * kernel * scale)
 
 
+@pytest.mark.parametrize("d", [2, 3])
+def test_collapsed_is_the_same_filter(d):
+    g = torch.Generator().manual_seed(d)
+    lattice = permutohedral_lattice(torch.randn(2, d, 30, generator=g, dtype=torch.float64)).normalised()
+    values = torch.randn(60, 4, generator=g, dtype=torch.float64)
+    torch.testing.assert_close(lattice.collapsed().filter(values), lattice.filter(values))
+
+
 def test_one_point_and_a_span_too_wide():
     assert permutohedral_lattice(torch.zeros(1, 5, 1)).filter(torch.ones(1, 2)).shape == (1, 2)
     with pytest.raises(ValueError, match="finite features"):
