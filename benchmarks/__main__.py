@@ -16,7 +16,7 @@ import torch
 from benchmarks.measure import machine, measure_curve, measure_row
 from cause_lib.artefacts import library_version
 
-SUBJECTS = ("modularity", "contrast")
+SUBJECTS = ("modularity", "contrast", "crf", "heads")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -33,8 +33,9 @@ class MLPHead(nn.Module):
         self.f1 = nn.Linear(dim, reduced_dim)
         self.f2 = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, reduced_dim))
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """tokens (b, n, d) -> features (b, n, r). The grid plays no part; TRHead needs it."""
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, kept: Tensor | None = None) -> Tensor:
+        """tokens (b, n, d) -> features (b, n, r), or (b, n', r) of the patches `kept` (n',). TRHead needs the grid."""
+        tokens = tokens if kept is None else tokens[:, kept]
         return self.f1(self._drop(tokens)) + self.f2(self._drop(tokens))
 
     def _drop(self, tokens: Tensor) -> Tensor:
@@ -64,8 +65,11 @@ class TRHead(nn.Module):
         self.dropout = dropout
         self.mlp = MLPHead(dim, reduced_dim, dropout)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, kept: Tensor | None = None) -> Tensor:
         """tokens (b, n, d) on a grid of rows x columns = n patches (None: the training grid) -> features (b, n, r).
+
+        With `kept` (n',) only those patches ask, all still answer, and the features are (b, n', r): with one decoder
+        layer nobody's answer depends on what others asked.
 
         Raises:
             ValueError: n is not what the grid holds.
@@ -74,23 +78,34 @@ class TRHead(nn.Module):
         if tokens.shape[1] != math.prod(grid):
             raise ValueError(f"TRHead got {tokens.shape[1]} patches for a grid of {grid[0]} x {grid[1]}.")
         position = self._positions(grid)  # (n, d)
-        x = self.clusterbook.quantize(tokens)  # (b, n, d)
-        x = self.norm1(x + self._drop(self._attend(self.self_attn, x + position, x + position, x)))
-        x = self.norm2(x + self._drop(self._attend(self.multihead_attn, x + position, tokens, tokens)))
+        concepts = self.clusterbook.quantize(tokens)  # (b, n, d)
+        x, own, asking = (t if kept is None else t[..., kept, :] for t in (concepts, position, tokens))  # n' of the n
+        x = self.norm1(x + self._drop(self._attend(self.self_attn, x + own, concepts + position, concepts)))
+        x = self.norm2(x + self._drop(self._attend(self.multihead_attn, x + own, tokens, tokens)))
         x = self.norm3(x + self._drop(self.linear2(self._drop(F.relu(self.linear1(x))))))
-        return self.mlp(tokens + x)
+        return self.mlp(asking + x)
 
     def _drop(self, x: Tensor) -> Tensor:
         return drop(x, self.dropout, self.training)
 
     def _attend(self, attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention with one head, (b, n, d) each; nn.MultiheadAttention's own forward when nothing is dropped."""
-        if not (self.training and self.dropout):
+        """Attention with one head: query (b, n', d), key and value (b, n, d) -> (b, n', d).
+
+        nn.MultiheadAttention's own forward when all patches ask and nothing is dropped. With few asking, the weights of
+        keys and values move to the query's side, since (q Wq)(x Wk)^T = (q Wq Wk^T) x^T and a (x Wv) = (a x) Wv; the
+        keys' bias adds the same to all scores of a query, which softmax forgets.
+        """
+        if query.shape[1] == key.shape[1] and not (self.training and self.dropout):
             return attention(query, key, value, need_weights=False)[0]
         weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
-        q, k, v = (F.linear(x, w, bias) for x, w, bias in zip((query, key, value), weights, biases))
-        scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(1, 2)  # (b, n, n)
-        return attention.out_proj(self._drop(scores.softmax(dim=-1)) @ v)
+        q = F.linear(query, weights[0], biases[0]) / math.sqrt(query.shape[-1])  # (b, n', d)
+        if 2 * query.shape[1] < key.shape[1]:
+            shares = self._drop(((q @ weights[1]) @ key.transpose(1, 2)).softmax(dim=-1))  # (b, n', n)
+            answer = F.linear(shares @ value, weights[2]) + shares.sum(dim=-1, keepdim=True) * biases[2]
+        else:
+            k, v = (F.linear(x, w, bias) for x, w, bias in zip((key, value), weights[1:], biases[1:]))
+            answer = self._drop((q @ k.transpose(1, 2)).softmax(dim=-1)) @ v
+        return attention.out_proj(answer)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         if grid == self.grid:

@@ -133,8 +133,8 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
         kept = thin_grid(features.grid, experiment.thin, generator).to(tokens.device)  # (n',)
         with accelerator.autocast():
             with torch.no_grad():
-                z = teacher["projection"](teacher["head"](tokens, features.grid)[:, kept])  # (b, n', p)
-            s = student["projection"](student["head"](tokens, features.grid)[:, kept])  # (b, n', p)
+                z = teacher["projection"](teacher["head"](tokens, features.grid, kept))  # (b, n', p)
+            s = student["projection"](student["head"](tokens, features.grid, kept))  # (b, n', p)
         concepts = book.assign(tokens[:, kept])  # (b, n')
         loss = concept_contrastive_loss(s, z, concepts, similarity, bank,
                                         temperature=experiment.contrast_temperature,
@@ -186,8 +186,12 @@ def fit_probe(experiment: Experiment) -> Path:
             optimizer.param_groups[0]["lr"] = experiment.lr * 0.5 ** (step // experiment.probe_decay_steps)
             kept = thin_grid(features.grid, experiment.thin, generator_for(experiment, "probe", step)).to(tokens.device)
             with accelerator.autocast(), torch.set_grad_enabled(not experiment.label_free):
-                x = head(tokens, features.grid)  # (b, n, r)
-            modularity = modularity_loss(x[:, kept], probe.centroids, experiment.modularity_temperature)
+                if experiment.label_free:
+                    x, seen = None, head(tokens, features.grid, kept)  # (b, n', r)
+                else:
+                    x = head(tokens, features.grid)  # (b, n, r)
+                    seen = x[:, kept]
+            modularity = modularity_loss(seen, probe.centroids, experiment.modularity_temperature)
             loss = modularity
             if not experiment.label_free:
                 if pictures is None:  # the first update of this session need not be the first of all

@@ -17,11 +17,12 @@ def test_quick_run_has_every_row_and_finite_ratios(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads(path.read_text())
     assert results.pop("another") == 1  # of another run
-    assert {"modularity", "contrast"} <= set(results)
-    for subject in results.values():
+    assert set(results) == {"modularity", "contrast", "crf", "heads"}
+    for name, subject in results.items():
         assert subject["machine"]["cores"] >= 1 and subject["library"] and subject["rows"]
         for row in subject["rows"]:
-            assert row["name"] in done.stdout and row["fits"] and len(row["forms"]) >= 2
+            assert row["name"] in done.stdout and row["fits"]
+            assert len(row["forms"]) >= 2 or name == "crf"  # not everybody can build pydensecrf
             *ours, reference = row["forms"].values()
             assert reference["median"] > 0
             for found in ours:

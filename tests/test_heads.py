@@ -44,6 +44,22 @@ def test_attention_in_training_is_the_same_but_for_what_is_dropped():
     torch.testing.assert_close(head.train()(tokens), head.eval()(tokens), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("patches", [[7], [3, 0, 11], list(range(11, -1, -1))])
+@pytest.mark.parametrize("training", [False, True])
+def test_some_patches_only_are_those_of_all(patches, training):
+    """Values and gradients, whether the keys are projected or the queries; as good as nothing is dropped."""
+    head = TRHead(torch.randn(7, 8, dtype=torch.float64), (3, 4), 5, dropout=1e-6).double().train(training)
+    nn.init.normal_(head.self_attn.in_proj_bias), nn.init.normal_(head.multihead_attn.in_proj_bias)
+    tokens, kept = torch.randn(2, 12, 8, dtype=torch.float64), torch.tensor(patches)
+    few, all_ = head(tokens, None, kept), head(tokens)[:, kept]
+    torch.testing.assert_close(few, all_, atol=1e-5, rtol=1e-5)
+    wanted = [p for p in head.parameters() if p.requires_grad]
+    for one, other in zip(*(torch.autograd.grad(x.square().sum(), wanted) for x in (few, all_))):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    mlp = head.mlp.eval()
+    torch.testing.assert_close(mlp(tokens, None, kept), mlp(tokens)[:, kept])
+
+
 def test_every_parameter_learns():
     head = TRHead(torch.randn(7, 8), (3, 4), 5)
     head(torch.randn(2, 12, 8)).square().sum().backward()
