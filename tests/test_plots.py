@@ -282,3 +282,44 @@ def test_position_grids_share_their_colours():
     axes = plots.position_grids({"stored": torch.rand(4, 4, 7), "resized": torch.rand(6, 3, 7)})
     assert axes[0].images[0].get_clim() == axes[1].images[0].get_clim()
     drawn(axes)
+
+
+# --- speed ---
+
+def test_winning_products_show_each_concept_the_largest_and_its_owner():
+    affinity = torch.tensor([[0.5, 0.0], [0.2, 0.6], [0.0, 0.0]])
+    axes = plots.winning_products(affinity, torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]]))
+    assert [ax.get_title(loc="left") for ax in axes] == ["concept 0", "concept 1", "the largest", "whose it is"]
+    products = [ax.images[0].get_array() for ax in axes[:3]]
+    assert products[0][0, 1] == pytest.approx(0.1) and products[1][1, 1] == pytest.approx(0.36)
+    assert np.array_equal(products[2], np.maximum(*products[:2]))
+    painted = axes[3].images[0].get_array()
+    assert np.allclose(painted[1, 1], plots.concept_colors(2)[1]) and np.all(painted[2] == 1)
+    assert [text.get_text() for text in axes[3].texts] == ["0", "0", "0", "1"]
+    drawn(axes)
+
+
+def test_bank_tiles_say_what_is_stored():
+    axes = plots.bank_tiles(1600, 204_800, 1000)
+    assert [ax.get_title(loc="left") for ax in axes] == ["at once: 1,311 MB", "tile by tile: 6.4 MB"]
+    (found,) = drawn(axes).legends
+    assert [text.get_text() for text in found.get_texts()] == ["logits that are stored", "seen and forgotten",
+                                                              "kept of each anchor"]
+
+
+def test_lattice_passes_draw_every_edge_and_share_once():
+    corners = torch.tensor([[0, 0], [1, 0], [0.5, 0.75**0.5], [1.5, 0.75**0.5]])
+    shares = torch.tensor([[0.5, 0.25, 0.25, 0]])
+    axes = plots.lattice_passes(shares @ corners, [1.0], corners, shares, shares[0], [0.2, 0.3, 0.3, 0.1], [0.25])
+    assert [len(ax.lines) for ax in axes] == [5 + 3, 5, 5 + 3]
+    assert [len(ax.collections) for ax in axes] == [2, 1, 2]
+    amounts = axes[0].collections[0].get_array()
+    assert amounts.mask.tolist() == [False, False, False, True] and amounts[:3].tolist() == [0.5, 0.25, 0.25]
+    drawn(axes)
+
+
+def test_stacked_bars_end_to_end():
+    ax = plots.stacked_bars({"both": {"first": 1.5, "second": 0.5}, "one": {"first": 1.25}}, xlabel="time (s)")
+    assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0, 1.5), (0, 1.25), (1.5, 0.5), (1.25, 0)]
+    assert legend(ax) == ["first", "second"] and [text.get_text() for text in ax.texts] == [" 2", " 1.25"]
+    drawn(ax)
