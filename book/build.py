@@ -1,8 +1,9 @@
 """Builds the book: _config.yml, _toc.yml, book/, notebooks/ -> _build/html, every notebook run, a warning is an error.
 
 Jupyter Book keeps executed notebooks and asks only whether their code cells changed. What they import counts as well:
-when cause_lib or a library that it computes with is another one than last time, the kept outputs and the runs of the
-embedded default in notebooks/runs are thrown away. Runs on other backbones are somebody's work and stay where they are.
+when cause_lib, a library that it computes with or the benchmarks' results are other ones than last time, the kept
+outputs and the runs of the embedded default in notebooks/runs are thrown away. Runs on other backbones are somebody's
+work and stay where they are.
 """
 
 import hashlib
@@ -18,12 +19,13 @@ BUILD = ROOT / "_build"
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "matplotlib", "seaborn", "pandas")
 
 
-def library_fingerprint(package: Path) -> str:
-    """SHA-256 over the package's files (names and bytes) and the versions of the libraries it computes with."""
+def library_fingerprint(*folders: Path) -> str:
+    """SHA-256 over the folders' files (names and bytes) and the versions of the libraries the book computes with."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
     for name in LIBRARIES:
         digest.update(f"{name} {importlib.metadata.version(name)}\n".encode())
     return digest.hexdigest()
@@ -41,7 +43,7 @@ def drop_default_runs(runs: Path) -> None:
 def main() -> int:
     """Returns the exit status of Jupyter Book: 0 only where nothing failed and nothing warned."""
     key = BUILD / "library.sha256"
-    fingerprint = library_fingerprint(ROOT / "cause_lib")
+    fingerprint = library_fingerprint(ROOT / "cause_lib", ROOT / "benchmarks" / "results")
     if not key.exists() or key.read_text() != fingerprint:
         shutil.rmtree(BUILD, ignore_errors=True)
         drop_default_runs(ROOT / "notebooks" / "runs")

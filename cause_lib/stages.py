@@ -134,12 +134,13 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
         with accelerator.autocast():
             with torch.no_grad():
                 z = teacher["projection"](teacher["head"](tokens, features.grid, kept))  # (b, n', p)
-            s = student["projection"](student["head"](tokens, features.grid, kept))  # (b, n', p)
+            seen = student["head"](tokens, features.grid, kept)  # (b, n', r)
         concepts = book.assign(tokens[:, kept])  # (b, n')
-        loss = concept_contrastive_loss(s, z, concepts, similarity, bank,
+        loss = concept_contrastive_loss(seen, z, concepts, similarity, bank,
                                         temperature=experiment.contrast_temperature,
                                         positive_threshold=experiment.positive_threshold,
-                                        negative_threshold=experiment.negative_threshold)
+                                        negative_threshold=experiment.negative_threshold,
+                                        projection=student["projection"])
         descend(optimizer, loss, experiment.clip_norm, scaler)
         ema_update(teacher, student, experiment.ema_decay)
         if bank is not None:
