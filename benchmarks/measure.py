@@ -170,9 +170,13 @@ def _timed(run: Callable[[], Any], device: str) -> tuple[float | None, float]:
 
 def _high_water() -> int:
     """Most bytes this process has ever held."""
-    if resource is None:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    try:  # getrusage's maximum would include what the process was started by
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration):
+        if resource is None:
+            return 0
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _in_fresh_process(subject: str, row: Row, form: str, device: str) -> dict[str, Any]:

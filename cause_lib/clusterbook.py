@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # Products looked at together while the winners are found: what stays in a core's cache, or keeps a GPU busy.
-_PRODUCTS = {"cpu": 2**19, "cuda": 2**26}
+_PRODUCTS = {"cpu": 2**18, "cuda": 2**26}
 _GROUP = 64  # concepts of which first only the largest product is found
 
 
@@ -59,9 +59,8 @@ class _Modularity(torch.autograd.Function):
     def forward(ctx, tokens: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
         weights = modularity_matrix(tokens)  # (b, n, n)
         tokens = F.normalize(tokens, dim=-1)
-        length = prototypes.norm(dim=-1, keepdim=True).clamp_(min=1e-12)  # (k, 1)
-        unit = prototypes / length
-        affinity = (tokens @ unit.T).clamp_(min=0)  # (b, n, k)
+        length = prototypes.norm(dim=-1).clamp_(min=1e-12)  # (k,)
+        affinity = (tokens @ prototypes.T).div_(length).clamp_(min=0)  # (b, n, k)
         winner = winning_concepts(affinity)  # (b, n, n)
         own = affinity.gather(2, winner)  # (b, n, n) C_ik of the winner k of (i, j)
         delta = own.mul(own.mT).div_(temperature).tanh_()  # the partner's C_jk is at (j, i), where the same k wins
@@ -70,9 +69,10 @@ class _Modularity(torch.autograd.Function):
             pull = (1 - delta * delta).mul_(weights).mul_(own.mT).mul_(-2 / (temperature * len(tokens)))  # (b, n, n)
             pull.masked_fill_(own <= 0, 0)  # a concept that looks away
             slope = affinity.zero_().scatter_add_(2, winner, pull)  # (b, n, k), by affinity
-            slope = slope.flatten(0, 1).T @ tokens.flatten(0, 1)  # (k, d), by unit
-            along = torch.einsum("kd,kd->k", slope, unit)[:, None]  # a prototype's length makes no difference
-            ctx.save_for_backward(slope.addcmul_(unit, along, value=-1).div_(length))  # (k, d), by prototypes
+            slope = slope.flatten(0, 1).T @ tokens.flatten(0, 1)  # (k, d), by prototypes of length one
+            along = torch.einsum("kd,kd->k", slope, prototypes) / length**2  # length itself makes no difference
+            slope.addcmul_(prototypes, along[:, None], value=-1).div_(length[:, None])  # (k, d), by prototypes
+            ctx.save_for_backward(slope)
         return loss
 
     @staticmethod
