@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # Numbers looked at together: what stays near a CPU's cache, or keeps a GPU busy.
-_NUMBERS = {"cpu": 2**21, "cuda": 2**26}
+_NUMBERS = {"cpu": 2**22, "cuda": 2**26}
 
 
 class ConceptBank:
