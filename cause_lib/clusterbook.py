@@ -27,7 +27,6 @@ from torch.autograd.function import once_differentiable
 
 # Products looked at together while the winners are found: what stays in a core's cache, or keeps a GPU busy.
 _PRODUCTS = {"cpu": 2**18, "cuda": 2**26}
-_SIDE = 8  # pairs of at least so many by so many patches at a time, if that is within _PRODUCTS
 _GROUP = 64  # concepts of which first only the largest product is found
 
 
@@ -113,20 +112,13 @@ def winning_concepts(affinity: Tensor) -> Tensor:
     """
     if affinity.is_cuda and (kernel := _cuda_kernel()) is not None:
         return kernel(affinity)
-    limit = _PRODUCTS["cuda" if affinity.is_cuda else "cpu"]
-    few = max(1, limit // (_SIDE**2 * affinity.shape[2]))  # pictures at a time
-    return torch.cat([_winners(part, limit) for part in affinity.split(few)])
-
-
-def _winners(affinity: Tensor, limit: int) -> Tensor:
-    """affinity (b, n, k) -> (b, n, n), by squares of pairs of patches with about `limit` products."""
     b, n, k = affinity.shape
     width = min(k, _GROUP)
     if k % width:
         affinity = F.pad(affinity, (0, -k % width))  # zeros win over nothing that comes before them
     groups = affinity.unflatten(2, (-1, width))  # (b, n, g, width)
     rows = torch.arange(b * n, device=affinity.device).view(b, n) * groups.shape[2]  # where a patch's groups begin
-    side = max(1, math.isqrt(limit // affinity[:, 0].numel()))
+    side = max(1, math.isqrt(_PRODUCTS["cuda" if affinity.is_cuda else "cpu"] // max(1, affinity[:, 0].numel())))
     winner = torch.empty((b, n, n), dtype=torch.int64, device=affinity.device)
     for top in range(0, n, side):
         these = slice(top, top + side)
