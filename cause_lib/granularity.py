@@ -1,0 +1,271 @@
+"""Which grain was chosen: parts, objects or groups, measured in concepts, in features and in masks.
+
+Labels of the generated world come at three nested levels (data/scenes/world.py). Two tables hold all that is asked:
+
+    N_kp   patches, or pixels, of concept, or cluster, k and part p; a coarser level adds columns up
+           purity  sum_k max_c N_kc / N
+           AMI     (I - E I) / ((H_k + H_c) / 2 - E I), I mutual information, H entropies in bits, E the mean over
+                   random tables with the same sums of rows and columns (Vinh, Epps and Bailey 2010, JMLR 11)
+           told    what is told, beyond chance, of the question that a level adds to the next coarser one:
+                   the rise of I - E I over the rise of H_c - E I
+    R_pq   pairs of patches of one picture, one of part p and one of part q: cos > phi+ positive, cos < phi- negative,
+           else ignored, as in contrast.py; m_pq is the median of their cosines
+
+p and q are *tied* at phi+ when more than half of their pairs are positive, which is m_pq > phi+. Parts that a chain of
+ties joins are one segment: the single linkage of m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.cluster.hierarchy import linkage
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import squareform
+from scipy.stats import random_table
+from torch import Tensor
+
+from cause_lib.data.scenes import LEVELS
+from cause_lib.metrics import SegmentationMetrics, count
+
+NEVER = 3.0  # a height, 1 - phi+, that no cosine reaches
+
+# --- labels of patches ---
+
+
+def patch_labels(labels: Tensor, patch_size: int) -> Tensor:
+    """The label that most pixels of each patch have; of several the one with the smallest number.
+
+    Args:
+        labels: (b, h, w) int64, -1 void. patch_size: side of a patch in pixels.
+
+    Returns:
+        (b, n) int64; -1 for a patch that is void all over.
+
+    Raises:
+        ValueError: patches of this size do not fill the picture.
+    """
+    b, h, w = labels.shape
+    if h % patch_size or w % patch_size:
+        raise ValueError(f"Patches of {patch_size} pixels do not fill a label of {h} x {w}: choose an image_size that "
+                         f"{patch_size} divides.")
+    pixels = labels.unflatten(2, (-1, patch_size)).unflatten(1, (-1, patch_size)).transpose(2, 3)
+    pixels = pixels.flatten(3).flatten(0, 2)  # (b n, pixels of a patch)
+    width = int(labels.max()) + 2  # void takes the first place
+    place = torch.arange(len(pixels), device=labels.device)[:, None] * width + pixels + 1
+    counts = count(place, len(pixels) * width).view(b, -1, width)[:, :, 1:]  # (b, n, c)
+    if counts.shape[2] == 0:
+        return labels.new_full((b, counts.shape[1]), -1)
+    most, label = counts.max(dim=2)
+    return torch.where(most > 0, label, -1)
+
+
+# --- concepts, or clusters, against labels ---
+
+
+def count_table(concepts: Tensor, labels: Tensor, num_concepts: int, num_labels: int) -> Tensor:
+    """N: how often concept k and label c meet; concepts, labels (...) int64, -1 void -> (k, c) int64."""
+    known = labels >= 0
+    bins = concepts[known] * num_labels + labels[known]
+    return count(bins, num_concepts * num_labels).view(num_concepts, num_labels)
+
+
+def coarser(table: Tensor, classes: Sequence[int]) -> Tensor:
+    """The columns (k, p) of parts that have one class, added up: (k, c). classes: the class of each part (p)."""
+    owner = torch.as_tensor(classes, device=table.device)
+    return table.new_zeros(len(table), int(owner.max()) + 1).index_add_(1, owner, table)
+
+
+def agreement(table: Tensor, *, draws: int = 100, seed: int = 0) -> dict[str, float]:
+    """How well concepts agree with labels, and how well they would by chance.
+
+    Args:
+        table: (k, c) int64 counts. draws: random tables with the same sums of rows and columns, for "by chance".
+
+    Returns:
+        purity, purity_by_chance in [0, 1]; information, information_by_chance, label_entropy, concept_entropy in bits;
+        ami: at most 1, about 0 by chance, whatever the numbers of concepts and classes; 1 where there is one of each.
+
+    Raises:
+        ValueError: the table is empty.
+    """
+    counts = table.cpu().numpy()
+    counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]  # (k', c') those that occur
+    if counts.size == 0:
+        raise ValueError("agreement needs at least one labelled patch, and the table holds none.")
+    rows, columns = counts.sum(1), counts.sum(0)
+    by_chance = counts[None]  # with one row or one column there is no other table, and SciPy draws wrong ones
+    if min(counts.shape) > 1:
+        by_chance = random_table(rows, columns).rvs(draws, random_state=seed)  # (draws, k', c')
+    information, expected = _information(counts), float(_information(by_chance).mean())
+    concepts, labels = _entropy(rows), _entropy(columns)
+    most = (concepts + labels) / 2
+    return {
+        "purity": _purity(counts), "purity_by_chance": float(_purity(by_chance).mean()),
+        "information": information, "information_by_chance": expected,
+        "label_entropy": labels, "concept_entropy": concepts,
+        "ami": 1.0 if counts.size == 1 else (information - expected) / max(most - expected, 1e-12),
+    }
+
+
+def _purity(counts: np.ndarray) -> Any:
+    return counts.max(-1).sum(-1) / counts.sum((-2, -1))
+
+
+def _information(counts: np.ndarray) -> Any:
+    """Mutual information of tables (..., k, c) in bits: (...)."""
+    return _entropy(counts.sum(-1)) + _entropy(counts.sum(-2)) - _entropy(counts.reshape(*counts.shape[:-2], -1))
+
+
+def _entropy(counts: np.ndarray) -> Any:
+    """Entropy of counts (..., m) in bits: (...)."""
+    total = counts.sum(-1, keepdims=True)
+    return np.log2(total[..., 0]) - (counts * np.log2(np.maximum(counts, 1))).sum(-1) / total[..., 0]
+
+
+def grain(table: Tensor, *, draws: int = 100, seed: int = 0) -> dict[str, dict[str, float]]:
+    """`agreement` at every level, from the table (k, p) of concepts by parts; and `told`, see the top of this file.
+
+    Returns:
+        {"part": {...}, "object": {...}, "group": {...}}; `told` is at most 1, about 0 by chance.
+    """
+    levels = {level: agreement(coarser(table, classes), draws=draws, seed=seed)
+              for level, (_, classes) in LEVELS.items()}
+    before = 0.0, 0.0
+    for numbers in reversed(levels.values()):  # from the coarsest
+        known, asked = (numbers[name] - numbers["information_by_chance"] for name in ("information", "label_entropy"))
+        numbers["told"] = (known - before[0]) / max(asked - before[1], 1e-12)
+        before = known, asked
+    return levels
+
+
+def scores_at_levels(masks: Tensor, parts: Tensor, num_clusters: int) -> dict[str, dict[str, Any]]:
+    """The same masks judged at every level, clusters matched to classes anew at each (metrics.py).
+
+    With c clusters at most c classes of a level find one, and the others have IoU 0; with more clusters than classes
+    the clusters left over hit nothing.
+
+    Args:
+        masks: (b, h, w) int64 in [0, num_clusters). parts: (b, h, w) int64, labels of parts, -1 void.
+
+    Returns:
+        {"part": {"miou", "pacc", "matched", "classes"}, ...}: fractions; classes that occur and have a cluster of
+        their own that meets them, classes that occur.
+    """
+    scores = {}
+    for level, (names, classes) in LEVELS.items():
+        metrics = SegmentationMetrics(max(num_clusters, len(names)))
+        owner = torch.tensor([*classes, -1], device=parts.device)  # void, -1, is the last
+        metrics.update(masks, owner[parts])
+        numbers = metrics.compute()
+        iou = [value for value in numbers["iou"] if value is not None]
+        scores[level] = {"miou": numbers["miou"], "pacc": numbers["pacc"],
+                         "matched": sum(value > 0 for value in iou), "classes": len(iou)}
+    return scores
+
+
+# --- pairs of patches ---
+
+
+class Pairs(NamedTuple):
+    """Pairs of patches: their cosines (m,) and their labels, the smaller number first (m,) int64."""
+
+    cosine: Tensor
+    first: Tensor
+    second: Tensor
+
+
+def patch_pairs(cosines: Tensor, labels: Tensor) -> Pairs:
+    """Every pair of two patches of one picture, once; those with a void patch left out.
+
+    Args:
+        cosines: (b, n, n) floating: of tokens, of features, or D_M of their concepts. labels: (b, n) int64, -1 void.
+    """
+    n = labels.shape[1]
+    i, j = torch.triu_indices(n, n, 1, device=labels.device)  # (n (n - 1) / 2,) each
+    first, second = torch.minimum(labels[:, i], labels[:, j]), torch.maximum(labels[:, i], labels[:, j])
+    known = first >= 0
+    return Pairs(cosines[:, i, j][known], first[known], second[known])
+
+
+def relations(pairs: Pairs, num_labels: int, positive_threshold: float = 0.3,
+              negative_threshold: float = 0.1) -> Tensor:
+    """R: how many pairs of each two labels are positive, ignored and negative: (c, c, 3) int64, symmetric."""
+    kind = torch.where(pairs.cosine > positive_threshold, 0, torch.where(pairs.cosine < negative_threshold, 2, 1))
+    bins = (pairs.first * num_labels + pairs.second) * 3 + kind
+    table = count(bins, num_labels**2 * 3).view(num_labels, num_labels, 3)
+    return table + table.transpose(0, 1) - torch.diag_embed(table.diagonal()).permute(1, 2, 0)
+
+
+def medians(pairs: Pairs, num_labels: int) -> Tensor:
+    """m: the median cosine of each two labels, the lower of the two middle ones: (c, c), NaN where no pair is."""
+    cosine, order = pairs.cosine.sort()
+    group, back = (pairs.first * num_labels + pairs.second)[order].sort(stable=True)
+    counts = count(group, num_labels**2)  # (c c,)
+    middle = counts.cumsum(0) - counts + (counts - 1).clamp(min=0) // 2
+    values = torch.full_like(counts, torch.nan, dtype=cosine.dtype)
+    values[counts > 0] = cosine[back[middle[counts > 0]]]
+    values = values.view(num_labels, num_labels)
+    return torch.where(values.isnan(), values.T, values)
+
+
+def within_objects(relations: Tensor, owners: Sequence[int] = LEVELS["object"][1]) -> Tensor:
+    """Of relations (p, p, 3), those of two different parts of one object, added up by object: (o, 3).
+
+    owners: the object of each part (p).
+    """
+    owner = torch.as_tensor(owners, device=relations.device)
+    p, q = torch.triu_indices(len(owner), len(owner), 1, device=relations.device)
+    p, q = p[owner[p] == owner[q]], q[owner[p] == owner[q]]
+    return relations.new_zeros(int(owner.max()) + 1, 3).index_add_(0, owner[p], relations[p, q])
+
+
+# --- merging ---
+
+
+def segments(medians: Tensor, threshold: float) -> np.ndarray:
+    """Which parts are one segment at phi+ = threshold: medians (p, p) -> (p,) numbers of segments, from 0 on."""
+    return connected_components(medians.cpu().numpy() > threshold, directed=False)[1]  # NaN is above nothing
+
+
+def merging(medians: Tensor) -> np.ndarray:
+    """Below which phi+ segments merge: SciPy's linkage (p - 1, 4) of medians (p, p), its heights 1 - phi+.
+
+    Parts without a common pair are tied by nothing: they merge at NEVER.
+    """
+    m = medians.cpu().double().numpy()
+    distance = np.where(np.isnan(m), NEVER, 1 - m)
+    np.fill_diagonal(distance, 0)
+    return linkage(squareform(distance), "single")
+
+
+def windows(parts: Tensor, objects: Tensor,
+            owners: Sequence[int] = LEVELS["object"][1]) -> list[dict[str, Any] | None]:
+    """For which phi+ each object is one segment, and not tied to another: from `alone` on, up to below `whole`.
+
+    Args:
+        parts: (p, p) medians between parts, objects: (o, o) between objects; NaN where no pair is.
+        owners: the object of each part (p).
+
+    Returns:
+        For each object None if fewer than two of its parts are in any pair, else `whole`: below it, ties among its own
+        parts join them all (-inf: never); `alone`: below it, it is tied to another object (-inf: never); `rival`: the
+        number of that object, None if there is none.
+    """
+    m, owner = parts.cpu(), np.asarray(owners)
+    seen = ~m.isnan().all(1).numpy()
+    across = objects.cpu().double().clone().fill_diagonal_(-torch.inf).nan_to_num(-torch.inf, neginf=-torch.inf)
+    alone, rival = across.max(dim=1)  # (o,) each
+    found: list[dict[str, Any] | None] = []
+    for thing in range(len(across)):
+        own = np.flatnonzero(seen & (owner == thing))
+        if len(own) < 2:
+            found.append(None)
+            continue
+        last = merging(m[own][:, own])[-1, 2]
+        found.append({"whole": -np.inf if last == NEVER else float(1 - last), "alone": float(alone[thing]),
+                      "rival": int(rival[thing]) if alone[thing] > -torch.inf else None})
+    return found
