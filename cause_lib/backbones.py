@@ -39,6 +39,7 @@ BACKBONES = {
 }
 
 BUNDLED = "bundled"
+RANDOM = "bundled.random"  # the same architecture with seeded random weights, to compare with
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # Keys that a published file may carry and that no token depends on: classifiers, the norm after pooling, and the token
 # that stands for a masked patch in pre-training. Any other key that does not fit is an error.
@@ -61,13 +62,13 @@ def load_backbone(name: str, image_size: int | None = None) -> "Backbone":
             not fit or that holds more than tensors.
         FileNotFoundError: no weights here and no network to fetch them.
     """
-    if name == BUNDLED:
+    if name in (BUNDLED, RANDOM):
         mean = std = (0.5, 0.5, 0.5)
         vit, weights_sha256 = _random_vit()
-        description = ("bundled: an untrained vision transformer (patch 8, 4 blocks of width 192, 3 heads) with seeded "
-                       "random weights, which sees colour and texture but has learned nothing.")
-        _say_once("No trained weights ship with this version: backbone='bundled' is a random network, so expect no "
-                  "meaning in its masks; dino_vits16 is a trained one.")
+        description = f"{RANDOM}: the architecture of bundled with seeded random weights, untrained."
+        if name == BUNDLED:
+            _say_once("No trained weights ship with this version: backbone='bundled' is a random network, so expect no "
+                      "meaning in its masks; dino_vits16 is a trained one.")
     else:
         timm_name, published, learned = _architecture(name)
         architecture = timm_name.split(".")[0]
@@ -90,7 +91,7 @@ def weights_fingerprint(name: str) -> str:
     The SHA-256 (hex) of its weights file, or `random-seed0` for the random `bundled` one. Fetches the file if it is
     nowhere yet; raises what `load_backbone` raises for names and missing files.
     """
-    if name == BUNDLED:
+    if name in (BUNDLED, RANDOM):
         return "random-seed0"
     return _sha256(_weights_path(name))
 
@@ -213,22 +214,43 @@ def _empty_vit(architecture: str, name: str) -> VisionTransformer:
     return vit
 
 
+def small_vit(image_size: int = 160, patch_size: int = 8, dim: int = 192, depth: int = 6,
+              num_heads: int = 3) -> VisionTransformer:
+    """The architecture of `bundled`, untrained: a small ViT whose patches come from a few small convolutions.
+
+    Convolutions of stride 2 instead of one large step learn several times faster (Xiao et al. 2021, "Early convolutions
+    help transformers see better"). Positions start as sines and cosines. Uses the global random numbers.
+
+    Args:
+        image_size: side in pixels that positions are made for. patch_size: a power of 2. dim, depth, num_heads: as in timm.
+    """
+    vit = VisionTransformer(img_size=image_size, patch_size=patch_size, embed_dim=dim, depth=depth, num_heads=num_heads,
+                            num_classes=0, global_pool="", dynamic_img_size=True)
+    steps = patch_size.bit_length() - 1
+    widths = [3, *(dim // 6 * 2 ** i for i in range(steps))]  # 3, 32, 64, 128
+    stem = [layer for i in range(steps) for layer in (
+        nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1, bias=False), nn.GroupNorm(1, widths[i + 1]), nn.GELU())]
+    vit.patch_embed.proj = nn.Sequential(*stem, nn.Conv2d(widths[-1], dim, 1))
+    vit.pos_embed.data[:, 1:] = 0.3 * _waves(vit.patch_embed.grid_size, dim)
+    return vit
+
+
+def _waves(grid: tuple[int, int], dim: int) -> Tensor:
+    """Sines and cosines of row and column at dim // 4 wavelengths: (1, n, dim)."""
+    frequencies = 100.0 ** -(torch.arange(dim // 4) / (dim // 4))
+    y, x = torch.meshgrid(*(torch.arange(side).float() for side in grid), indexing="ij")
+    angles = [axis.flatten()[:, None] * frequencies for axis in (y, x)]  # (n, dim // 4) each
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)[None]
+
+
 def _random_vit() -> tuple[VisionTransformer, str]:
-    """A small ViT drawn from its own generator (seed 0), and the SHA-256 of its weights."""
-    with torch.device("meta"):
-        vit = VisionTransformer(img_size=160, patch_size=8, embed_dim=192, depth=4, num_heads=3, num_classes=0,
-                                global_pool="", dynamic_img_size=True, weight_init="skip")
-    generator, digest, state = torch.Generator().manual_seed(0), hashlib.sha256(), {}
-    for key, empty in vit.state_dict().items():
-        if empty.ndim > 1:
-            # pixels keep their variance on the way in; what is added to them later stays small, so that a token still
-            # looks like its patch
-            std = empty[0].numel() ** -0.5 if key == "patch_embed.proj.weight" else 0.02
-            state[key] = torch.empty(empty.shape).normal_(0, std, generator=generator)
-        else:
-            state[key] = torch.full(empty.shape, 1.0 if key.endswith("weight") else 0.0)
-        digest.update(key.encode() + state[key].numpy().tobytes())
-    vit.load_state_dict(state, strict=True, assign=True)
+    """`small_vit` drawn with seed 0, and the SHA-256 of its weights; the global random numbers are as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vit = small_vit()
+    digest = hashlib.sha256()
+    for key, value in vit.state_dict().items():
+        digest.update(key.encode() + value.numpy().tobytes())
     return vit, digest.hexdigest()
 
 
