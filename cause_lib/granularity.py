@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import ndimage
 from scipy.cluster.hierarchy import linkage
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 from scipy.stats import random_table
 from torch import Tensor
 
-from cause_lib.data.scenes import LEVELS
+from cause_lib.data.scenes.world import LEVELS, find_level
 from cause_lib.metrics import SegmentationMetrics, count
 
 NEVER = 3.0  # a height, 1 - phi+, that no cosine reaches
@@ -61,6 +62,42 @@ def patch_labels(labels: Tensor, patch_size: int) -> Tensor:
         return labels.new_full((b, counts.shape[1]), -1)
     most, label = counts.max(dim=2)
     return torch.where(most > 0, label, -1)
+
+
+def at_level(parts: Tensor, level: str) -> Tensor:
+    """Labels of parts (...) int64, -1 void, as labels of `level`: "part", "object" or "group"."""
+    return torch.tensor([*find_level(level)[1], -1], device=parts.device)[parts]  # void, -1, is the last
+
+
+def best_view(parts: Tensor, own: Sequence[int]) -> tuple[int, tuple[int, int, int]]:
+    """Where one object shows best: of all connected pieces, the one whose smallest part is largest.
+
+    Args:
+        parts: (b, h, w) int64, labels of parts. own: the object's parts; a piece that shows the first of them twice,
+            as two people who touch have two heads, is taken only if there is no other.
+
+    Returns:
+        The picture's number, and a square around the piece that stays inside the picture: top, left, side in pixels.
+
+    Raises:
+        ValueError: none of its parts is in any picture.
+    """
+    best, view = (False, -1), None
+    for number, label in enumerate(parts.cpu().numpy()):
+        pieces, count_of = ndimage.label(np.isin(label, own), structure=np.ones((3, 3)))
+        for piece in range(1, count_of + 1):
+            sizes = np.bincount(label[pieces == piece], minlength=max(own) + 1)[list(own)]  # (p,)
+            single = ndimage.label((pieces == piece) & (label == own[0]), structure=np.ones((3, 3)))[1] == 1
+            if (single, sizes.min()) > best:
+                best, view = (single, sizes.min()), (number, pieces == piece)
+    if view is None:
+        raise ValueError(f"No picture shows a part of {list(own)}: take more pictures.")
+    number, piece = view
+    (rows, columns), shape = np.nonzero(piece), piece.shape
+    side = min(*shape, int(1.15 * max(np.ptp(rows), np.ptp(columns))) + 2)
+    corner = [int(np.clip((where.min() + where.max() - side) // 2, 0, length - side))
+              for where, length in zip((rows, columns), shape)]
+    return number, (*corner, side)
 
 
 # --- concepts, or clusters, against labels ---
@@ -156,10 +193,9 @@ def scores_at_levels(masks: Tensor, parts: Tensor, num_clusters: int) -> dict[st
         their own that meets them, classes that occur.
     """
     scores = {}
-    for level, (names, classes) in LEVELS.items():
+    for level, (names, _) in LEVELS.items():
         metrics = SegmentationMetrics(max(num_clusters, len(names)))
-        owner = torch.tensor([*classes, -1], device=parts.device)  # void, -1, is the last
-        metrics.update(masks, owner[parts])
+        metrics.update(masks, at_level(parts, level))
         numbers = metrics.compute()
         iou = [value for value in numbers["iou"] if value is not None]
         scores[level] = {"miou": numbers["miou"], "pacc": numbers["pacc"],
