@@ -13,6 +13,9 @@ Kim, Lee and Ro, "Causal Unsupervised Semantic Segmentation", section 3.1.
 Every table is a numpy float64 array whose axes are named by their letters, always in this order:
 `u` values of the confounder, `t` of the treatment, `m` of the mediator, `y` of the outcome.
 A conditional table has the axis that sums to 1 last.
+
+The world of segmentation has a model too: `count_views` counts its tables from scenes whose labels are known, and
+`segments` groups the kinds of patches that get the same names.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import pdist
 
 # A table typed by hand or divided in float64 sums to 1 well within this; a table of rounded decimals (0.33, 0.33, 0.33)
 # does not, and is better refused than silently renormalised.
@@ -241,6 +246,62 @@ def front_door_support(joint) -> np.ndarray:
     occurs = seen.any(axis=1)  # (t,)
     complete = seen[occurs].all(axis=0)  # (m,) seen together with every treatment that occurs
     return occurs & ~(seen & ~complete).any(axis=1)
+
+
+def count_views(labels, names, sides, *, views=8, patches=10, spots=4, seed=0) -> np.ndarray:
+    """p(t, m | u), float64 (u, t, m), counted from views of labelled scenes, as photographers of each level take them.
+
+    u is the level that a photographer has in mind, t the kind that fills most of a patch, m the kind that a glance at
+    one spot of that patch reports; every spot is counted.
+
+    labels: integers (g, h, h), the kind of each pixel of g scenes, from 0 to t - 1; names: integers (u, t), what each
+    kind is called at each level; sides: (u,) the side of a view, as a fraction of the scene's, in (0, 1].
+    In each scene a photographer takes `views` views: of one of the names in the scene, all equally likely, centred on a
+    pixel of that name, all equally likely, or as nearly as the scene's border allows. A view is patches x patches
+    patches of spots x spots evenly spaced spots. seed: int or numpy Generator.
+    Raises ValueError where the shapes, kinds or sides do not fit.
+    """
+    labels, names = np.asarray(labels), np.asarray(names)
+    if labels.ndim != 3 or labels.size == 0 or labels.shape[1] != labels.shape[2]:
+        raise ValueError(f"labels must be square scenes (g, h, h), not of shape {labels.shape}.")
+    if names.ndim != 2 or len(names) != len(sides):
+        raise ValueError(f"names must be (u, t) with one row for each of {len(sides)} sides, not {names.shape}.")
+    if not all(0 < side <= 1 for side in sides):
+        raise ValueError(f"A side is a fraction of the scene's, above 0 and at most 1; these are {list(sides)}.")
+    num_u, num_t = names.shape
+    if labels.min() < 0 or labels.max() >= num_t:
+        raise ValueError(f"labels has kinds from {labels.min()} to {labels.max()}, outside 0 to {num_t - 1}.")
+    generator = np.random.default_rng(seed)
+    size, steps = labels.shape[1], (np.arange(patches * spots) + 0.5) / (patches * spots)
+    counts = np.zeros((num_u, num_t, num_t))
+    for u, side in enumerate(sides):
+        for scene in labels:
+            named = names[u][scene]  # (h, h)
+            for name in generator.choice(np.unique(named), views):
+                aim = generator.choice(np.flatnonzero(named == name))
+                start = np.clip(np.array(divmod(aim, size)) + 0.5 - side * size / 2, 0, (1 - side) * size)
+                y, x = (start[:, None] + steps * side * size).astype(int)
+                seen = scene[y[:, None], x].reshape(patches, spots, patches, spots).swapaxes(1, 2)
+                cells = np.arange(patches**2)[:, None] * num_t + seen.reshape(patches**2, -1)  # (patch, spot)
+                shares = np.bincount(cells.ravel(), minlength=patches**2 * num_t).reshape(-1, num_t)  # (patch, m)
+                np.add.at(counts[u], shares.argmax(axis=1), shares)
+    return counts / counts.sum(axis=(1, 2), keepdims=True)  # (u, t, m)
+
+
+def segments(answer, *, least=0.5) -> np.ndarray:
+    """Which treatments get the same outcomes: int64 (t,), every treatment with the first member of its segment.
+
+    answer: float (t, y), a distribution of outcomes for each treatment, none NaN. What two treatments share is
+    sum_y min(p(y | a), p(y | b)), in [0, 1]; the two segments that share most, as a mean over their pairs, are merged
+    as long as that is `least` or more (average linkage, by SciPy).
+    """
+    answer = np.asarray(answer, dtype=np.float64)
+    if len(answer) < 2:
+        return np.zeros(len(answer), dtype=np.int64)
+    apart = pdist(answer, "cityblock") / 2  # 1 - what they share, for distributions
+    merged = fcluster(linkage(apart, "average"), 1 - least, "distance")  # (t,)
+    _, first, place = np.unique(merged, return_index=True, return_inverse=True)
+    return first[place]
 
 
 def _divide(numerator, denominator):

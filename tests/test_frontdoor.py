@@ -8,10 +8,12 @@ import pytest
 from cause_lib.frontdoor import (
     StructuralModel,
     back_door,
+    count_views,
     estimate_joint,
     front_door,
     front_door_support,
     observational,
+    segments,
 )
 
 CARDINALITIES = list(itertools.product((1, 2, 5), (1, 2, 4), (1, 3, 7), (2, 3)))  # (u, t, m, y), 54 of them
@@ -305,3 +307,112 @@ def test_tables_are_copies_and_read_only():
         model.p_y[0] = 0
     with pytest.raises(AttributeError):
         model.p_u = p_u
+
+
+NAMES = np.array([[0, 1, 2, 3, 4], [5, 5, 6, 6, 7], [8, 8, 8, 8, 9]])  # five kinds at three levels
+
+
+def scenes(number=3, size=24, seed=0):
+    """Scenes of five kinds in blocks of 3 x 3 pixels, so that patches straddle borders."""
+    blocks = np.random.default_rng(seed).integers(0, 5, (number, size // 3, size // 3))
+    return blocks.repeat(3, axis=1).repeat(3, axis=2)
+
+
+def loop_views(labels, sides, views, patches, spots, seed):
+    """One spot at a time; the same draws as the library, in the same order."""
+    generator, size = np.random.default_rng(seed), labels.shape[1]
+    shares = np.zeros((len(sides), 5, 5))
+    for u, side in enumerate(sides):
+        for scene in labels:
+            named = np.array([[NAMES[u, kind] for kind in row] for row in scene])
+            for name in generator.choice(sorted(set(named.ravel())), views):
+                aim = generator.choice([i for i in range(size * size) if named.ravel()[i] == name])
+                window = side * size
+                top, left = (min(max(c + 0.5 - window / 2, 0), size - window) for c in (aim // size, aim % size))
+                for row, column in itertools.product(range(patches), repeat=2):
+                    seen = [
+                        scene[int(top + (row * spots + i + 0.5) * window / (patches * spots)),
+                              int(left + (column * spots + j + 0.5) * window / (patches * spots))]
+                        for i, j in itertools.product(range(spots), repeat=2)
+                    ]
+                    most = max(range(5), key=seen.count)  # the first of equals
+                    for kind in seen:
+                        shares[u, most, kind] += 1
+    return shares / shares.sum(axis=(1, 2), keepdims=True)
+
+
+@pytest.mark.parametrize("sides", [(0.25, 0.5, 1.0), (0.1, 0.3, 0.99)])
+def test_views_are_counted_as_by_hand(sides):
+    counted = count_views(scenes(), NAMES, sides, views=4, patches=5, spots=2, seed=3)
+    np.testing.assert_allclose(counted, loop_views(scenes(), sides, 4, 5, 2, 3), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(counted.sum(axis=(1, 2)), 1, rtol=0, atol=1e-14)
+
+
+def test_a_close_photographer_sees_what_is_rare_and_purer_patches():
+    labels = np.zeros((2, 32, 32), int)
+    labels[:, 13:17, 13:17] = 1  # 1 in 64
+    near, far = count_views(labels, [[0, 1], [0, 1]], (0.1, 1.0), views=50, patches=8, spots=4)
+    np.testing.assert_array_equal(far.sum(axis=0), [63 / 64, 1 / 64])  # all of the scene, whatever was aimed at
+    assert near.sum(axis=1)[1] > 0.2
+    assert near[1, 1] / near[1].sum() > far[1, 1] / far[1].sum()
+
+
+def test_the_counted_world_opens_the_front_door_whatever_the_tie():
+    views = count_views(scenes(), NAMES, (0.2, 0.5, 1.0), seed=1)  # (u, t, m)
+    p_tu, p_u = views.sum(axis=2), np.full(3, 1 / 3)
+    p_m = views.sum(axis=0) / views.sum(axis=(0, 2))[:, None]
+    p_m = 0.9 * p_m + 0.1 / 5
+    p_y = np.eye(10)[NAMES]  # (u, m, y)
+    naive = []
+    for follow in (0, 0.5, 1):
+        model = StructuralModel(p_u, follow * p_tu + (1 - follow) * p_tu.mean(axis=0), p_m, p_y)
+        truth = np.einsum("u,tm,umy->ty", p_u, p_m, p_y)
+        np.testing.assert_allclose(front_door(model.observed()), truth, rtol=0, atol=1e-14)
+        naive.append(np.abs(observational(model.observed()) - truth).max())
+    assert naive[0] < 1e-14 and 1e-3 < naive[1] < naive[2]
+
+
+@pytest.mark.parametrize(
+    "labels, names, sides, sentence",
+    [
+        (np.zeros((2, 4, 5), int), [[0]], [1], r"square scenes \(g, h, h\)"),
+        (np.zeros((0, 4, 4), int), [[0]], [1], "square scenes"),
+        (np.zeros((1, 4, 4), int), [[0]], [1, 1], "one row for each of 2 sides"),
+        (np.zeros((1, 4, 4), int), [[0]], [0], "A side is a fraction"),
+        (np.zeros((1, 4, 4), int), [[0]], [1.5], "A side is a fraction"),
+        (np.full((1, 4, 4), 2), [[0, 1]], [1], "kinds from 2 to 2, outside 0 to 1"),
+        (np.full((1, 4, 4), -1), [[0, 1]], [1], "kinds from -1"),
+    ],
+)
+def test_views_that_cannot_be_counted_raise(labels, names, sides, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        count_views(labels, names, sides)
+
+
+def loop_segments(answer, least):
+    """Merge the two groups that share most until they share too little."""
+    groups = [[t] for t in range(len(answer))]
+
+    def shared(one, other):
+        return np.mean([np.minimum(answer[a], answer[b]).sum() for a in one for b in other])
+
+    while len(groups) > 1:
+        one, other = max(itertools.combinations(groups, 2), key=lambda pair: shared(*pair))
+        if shared(one, other) < least:
+            break
+        groups = [group for group in groups if group is not one and group is not other] + [one + other]
+    return [min(group) for t in range(len(answer)) for group in groups if t in group]
+
+
+@pytest.mark.parametrize("least", [0.3, 0.5, 0.7])
+def test_segments_are_those_of_naive_merging(least):
+    for seed in range(20):
+        answer = np.random.default_rng(seed).dirichlet(np.full(4, 0.5), size=9)
+        np.testing.assert_array_equal(segments(answer, least=least), loop_segments(answer, least))
+
+
+def test_segments_by_hand():
+    np.testing.assert_array_equal(segments(np.eye(3)[[2, 0, 2, 1, 0]]), [0, 1, 0, 3, 1])
+    np.testing.assert_array_equal(segments([[0.5, 0.5, 0], [0.5, 0, 0.5]]), [0, 0])  # half is enough
+    np.testing.assert_array_equal(segments([[0.5, 0.5, 0], [0.5, 0, 0.5]], least=0.51), [0, 1])
+    np.testing.assert_array_equal(segments([[1.0]]), [0])
