@@ -13,6 +13,8 @@ from cause_lib.granularity import (
     NEVER,
     Pairs,
     agreement,
+    at_level,
+    best_view,
     coarser,
     count_table,
     grain,
@@ -221,3 +223,22 @@ def test_a_window_opens_when_an_object_is_whole_and_shuts_when_it_has_a_stranger
     m[0, 2] = m[2, 0] = m[1, 2] = m[2, 1] = torch.nan
     alone = windows(m[:3, :3], torch.full((1, 1), 1.0), OWNERS[:3])[0]
     assert alone == {"whole": -np.inf, "alone": -np.inf, "rival": None}
+
+
+def test_best_view_is_a_square_around_one_object_alone():
+    parts = torch.full((3, 30, 40), 9)
+    parts[0, 5:15, 5:9], parts[0, 15:17, 5:9] = 1, 2  # a small leg
+    parts[1, 10:16, 30:36], parts[1, 16:22, 30:36] = 1, 2
+    parts[2, 5:15, 5:15], parts[2, 15:25, 5:25], parts[2, 5:15, 17:25] = 1, 2, 1  # larger, but two heads on one body
+    number, (top, left, side) = best_view(parts, [1, 2])
+    assert number == 1 and 12 <= side < 20
+    assert top <= 10 and top + side >= 22 and left <= 30 and 36 <= left + side <= 40
+    assert best_view(parts[2:], [1, 2])[0] == 0  # better two than none
+    with pytest.raises(ValueError, match="No picture shows a part of"):
+        best_view(parts, [3])
+
+
+def test_at_level_keeps_void():
+    parts = torch.tensor([[0, len(PARTS) - 1, -1]])
+    assert at_level(parts, "object").tolist() == [[0, len(OBJECTS) - 1, -1]]
+    assert torch.equal(at_level(parts, "part"), parts)

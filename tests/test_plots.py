@@ -323,3 +323,62 @@ def test_stacked_bars_end_to_end():
     assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0, 1.5), (0, 1.25), (1.5, 0.5), (1.25, 0)]
     assert legend(ax) == ["first", "second"] and [text.get_text() for text in ax.texts] == [" 2", " 1.25"]
     drawn(ax)
+
+
+# --- granularity ---
+
+def test_relation_columns_are_percentages_of_each_objects_pairs():
+    counts = torch.tensor([[6, 3, 1], [0, 0, 0], [0, 1, 19]])
+    axes = plots.relation_columns({"before": counts, "after": counts.flip(0)}, ["person", "sky", "car"])
+    assert [ax.get_title(loc="left") for ax in axes] == ["before", "after"]
+    widths = np.array([bar.get_width() for bar in axes[0].patches]).reshape(3, 3)  # (relations, objects)
+    assert np.allclose(widths.T, [[60, 30, 10], [0, 0, 0], [0, 5, 95]])
+    assert [text.get_text() for text in axes[0].texts] == ["60", "30", "10", "95"]  # 5 % is too narrow for a number
+    (found,) = drawn(axes).legends
+    assert [text.get_text() for text in found.get_texts()] == ["positive", "ignored", "negative"]
+
+
+def test_merging_row_paints_each_segment_in_one_colour():
+    label = torch.tensor([[7, 7, 9, 9], [7, 7, 9, 9], [4, 4, 0, 0], [4, 4, 0, 0]]).repeat_interleave(4, 0)
+    label = label.repeat_interleave(4, 1)  # (16, 16)
+    tree = np.array([[0, 1, 0.4, 2], [2, 3, 1.05, 3]])  # 4 and 7 at 0.6, 9 with them at -0.05
+    stages = {0.7: [0, 1, 2], 0.3: [0, 0, 1], -0.1: [0, 0, 0]}
+    axes = plots.merging_row(torch.full((3, 16, 16), 0.5), label, {4: "leg", 7: "head", 9: "arm"}, tree, stages,
+                             title="person", alone=0.2, rival="tree")
+    assert [ax.get_xlabel()[-12:].strip() for ax in axes[1:4]] == [": 3 segments", ": 2 segments", "one segment"]
+    painted = [ax.images[0].get_array() for ax in axes[1:4]]
+    leg, head, arm, other = (14, 2), (2, 2), (2, 13), (14, 13)
+    for picture, segments in zip(painted, stages.values()):
+        colors = {place: tuple(picture[place]) for place in (leg, head, arm)}
+        assert len(set(colors.values())) == len(set(segments))
+        assert tuple(picture[other]) not in colors.values()
+    assert tuple(painted[2][arm]) == tuple(painted[0][leg])  # the whole wears the colour of its first part
+    names = [text.get_text() for text in axes[-1].get_yticklabels()]
+    assert sorted(names) == ["arm", "head", "leg"] and "tree" in axes[-1].get_title(loc="right")
+    joints = [line for line in axes[-1].lines if np.ptp(line.get_xdata()) == 0 and np.ptp(line.get_ydata()) > 0]
+    assert {round(float(line.get_xdata()[0]), 2) for line in joints} >= {0.6, -0.05}
+    drawn(axes)
+
+
+def test_merging_row_of_parts_that_never_merge_and_of_one_alone():
+    label = torch.tensor([[0, 1], [0, 1]])
+    for parts, tree in (({0: "wall", 1: "roof"}, np.array([[0, 1, 3.0, 2]])), ({0: "wall"}, np.zeros((0, 4)))):
+        axes = plots.merging_row(torch.rand(3, 2, 2), label, parts, tree, {0.5: list(range(len(parts)))})
+        assert len(axes[-1].get_yticks()) == len(parts) and axes[-1].get_title(loc="right") == ""
+        drawn(axes)
+
+
+def test_windows_are_bars_where_they_open_and_dashes_where_they_do_not():
+    found = [{"whole": 0.6, "alone": 0.2}, {"whole": 0.1, "alone": 0.4}, None, {"whole": -np.inf, "alone": -np.inf}]
+    (ax,) = plots.windows({"before": found}, ["person", "car", "sky", "boat"], title="windows")
+    assert [list(line.get_xdata()) for line in ax.lines[:2]] == [[0.2, 0.6], [0.4, 0.1]]
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "--"]
+    drawn(ax)
+
+
+def test_across_levels_rings_the_best():
+    ax = plots.across_levels({"ours": [0.1, 0.3, 0.2]}, ["part", "object", "group"], ylabel="AMI (%)",
+                             ideals={"perfect parts": [1.0, 0.9, 0.8]})
+    assert ax.collections[0].get_offsets()[0].tolist() == pytest.approx([1, 30])
+    assert ax.get_legend_handles_labels()[1] == ["perfect parts", "ours"]
+    drawn(ax)
