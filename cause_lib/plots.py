@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, hsv_to_rgb, to_rgb
 from matplotlib.patches import Patch
+from scipy import ndimage
 from scipy.cluster.hierarchy import dendrogram
 
 # Okabe and Ito's eight colours by name; the order of CYCLE puts the two easiest to tell apart first.
@@ -590,6 +591,80 @@ def compare_curves(x, rows: dict, *, xlabel, ylabel, title="", xscale="linear", 
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
     ax.legend(fontsize=9)
     return ax
+
+
+@in_style
+def views_and_names(views, masks, classes, colors, titles, *, frames=(), axes=None):
+    """Views of one scene on top, each in the colour of its photographer; below, the names that its photographer gives.
+
+    views: v pictures; masks: v (h, w) class ids; classes, colors: v lists of names and v (c, 3) uint8, one for each
+    mask; titles: v texts; frames: (top, left, side) of views 0, 1, ..., as fractions of the last view, drawn on it.
+    Names stand on regions of a fortieth of the mask or more. Returns an array of Axes (2, v).
+    """
+    axes = panels(2, len(views), figsize=(3.0 * len(views), 6.3)) if axes is None else axes
+    for place, (top, bottom) in enumerate(axes.T):
+        mask = as_array(masks[place])
+        bare(top, titles[place]).imshow(as_picture(views[place]), extent=(0, 1, 1, 0))
+        top.title.set_color(CYCLE[place])
+        _border(top, 0, 0, 1, CYCLE[place])
+        bare(bottom).imshow(paint(mask, colors[place]), extent=(0, 1, 1, 0))
+        for name in np.unique(mask):
+            regions, number = ndimage.label(mask == name)
+            sizes = np.bincount(regions.ravel(), minlength=number + 1)[1:]
+            if sizes.max() < mask.size / 40:
+                continue
+            depth = ndimage.distance_transform_edt(np.pad(regions == sizes.argmax() + 1, 1))[1:-1, 1:-1]
+            y, x = np.divmod(depth.argmax(), mask.shape[1]) / np.array(mask.shape)  # where most room is around it
+            bottom.text(np.clip(x, 0.12, 0.88), y, classes[place][name], ha="center", va="center", fontsize=8,
+                        bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
+    for place, frame in enumerate(frames):
+        _border(axes[0, -1], *frame, CYCLE[place])
+    return axes
+
+
+def _border(ax, top, left, side, color):
+    """A square frame with a white rim, wholly visible at the edge of its Axes."""
+    for width, shade in ((5.0, "white"), (2.6, color)):
+        frame = {"fill": False, "linewidth": width, "edgecolor": shade, "clip_on": False}
+        ax.add_patch(plt.Rectangle((left, top), side, side, **frame))
+
+
+@in_style
+def kinds_and_segments(shares: dict, rows: dict, kinds, colors, *, ylabel, title="", axes=None):
+    """Above, what each kind's total is made of, as stacked bars; below, which kinds go together, one row a grouping.
+
+    shares: a dict name -> (t,) fractions that sum to 1 over the names; rows: a dict name -> (t,) integers, the segment
+    of each kind, as the number of one of its members; kinds: t names; colors: (t, 3) uint8, a segment has the colour of
+    that member. Lines part neighbours of unlike segments. Returns an array of two Axes.
+    """
+    if axes is None:
+        axes = plt.subplots(2, 1, figsize=(9.6, 3.9 + 0.3 * len(rows)), sharex=True, layout="constrained",
+                            height_ratios=(2.0, 0.36 * len(rows)))[1]
+    places, colors = np.arange(len(kinds)), as_array(colors) / 255.0
+    below = np.zeros(len(kinds))
+    for number, (name, values) in enumerate(shares.items()):
+        values = 100 * as_array(values)
+        axes[0].bar(places, values, 0.86, bottom=below, color=CYCLE[number % 8], edgecolor="white", linewidth=0.5,
+                    hatch=("", "///", "...", "xxx")[number % 4], label=name)
+        below = below + values
+    axes[0].set(title=title, ylabel=ylabel, ylim=(0, 100))
+    axes[0].grid(axis="x", visible=False)
+    axes[0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    groupings = [as_array(values) for values in rows.values()]
+    axes[1].imshow(colors[np.stack(groupings)], aspect="auto")
+    for height, grouping in enumerate(groupings):
+        for place in np.flatnonzero(grouping[1:] != grouping[:-1]):
+            axes[1].plot([place + 0.5] * 2, [height - 0.5, height + 0.5], color="white", linewidth=2.5)
+        axes[1].text(len(kinds) - 0.3, height, f"{len(np.unique(grouping))} segments", va="center")
+        axes[1].axhline(height - 0.5, color="white", linewidth=4)
+    axes[1].grid(False)
+    axes[1].set(xticks=places, yticks=range(len(rows)), xlim=(-0.6, len(kinds) - 0.4))
+    axes[1].set_xticklabels(kinds, rotation=90)
+    axes[1].set_yticklabels(list(rows))
+    axes[1].tick_params(length=0)
+    for spine in axes[1].spines.values():
+        spine.set_visible(False)
+    return np.asarray(axes)
 
 
 # --- features ---

@@ -253,6 +253,26 @@ def test_compare_curves_draws_every_row():
     drawn(ax)
 
 
+def test_views_carry_names_and_frames():
+    masks = [np.zeros((20, 20), int), np.tri(20, dtype=int), np.where(np.arange(400).reshape(20, 20) < 3, 2, 1)]
+    axes = plots.views_and_names(np.full((3, 20, 20, 3), 0.5), masks, [CLASSES] * 3, [COLORS] * 3, "abc",
+                                 frames=[(0.1, 0.2, 0.1), (0, 0, 0.5)])
+    names = [[text.get_text() for text in ax.texts] for ax in axes[1]]
+    assert names == [["sky"], ["sky", "road"], ["road"]]  # three pixels of tree are too few to be named
+    assert [len(ax.patches) for ax in axes[0]] == [2, 2, 6]
+    drawn(axes)
+
+
+def test_kinds_stand_over_their_segments():
+    shares = {"close": [0.5, 0.25, 1], "far": [0.5, 0.75, 0]}
+    rows = {"naive": [0, 1, 1], "front door": [0, 0, 0]}
+    above, below = plots.kinds_and_segments(shares, rows, CLASSES, COLORS, ylabel="views (%)")
+    assert [bar.get_height() for bar in above.patches] == [50, 25, 100, 50, 75, 0]
+    np.testing.assert_allclose(below.images[0].get_array(), COLORS[[[0, 1, 1], [0, 0, 0]]] / 255)
+    assert [text.get_text() for text in below.texts] == ["2 segments", "1 segments"]
+    drawn(above)
+
+
 # --- features ---
 
 def test_patch_and_token():
