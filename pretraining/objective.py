@@ -1,11 +1,11 @@
 """What is learned: a student who sees a narrow view agrees with a teacher who sees a wide one, about every patch.
 
 The teacher is the student's own slow average. It looks at a wide cut of a picture as it is; the student looks at narrow
-cuts of the same picture, recoloured, mirrored, with patches hidden. Both give a token K cosines, with prototypes that are
-learned too. For every patch i of the narrow views
+cuts of the same picture, recoloured, mirrored, with patches hidden. Both give a token K cosines, with prototypes that
+are learned too. For every patch i of the narrow views
 
-    L = - mean_i sum_k q_k(i) log p_k(i)        p(i) = softmax(student's cosines at i / student_temperature)
-                                                q(i) = balance(teacher's cosines at the place of i / teacher_temperature)
+    L = - mean_i sum_k q_k(i) log p_k(i)     p(i) = softmax(student's cosines at i / student_temperature)
+                                             q(i) = balance(teacher's cosines where i lies / teacher_temperature)
 
 where `balance` is Sinkhorn and Knopp's, which keeps all prototypes in use, so that nothing collapses. Self-distillation
 is DINO's (Caron et al. 2021), a target for every patch and hidden patches are iBOT's (Zhou et al. 2022), balanced

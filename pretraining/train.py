@@ -1,8 +1,8 @@
 """The run: pictures, views, student and teacher, schedules, and what is kept of it.
 
 AdamW (Loshchilov and Hutter 2019) with linear warm-up and a cosine down; the teacher's decay rises by a cosine, as in
-DINO. Every random choice is drawn from (seed, what it is for): a run that was killed ends with the same
-bits, on the CPU, as one that was not. Labels are read by `judge` alone, and nothing of what it finds comes back.
+DINO. Every random choice is drawn from (seed, what it is for): a run that was killed ends with the same bits, on the
+CPU, as one that was not. Labels are read by `judge` alone, and nothing of what it finds comes back.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
@@ -48,8 +49,8 @@ from pretraining.views import draw_pictures, views_for
 class Settings:
     """Everything that makes a run; each is an argument of the command, `--steps 2000`.
 
-    split, pictures: scenes learned from, and how many. image_size, patch_size: side in pixels of the pictures, and of the
-        patches that the ViT cuts them into. dim, depth, num_heads: of the ViT.
+    split, pictures: scenes learned from, and how many. image_size, patch_size: side in pixels of the pictures, and of
+        the patches that the ViT cuts them into. dim, depth, num_heads: of the ViT.
     wide_size, wide_share: the teacher's view, its side in pixels and how much of the picture's side it shows at least.
     narrow_size, narrow_share, narrow_views: the student's, from which share of the side to which, and how many.
     recolour: how strongly the student's colours are changed, 0 to 1. hidden_share: of its patches, about.
@@ -58,6 +59,7 @@ class Settings:
     steps, batch_size, lr, final_lr, warmup, clip_norm: updates, pictures an update, AdamW's rate, updates in which it
         rises, bound of the gradient's norm. weight_decay; ema_decay: from, to.
     judge_steps, judge_pictures: how often tokens are judged on the way; on how many pictures, then and at the end.
+    standardise_pictures: how many pictures set the last norm at the end.
     """
 
     seed: int = 0
@@ -90,6 +92,7 @@ class Settings:
     ema_decay: tuple = (0.99, 0.999)
     judge_steps: int = 500
     judge_pictures: tuple = (32, 96)
+    standardise_pictures: int = 500
     checkpoint_steps: int = 100
     num_workers: int = 2
     device: str = "auto"
@@ -100,9 +103,8 @@ class Settings:
 # What a run's weights do not depend on.
 ASIDE = ("judge_steps", "judge_pictures", "checkpoint_steps", "num_workers", "device", "run_dir")
 QUICK = dict(split="train", pictures=12, image_size=48, dim=64, depth=1, num_heads=2, wide_size=40, narrow_size=32,
-             hidden_dim=16, bottleneck_dim=8,
-             prototypes=8, steps=6, batch_size=4, warmup=2, judge_steps=4, judge_pictures=(4, 6), checkpoint_steps=2,
-             num_workers=0, precision="no")
+             hidden_dim=16, bottleneck_dim=8, prototypes=8, steps=6, batch_size=4, warmup=2, judge_steps=4,
+             judge_pictures=(4, 6), checkpoint_steps=2, num_workers=0, precision="no")
 
 
 def pretrain(settings: Settings) -> Path:
@@ -154,6 +156,7 @@ def pretrain(settings: Settings) -> Path:
                 save_checkpoint(folder, {"done": done, "seconds": before + time.time() - started},
                                 {"losses": losses} | kept({"student": student, "teacher": teacher}, optimizer))
         bar.close()
+        standardise(teacher.vit, pictures, settings)
         return finish(folder, settings, accelerator, teacher.vit, random_vit, log, data,
                       seconds=before + time.time() - started, losses=losses.tolist())
 
@@ -265,6 +268,25 @@ def as_backbone(vit: VisionTransformer, settings: Settings) -> Backbone:
     """A frozen copy of a ViT, as `cause_lib` uses it."""
     return Backbone(copy.deepcopy(vit), name="bundled", image_size=settings.image_size, mean=(0.5,) * 3,
                     std=(0.5,) * 3, weights_sha256="", description="")
+
+
+def standardise(vit: VisionTransformer, pictures: np.ndarray, settings: Settings) -> None:
+    """Set the last norm's scale and shift so that each entry of a token has mean 0 and variance 1 over the pictures.
+
+    Tokens of a trained ViT share a large common part. It says nothing about a patch, and it drowns what does in every
+    cosine; the objective does not see it either, for its cosines are taken after such a step (`Distilled.cosines`).
+    """
+    seen = as_backbone(vit, settings)
+    every = max(1, len(pictures) // settings.standardise_pictures)
+    total, squares, count = 0.0, 0.0, 0
+    for part in np.array_split(pictures[::every], -(-len(pictures[::every]) // 16)):
+        tokens = seen(torch.from_numpy(part).to(vit.pos_embed.device).float() / 255).flatten(0, 1).double()  # (m, d)
+        total, squares, count = total + tokens.sum(dim=0), squares + tokens.square().sum(dim=0), count + len(tokens)
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
+    with torch.no_grad():
+        vit.norm.bias.copy_((vit.norm.bias - mean) / std)
+        vit.norm.weight.copy_(vit.norm.weight / std)
 
 
 def finish(folder: Path, settings: Settings, accelerator: Accelerator, vit: VisionTransformer,

@@ -1,8 +1,8 @@
 """Pictures, drawn once, and the views of them that teacher and student see.
 
 A picture gives one wide view, as it is, and a few narrow ones: squares cut out at random, mirrored half the time,
-recoloured, with patches hidden in blobs. Boxes are kept, so that every patch of a narrow view knows its place in the wide
-one (`places_in`).
+recoloured, with patches hidden in blobs. Boxes are kept, so that every patch of a narrow view knows its place in the
+wide one (`places_in`).
 
 Every random choice is drawn from (seed, update), so that a run that was killed sees the same views when it goes on. No
 label is ever looked at.
@@ -100,7 +100,8 @@ def cut(pictures: Tensor, sides: tuple[float, float], size: int, generator: torc
         pictures: uint8 (b, 3, h, w). sides: its side in pixels, from, to. size: the side it is resized to.
 
     Returns:
-        views float32 (b, 3, size, size) in [0, 1], boxes float32 (b, 3) of top, left and side in pixels, mirrored bool (b,).
+        views float32 (b, 3, size, size) in [0, 1], boxes float32 (b, 3) of top, left and side in pixels, mirrored
+        bool (b,).
     """
     b, _, h, w = pictures.shape
     unit = torch.rand(b, 3, generator=generator)
