@@ -17,11 +17,24 @@ import re
 from dataclasses import dataclass
 from typing import Any, Mapping
 
-# What None stands for, by data set. The generated scenes are a small world: they get small numbers.
+
+def _epochs(views: int) -> dict[str, int]:
+    """Published lengths for so many training views: one epoch of step 1, two of step 2, five of step 3 (of TR)."""
+    epoch = -(-views // 16)  # updates of batch size 16, the last one may be short
+    return dict(concept_steps=epoch, head_steps=2 * epoch, probe_steps=5 * epoch)
+
+
+# What None stands for, by data set. The generated scenes are a small world: they get small numbers. The sets of the
+# published tables: pictures x views a picture, with the crops published for each (five, double or super).
 PRESETS: dict[str, dict[str, Any]] = {
     "scenes": dict(image_size=160, test_split="val", num_concepts=256, concept_steps=200, thin=2,
                    projection_dim=512, head_steps=40, probe_steps=60),
     "camvid": dict(test_split="test"),
+    "cocostuff27": _epochs(97_702 * 5),
+    "coco81": _epochs(97_702 * 20),
+    "coco171": _epochs(97_702 * 20),
+    "cityscapes": _epochs(2_975 * 5),
+    "pascalvoc": _epochs(1_464 * 50),
     "*": dict(image_size=320, test_split="val", num_concepts=2048, concept_steps=1500, thin=4,
               projection_dim=2048, head_steps=200, probe_steps=200),
 }
@@ -80,7 +93,8 @@ class Experiment:
         ValueError: a value of the wrong type or out of range; the message names the field and what it may be.
 
     Fields, with the published value where there is one:
-        dataset: `scenes` (generated), `camvid`, or `folder` (your own pictures, found at `folder`).
+        dataset: `scenes` (generated), `camvid`, `folder` (your own pictures, found at `folder`), or a set of the
+            published tables: `cocostuff27`, `coco81`, `coco171`, `cityscapes`, `pascalvoc`.
         folder: for `dataset="folder"`, a path, or a name below `CAUSE_DATA`.
         num_classes: number of clusters c; None: the data set's number of classes (27 for unlabelled folders).
         image_size: side in pixels at which pictures are judged (320; 322 for patch 14; None: preset).
@@ -103,7 +117,8 @@ class Experiment:
         weight_decay: Adam's, in step 2 (1e-4).
         label_free: True: no label is ever used in training. False: the released code's step 3, where the linear
             probe's cross-entropy also trains the head.
-        probe_steps, probe_decay_steps: updates of step 3; the rate is halved every so many (TR: twice, MLP: never).
+        probe_steps, probe_decay_steps: updates of step 3 (published: TR five epochs, MLP one); the rate is halved every
+            so many (TR: twice, MLP: never).
         lr, batch_size: Adam's rate (1e-3), pictures an update (16).
         seed: every random choice. order_seed: draws the order of the pictures (None: seed); with it set the same, heads
             of several seeds see the same batches and train together (`stages.fit_heads`).

@@ -20,6 +20,17 @@ def test_presets_are_concrete_and_follow_dataset_head_and_patch():
     assert {f.name for f in dataclasses.fields(scenes) if getattr(scenes, f.name) is None} == open_ended
 
 
+def test_published_sets_take_the_published_settings():
+    for name in ("cocostuff27", "coco81", "coco171", "cityscapes", "pascalvoc"):
+        run = Experiment(dataset=name, backbone="dino_vitb8")
+        assert (run.image_size, run.train_size, run.test_split) == (320, 320, "val")
+        assert (run.num_concepts, run.thin, run.projection_dim) == (2048, 4, 2048)
+        assert (run.head_steps, run.probe_steps) == (2 * run.concept_steps, 5 * run.concept_steps)
+        assert run.probe_decay_steps == 2 * run.concept_steps  # halved after every second epoch
+    assert Experiment(dataset="cityscapes", backbone="dino_vitb8").concept_steps == 930
+    assert run.replace(dataset="camvid").concept_steps == 1500
+
+
 def test_replace_keeps_what_was_set_by_hand():
     run = Experiment(clip_norm=0.7, train_size=96).replace(head="mlp")
     assert (run.clip_norm, run.train_size) == (0.7, 96)

@@ -3,24 +3,48 @@
     dataset = load_dataset("scenes", "train", image_size=160, crops="five")
     dataset[0]  ->  {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}
 
-A data set is a function that returns a `Source` (source.py): add one file, and one line to DATASETS.
+A data set is a function that returns a `Source` (source.py): add one file, and one line to DATASETS. What of a set is
+on this machine, and what is missing, says `check_dataset`, from a shell `python -m cause_lib.data check cocostuff27`.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+from collections import Counter
+from functools import partial
 
-from cause_lib.data.camvid import open_camvid
+from cause_lib.data import camvid, cityscapes, cocostuff, pascalvoc
 from cause_lib.data.folder import open_folder
 from cause_lib.data.images import load_image, resize_and_crop, to_rgb
 from cause_lib.data.palette import palette
+from cause_lib.data.published import PUBLISHED_CROPS
 from cause_lib.data.scenes import open_scenes
 from cause_lib.data.views import CROPS, SegmentationDataset
 
-__all__ = ["DATASETS", "SegmentationDataset", "load_dataset", "load_image", "palette", "resize_and_crop", "to_rgb"]
+__all__ = [
+    "COUNTS", "DATASETS", "SegmentationDataset", "check_dataset", "load_dataset", "load_image", "palette",
+    "resize_and_crop", "to_rgb",
+]  # fmt: skip
 
-DATASETS = {"scenes": open_scenes, "camvid": open_camvid, "folder": open_folder}
+DATASETS = {
+    "scenes": open_scenes,
+    "camvid": camvid.open_camvid,
+    "folder": open_folder,
+    **{name: partial(cocostuff.open_cocostuff, name) for name in cocostuff.LISTS},
+    "cityscapes": cityscapes.open_cityscapes,
+    "pascalvoc": pascalvoc.open_pascalvoc,
+}
+
+#: Pictures of each split, as published.
+COUNTS = {
+    "camvid": dict(zip(camvid.SPLITS, (367, 101, 233), strict=True)),
+    **cocostuff.COUNTS,
+    "cityscapes": cityscapes.COUNTS,
+    "pascalvoc": pascalvoc.COUNTS,
+}
+
+CROPS.update(PUBLISHED_CROPS)
 
 
 def load_dataset(
@@ -38,10 +62,13 @@ def load_dataset(
 ) -> SegmentationDataset:
     """A torch Dataset of {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}.
 
-    name: "scenes" (generated; splits train, val, pretrain), "camvid" (train, val, test) or "folder" (your own, any split).
-    image_size: h = w, in pixels; the short side is brought to it by nearest neighbour, then the centre is cut out.
+    name: "scenes" (generated; splits train, val, pretrain), "camvid" (train, val, test), "folder" (your own, any
+        split), or a published table's (train, val): "cocostuff27", "coco81", "coco171", "cityscapes", "pascalvoc".
+    image_size: h = w, in pixels; the short side is brought to it by nearest neighbour, then the centre is cut out
+        ("pascalvoc" is squashed to a square instead, as published).
     folder: for "folder", a path or a name below $CAUSE_DATA.
-    crops: "none", or "five" for five views a picture (corners and centre), each crop_ratio of every side.
+    crops: "none"; "five" for five views a picture (corners and centre), each crop_ratio of every side; "double" for
+        20 or "super" for 50 (those and their mirror images, at the ratios that published.py lists).
     limit: at most so many pictures, spread over the whole set; for "scenes", how many to draw.
     num_classes: for pictures without labels, how many clusters to look for (27 unless said).
     level: for "scenes", what is one class: a "part" (a person's head), an "object" (a person) or a "group" (the living).
@@ -73,7 +100,34 @@ def load_dataset(
         raise ValueError(
             f"num_classes={num_classes}, but {folder or name} has {len(source.classes)} classes: leave num_classes out"
         )
-    return SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio)
+    kind = pascalvoc.SquashedDataset if name == "pascalvoc" else SegmentationDataset
+    return kind(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio)
+
+
+def check_dataset(name: str) -> tuple[bool, list[str]]:
+    """Whether the data set `name` is on this machine, whole, and what to tell a person about it, a line each.
+
+    Looks whether every file that the published splits need is there, and how many are; fetches and decodes nothing.
+    Raises ValueError for a name that has nothing to check.
+    """
+    if name not in COUNTS:
+        raise ValueError(f"nothing to check for dataset '{name}'{_nearest(name, COUNTS)}: try {', '.join(COUNTS)}")
+    whole, lines = True, []
+    for split, published in COUNTS[name].items():
+        try:
+            found = len(load_dataset(name, split, image_size=1, download=False))
+        except (FileNotFoundError, RuntimeError, ValueError) as error:
+            whole = False
+            lines.append(f"{name} {split}: not whole. {error}")
+            folders = Counter(path.parent for path in getattr(error, "paths", ()))
+            lines += [f"    {count} missing in {folder}" for folder, count in sorted(folders.items())]
+        else:
+            whole = whole and found == published
+            lines.append(
+                f"{name} {split}: {found} pictures with labels, "
+                + ("as published" if found == published else f"but {published} were published")
+            )
+    return whole, lines
 
 
 def _nearest(key: str, known) -> str:

@@ -1,0 +1,59 @@
+"""Cityscapes: 2,975 + 500 street scenes of 2048 x 1024 pixels from 50 cities, 27 classes.
+
+Looked for in $CAUSE_DATA/cityscapes, then in the user's cache, in the official layout:
+
+    leftImg8bit/{train,val}/<city>/<frame>_leftImg8bit.png
+    gtFine/{train,val}/<city>/<frame>_gtFine_labelIds.png
+
+The 27 classes are the label ids 7 (road) to 33 (bicycle), as in STEGO and CAUSE, not the benchmark's 19; lower ids are
+void. Names and colours are the official ones, from torchvision; pole and pole group share a colour there.
+
+Cordts et al. 2016, "The Cityscapes Dataset for Semantic Urban Scene Understanding".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torchvision.datasets import Cityscapes
+
+from cause_lib.data.published import MissingFiles, check_split, find_root, open_pairs
+from cause_lib.data.source import Source, spread
+
+FIRST, LAST = 7, 33  # label ids
+CLASSES = {kind.name: kind.color for kind in Cityscapes.classes if FIRST <= kind.id <= LAST}
+TABLE = [-1] * FIRST + list(range(len(CLASSES)))
+COUNTS = {"train": 2_975, "val": 500}
+IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
+LAYOUT = (
+    "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (from cityscapes-dataset.com, after registration) "
+    "into $CAUSE_DATA/cityscapes, or go on with dataset='scenes'"
+)
+
+
+def open_cityscapes(split: str, *, limit: int | None, **_) -> Source:
+    """Cityscapes' `split`, train or val, with fine labels, in the order of cities and frames.
+
+    Raises ValueError for another split, FileNotFoundError naming what is missing and where it belongs.
+    """
+    check_split("cityscapes", split, tuple(COUNTS))
+    root = find_root("cityscapes", "cityscapes", LAYOUT)
+    pictures, annotations = root / "leftImg8bit" / split, root / "gtFine" / split
+    frames = {(path.parent.name, path.name.removesuffix(IMAGE)) for path in pictures.glob(f"*/*{IMAGE}")}
+    frames |= {(path.parent.name, path.name.removesuffix(LABEL)) for path in annotations.glob(f"*/*{LABEL}")}
+    if not frames:
+        raise MissingFiles(
+            f"cityscapes {split} has neither pictures '{pictures}/<city>/*{IMAGE}' nor labels "
+            f"'{annotations}/<city>/*{LABEL}': {LAYOUT}",
+            [pictures, annotations],
+        )
+    frames = spread(sorted(frames), limit)  # every frame with a picture or a label: where one is missing, it is said
+    return open_pairs(
+        f"cityscapes {split}",
+        root,
+        [pictures / city / f"{frame}{IMAGE}" for city, frame in frames],
+        [annotations / city / f"{frame}{LABEL}" for city, frame in frames],
+        layout=LAYOUT,
+        classes=list(CLASSES),
+        colors=np.array(list(CLASSES.values()), dtype=np.uint8),
+        table=TABLE,
+    )

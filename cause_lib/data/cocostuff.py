@@ -1,0 +1,76 @@
+"""COCO-Stuff on COCO 2017, labelled three ways: `cocostuff27`, `coco81` and `coco171`.
+
+Looked for in $CAUSE_DATA/cocostuff, then in the user's cache, in the layout of the public `cocostuff` folder:
+
+    images/{train,val}2017/<id>.jpg
+    annotations/{train,val}2017/<id>.png      fine ids 0 to 181, 255 = void
+    curated/{train,val}2017/<list>.txt        one <id> a line
+
+The lists are IIC's; the tables train on Coco164kFull_Stuff_Coarse (97,702 pictures). The 27 classes are judged on
+Coco164kFull_Stuff_Coarse_7 (2,175: at least three quarters stuff, both sides at least 360 pixels), the other two on
+val2017's Coco164kFull_Stuff_Coarse (4,172).
+
+cocostuff.json holds the 182 fine names of COCO-Stuff's label list, the class of the 27 that STEGO and CAUSE give each,
+and the 11 things that COCO has a name for but never segmented. The other two follow from it: coco171 is what remains
+without those 11, in order; coco81 is its 80 things as 1 to 80, and all stuff as class 0. In the released code the 11
+would become class 0 there; here they are void. COCO-Stuff says that no label carries them, so nothing depends on it.
+
+Colours are this library's palette, which every reader can tell apart.
+
+Caesar, Uijlings and Ferrari 2018, "COCO-Stuff"; Ji, Henriques and Vedaldi 2019 (IIC); Cho et al. 2021 (PiCIE).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cause_lib.data.palette import palette
+from cause_lib.data.published import check_split, find_root, open_pairs, read_list
+from cause_lib.data.source import Source, spread
+
+FACTS = json.loads(Path(__file__).with_name("cocostuff.json").read_text(encoding="utf-8"))
+THINGS = 91  # ids below are things, the rest is stuff
+LISTS = {
+    name: {"train": "Coco164kFull_Stuff_Coarse.txt", "val": f"Coco164kFull_Stuff_Coarse{suffix}.txt"}
+    for name, suffix in (("cocostuff27", "_7"), ("coco81", ""), ("coco171", ""))
+}
+COUNTS = {name: {"train": 97_702, "val": 2_175 if name == "cocostuff27" else 4_172} for name in LISTS}
+LAYOUT = (
+    "lay COCO-Stuff out in $CAUSE_DATA/cocostuff as images/{train,val}2017, annotations/{train,val}2017 (of "
+    "stuffthingmaps_trainval2017.zip) and curated/{train,val}2017 (IIC's lists), or go on with dataset='scenes'"
+)
+
+
+def open_cocostuff(name: str, split: str, *, limit: int | None, **_) -> Source:
+    """The `split`, train or val, of `name`, one of cocostuff27, coco81 and coco171.
+
+    Raises ValueError for another split, FileNotFoundError naming what is missing and where it belongs.
+    """
+    check_split(name, split, tuple(LISTS[name]))
+    root, year = find_root(name, "cocostuff", LAYOUT), f"{split}2017"
+    ids = spread(read_list(f"{name} {split}", root / "curated" / year / LISTS[name][split], LAYOUT), limit)
+    classes, table = classes_of(name)
+    return open_pairs(
+        f"{name} {split}",
+        root,
+        [root / "images" / year / f"{i}.jpg" for i in ids],
+        [root / "annotations" / year / f"{i}.png" for i in ids],
+        layout=LAYOUT,
+        classes=classes,
+        colors=palette(len(classes)),
+        table=table,
+    )
+
+
+def classes_of(name: str) -> tuple[list[str], list[int]]:
+    """Class names of `name`, and the class of each of the 182 fine ids (-1: none)."""
+    fine = [fine_name for fine_name, _ in FACTS["fine"]]
+    if name == "cocostuff27":
+        return FACTS["classes"], [FACTS["classes"].index(coarse) for _, coarse in FACTS["fine"]]
+    kept = [i for i, fine_name in enumerate(fine) if fine_name not in FACTS["unused"]]
+    if name == "coco171":
+        return [fine[i] for i in kept], [kept.index(i) if i in kept else -1 for i in range(len(fine))]
+    things = [i for i in kept if i < THINGS]
+    classes = ["stuff", *(fine[i] for i in things)]
+    return classes, [1 + things.index(i) if i in things else 0 if i >= THINGS else -1 for i in range(len(fine))]
