@@ -118,9 +118,9 @@ def check_dataset(name: str) -> tuple[bool, list[str]]:
             found = len(load_dataset(name, split, image_size=1, download=False))
         except (FileNotFoundError, RuntimeError, ValueError) as error:
             whole = False
-            lines.append(f"{name} {split}: not whole. {error}")
             folders = Counter(path.parent for path in getattr(error, "paths", ()))
-            lines += [f"    {count} missing in {folder}" for folder, count in sorted(folders.items())]
+            said = [str(error), *(f"    {count} missing in {folder}" for folder, count in sorted(folders.items()))]
+            lines += [line for line in said if line not in lines]  # what is nowhere is said once, not for every split
         else:
             whole = whole and found == published
             lines.append(

@@ -61,7 +61,7 @@ def open_pascalvoc(split: str, *, limit: int | None, download: bool, **_) -> Sou
     """
     check_split("pascalvoc", split, SPLITS)
     try:
-        root = find_root("pascalvoc", f"pascalvoc/{HOME}", LAYOUT)
+        root = find_root("pascalvoc", f"pascalvoc/{HOME}", f"let it be downloaded (2 GB), or {LAYOUT}")
     except FileNotFoundError:
         if not download:
             raise
