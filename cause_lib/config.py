@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "crops": ("five", "none"),
+    "crops": ("five", "double", "super", "none"),
     "head": ("tr", "mlp"),
     "crf_backend": ("torch", "pydensecrf"),
     "precision": ("no", "bf16", "fp16"),
@@ -99,7 +99,8 @@ class Experiment:
         num_classes: number of clusters c; None: the data set's number of classes (27 for unlabelled folders).
         image_size: side in pixels at which pictures are judged (320; 322 for patch 14; None: preset).
         train_size: side in pixels at which the head is trained (TR as judged, MLP 224).
-        crops, crop_ratio: training views, `five` crops at this share of each side (0.5), or `none`.
+        crops, crop_ratio: training views, `five` crops at this share of each side (0.5); `double` (20 a picture, at 0.5
+            and 0.8), `super` (50, at 0.3 to 0.7), as published for coco81 and coco171, and for pascalvoc; or `none`.
         train_split, test_split, train_images, test_images: which split, and at most how many pictures (None: all).
         backbone: a name of `cause_lib.backbones`, or a timm name.
         num_concepts: prototypes k of the clusterbook (2048).

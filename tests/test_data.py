@@ -54,8 +54,8 @@ def test_workers_and_pickles_give_the_same_items():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(name="camvidd"), "unknown dataset 'camvidd' .*'camvid'.*known are scenes, camvid, folder"),
-        (dict(name="cocostuff27"), "unknown dataset 'cocostuff27'.*known are"),
+        (dict(name="camvidd"), "unknown dataset 'camvidd' .*'camvid'.*known are scenes, camvid, folder, coco"),
+        (dict(name="cocostuff"), "unknown dataset 'cocostuff' .did you mean 'cocostuff27'.*known are"),
         (dict(crops="fiv"), "unknown crops 'fiv' .*'five'"),
         (dict(crop_ratio=0.0), "crop_ratio"),
         (dict(crop_ratio=1.5), "crop_ratio"),
@@ -77,7 +77,8 @@ def test_senseless_arguments_are_named(changes, words):
 
 
 def test_known_names():
-    assert list(DATASETS) == ["scenes", "camvid", "folder"]
+    published = ["cocostuff27", "coco81", "coco171", "cityscapes", "pascalvoc"]
+    assert list(DATASETS) == ["scenes", "camvid", "folder", *published]
 
 
 def test_palette_is_distinct_and_grows_from_its_start():
