@@ -1,5 +1,5 @@
-# Two commands: `make book` (the book, _build/html/index.html) and `make test` (unit tests, notebooks, book).
-# Both make .venv first; it is made again only when pyproject.toml changes.
+# Two commands: `make book` (the book, _build/html/index.html) and `make test` (unit tests, notebooks, book), and
+# `make table` for a table of experiments. They make .venv first; it is made again only when pyproject.toml changes.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[book,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[book,test,workflow]'
 	mkdir -p .venv/etc/ipython  # kernels talk over the loopback only: no warning for each that this is not encrypted
 	echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py
 	$(MAKE) --no-print-directory pydensecrf
@@ -36,3 +36,14 @@ pydensecrf:
 # The rendered book and its stored outputs; your runs and .venv stay.
 clean:
 	rm -rf _build
+
+# A table of experiments, e.g. make table TABLE=experiments/camvid.csv; DRY=1 says what it would do and what it lacks.
+# PROFILE is one of workflow/profiles; SNAKEMAKE is given on to Snakemake as it is.
+TABLE ?= experiments/quickstart.csv
+PROFILE ?= local
+.PHONY: table
+table: $(READY)
+	$(BIN)/python -m workflow.check $(if $(DRY),,--fetch) $(TABLE)
+	@$(BIN)/python -c 'import snakemake' 2> /dev/null || { echo 'Tables are run by Snakemake, which needs Python 3.11 or newer: rm -r .venv, then make PYTHON=python3.11 table'; exit 1; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(PROFILE) \
+	  --config table=$(TABLE) $(if $(DRY),--dry-run --quiet rules) $(SNAKEMAKE)

@@ -1,0 +1,162 @@
+"""A table of experiments as jobs: a line is a run, and what several lines need is one job.
+
+A table is a CSV file whose columns are fields of `cause_lib.config.Experiment`; an empty cell keeps the field's default.
+Two more columns may be there, which no notebook gets: `row`, what the line is called (the published row that it
+repeats), and `notebook`, what it runs: chapter 5 unless said, or the baseline's, for raw tokens.
+
+Lines that agree in all that a stage's artefact depends on (`Experiment.key`) share one job of that stage. Two heads
+therefore never compute the same clusterbook, not even at once; nor do two seeds of the evaluation the same baseline.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cause_lib.config import STAGE_FIELDS, Experiment
+
+#: The notebook that makes each stage's artefact.
+NOTEBOOKS = {
+    "clusterbook": "notebooks/03_clusterbook.ipynb",
+    "head": "notebooks/04_heads.ipynb",
+    "baseline": "workflow/baseline.ipynb",
+    "evaluation": "notebooks/05_evaluation.ipynb",
+}
+#: Which fields tell the jobs of a stage apart.
+KEYS = {"clusterbook": "clusterbook", "head": "head", "baseline": "baseline_evaluation", "evaluation": "evaluation"}
+#: What each stage takes from others.
+UPSTREAM = {"clusterbook": (), "head": ("clusterbook",), "baseline": (), "evaluation": ("head", "baseline")}
+LABELS = ("row", "notebook")
+PLACES = ("run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps")  # decide where and how fast, not what
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: its number (the first after the heading is 1), what it is called, its cells, what it runs."""
+
+    number: int
+    label: str
+    parameters: dict[str, Any]
+    experiment: Experiment
+    stage: str  # "evaluation", or "baseline" for raw tokens
+
+
+@dataclass(frozen=True)
+class Job:
+    """One executed notebook: `parameters` are what papermill gives it, `needs` the executed notebooks it waits for."""
+
+    stage: str
+    name: str
+    parameters: dict[str, Any]
+    experiment: Experiment
+    needs: tuple[str, ...]
+
+    @property
+    def notebook(self) -> str:
+        return NOTEBOOKS[self.stage]
+
+    @property
+    def output(self) -> str:
+        return f"{self.experiment.run_dir}/notebooks/{self.stage}/{self.name}.ipynb"
+
+    @property
+    def arguments(self) -> str:
+        """The parameters as papermill's command line takes them; text goes as text, even if it looks like a number."""
+        words = []
+        for name, value in self.parameters.items():
+            words += ["-r" if isinstance(value, str) else "-p", name, str(value)]
+        return shlex.join(words)
+
+
+def read_rows(table: str | Path) -> list[Row]:
+    """The lines of a table.
+
+    Raises:
+        FileNotFoundError: there is no such table.
+        ValueError: a line or a column that is none; the message names the line and, for a column, the nearest field.
+    """
+    table = Path(table)
+    if not table.is_file():
+        raise FileNotFoundError(f"There is no table {table}: give the path of a CSV file, such as "
+                                "experiments/quickstart.csv.")
+    rows = []
+    with table.open(encoding="utf8", newline="") as file:
+        lines = csv.reader(file)
+        names = next(lines, [])
+        for number, cells in enumerate((line for line in lines if line), start=1):
+            try:
+                if len(cells) != len(names):
+                    raise ValueError(f"it has {len(cells)} cells, and the heading has {len(names)}.")
+                filled = {name: text for name, text in zip(names, cells) if text != ""}
+                rows.append(_row(number, table, filled))
+            except ValueError as error:
+                raise ValueError(f"{table}, line {number}: {error}") from None
+    if not rows:
+        raise ValueError(f"{table} has no lines: write one below its heading for every run.")
+    run_dirs = sorted({row.experiment.run_dir for row in rows})
+    if len(run_dirs) > 1:
+        raise ValueError(f"{table} names several run_dir ({', '.join(run_dirs)}): one table has one, so that its lines "
+                         "can share what they compute.")
+    return rows
+
+
+def read_jobs(rows: list[Row]) -> dict[str, dict[str, Job]]:
+    """stage -> name -> job: everything that the lines of a table need, each once."""
+    jobs: dict[str, dict[str, Job]] = {stage: {} for stage in NOTEBOOKS}
+    for row in rows:
+        _add(jobs, row, row.stage)
+    return jobs
+
+
+def job_of(jobs: dict[str, dict[str, Job]], row: Row, stage: str | None = None) -> Job:
+    """The job that runs a line, or one upstream of it."""
+    return jobs[stage or row.stage][_name(row.experiment, stage or row.stage)]
+
+
+def _row(number: int, table: Path, cells: dict[str, str]) -> Row:
+    stages = {NOTEBOOKS[stage]: stage for stage in ("evaluation", "baseline")}
+    label, notebook = cells.pop("row", f"{table.stem}-{number}"), cells.pop("notebook", NOTEBOOKS["evaluation"])
+    if notebook not in stages:
+        raise ValueError(f"notebook {notebook!r} is none of {', '.join(stages)}.")
+    kinds = {field.name: field.type.split(" | ")[0] for field in dataclasses.fields(Experiment)}
+    parameters = {name: _value(text, kinds.get(name)) for name, text in cells.items()}
+    return Row(number, label, parameters, Experiment.from_dict(parameters), stages[notebook])
+
+
+def _value(text: str, kind: str | None) -> Any:
+    """A cell as its field's kind; what does not fit stays text, and `Experiment` says what is wrong with it."""
+    if kind == "bool":
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if kind in ("int", "float"):
+        for number in (int, float):
+            try:
+                return number(text)
+            except ValueError:
+                pass
+    return text
+
+
+def _add(jobs: dict[str, dict[str, Job]], row: Row, stage: str) -> str:
+    needs = tuple(_add(jobs, row, upstream) for upstream in UPSTREAM[stage])
+    name = _name(row.experiment, stage)
+    parameters = row.parameters
+    if stage == "baseline":  # the same whichever line needs it, and no head's settings in a notebook without a head
+        parameters = {key: value for key, value in parameters.items() if key in (*STAGE_FIELDS[KEYS[stage]], *PLACES)}
+    return jobs[stage].setdefault(name, Job(stage, name, parameters, row.experiment, needs)).output
+
+
+def _name(experiment: Experiment, stage: str) -> str:
+    """A file name that a person can read, and the hash of all that the stage's artefact depends on."""
+    key = experiment.key(KEYS[stage])
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    parts = [Path(experiment.folder).name or experiment.dataset, experiment.backbone]
+    parts += [experiment.head] if "head" in key else []
+    parts += [] if key.get("label_free", True) else ["labels"]
+    return re.sub(r"[^\w.+-]+", "_", "-".join([*parts, f"s{experiment.seed}", digest]))
