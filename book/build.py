@@ -32,9 +32,9 @@ def library_fingerprint(*folders: Path) -> str:
 
 
 def drop_default_runs(runs: Path) -> None:
-    """Removes artefacts and checkpoints of the embedded default (backbone "bundled") under `runs`, and nothing else."""
+    """Removes artefacts and checkpoints of the embedded default (`bundled`, trained or random) under `runs`, and nothing else."""
     for record in sorted([*runs.rglob("artefact.json"), *runs.rglob("metrics.json")]):
-        if record.exists() and json.loads(record.read_text())["experiment"]["backbone"] == "bundled":
+        if record.exists() and json.loads(record.read_text())["experiment"]["backbone"] in ("bundled", "bundled.random"):
             shutil.rmtree(record.parent)
     for checkpoint in runs.rglob("*bundled*.checkpoint.safetensors"):
         checkpoint.unlink()

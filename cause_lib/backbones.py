@@ -39,6 +39,7 @@ BACKBONES = {
 }
 
 BUNDLED = "bundled"
+BUNDLED_PATH = Path(__file__).with_name("bundled.safetensors")
 RANDOM = "bundled.random"  # the same architecture with seeded random weights, to compare with
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # Keys that a published file may carry and that no token depends on: classifiers, the norm after pooling, and the token
@@ -50,8 +51,9 @@ def load_backbone(name: str, image_size: int | None = None) -> "Backbone":
     """Load a frozen vision transformer by name.
 
     Args:
-        name: a key of `BACKBONES`, `bundled`, or a timm ViT such as `vit_tiny_patch16_224`. After a dot follows timm's
-            tag; a tag that timm does not know means a weights file of that name in the folder `CAUSE_WEIGHTS`.
+        name: a key of `BACKBONES`, `bundled` (comes with the library), `bundled.random` (the same, untrained), or a
+            timm ViT such as `vit_tiny_patch16_224`. After a dot follows timm's tag; a tag that timm does not know means
+            a weights file of that name in the folder `CAUSE_WEIGHTS`.
         image_size: side in pixels of the square images to come; checked against the patch. None: not checked.
 
     Returns:
@@ -64,11 +66,18 @@ def load_backbone(name: str, image_size: int | None = None) -> "Backbone":
     """
     if name in (BUNDLED, RANDOM):
         mean = std = (0.5, 0.5, 0.5)
-        vit, weights_sha256 = _random_vit()
-        description = f"{RANDOM}: the architecture of bundled with seeded random weights, untrained."
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            vit = small_vit()
+        what = f"a small vision transformer (patch 8, {len(vit.blocks)} blocks of width {vit.embed_dim}, 3 heads)"
         if name == BUNDLED:
-            _say_once("No trained weights ship with this version: backbone='bundled' is a random network, so expect no "
-                      "meaning in its masks; dino_vits16 is a trained one.")
+            _load_strictly(vit, BUNDLED_PATH, name)
+            weights_sha256 = _sha256(BUNDLED_PATH)
+            description = (f"{name}: {what}, taught by self-distillation on generated scenes, without labels; it comes "
+                           f"with the library and knows no photographs.")
+        else:
+            weights_sha256 = _sha256_of_tensors(vit.state_dict())
+            description = f"{name}: {what} with seeded random weights, untrained."
     else:
         timm_name, published, learned = _architecture(name)
         architecture = timm_name.split(".")[0]
@@ -88,12 +97,12 @@ def load_backbone(name: str, image_size: int | None = None) -> "Backbone":
 def weights_fingerprint(name: str) -> str:
     """What stands for the weights of `name` in an artefact's identity, without building the model.
 
-    The SHA-256 (hex) of its weights file, or `random-seed0` for the random `bundled` one. Fetches the file if it is
-    nowhere yet; raises what `load_backbone` raises for names and missing files.
+    The SHA-256 (hex) of its weights file, or `random-seed0` for `bundled.random`, which has none. Fetches the file if
+    it is nowhere yet; raises what `load_backbone` raises for names and missing files.
     """
-    if name in (BUNDLED, RANDOM):
+    if name == RANDOM:
         return "random-seed0"
-    return _sha256(_weights_path(name))
+    return _sha256(BUNDLED_PATH if name == BUNDLED else _weights_path(name))
 
 
 class Backbone(nn.Module):
@@ -134,6 +143,27 @@ class Backbone(nn.Module):
             tokens = self._tokens((images - self.mean) / self.std, grid)             # (b, n, d)
         # autograd refuses tensors born in inference mode; a copy made outside it can feed a head that learns
         return tokens.clone()
+
+    def attention(self, images: Tensor, block: int = -1) -> Tensor:
+        """Where the tokens of one block look: softmax(q k^T / sqrt(d / heads)), by head.
+
+        Args:
+            images: as for `forward`. block: which one, -1 the last.
+
+        Returns:
+            (b, heads, prefix + n, prefix + n), rows sum to one; class and register tokens come first.
+        """
+        module, seen = self.vit.blocks[block].attn, []
+        hook = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.forward(images)
+        finally:
+            hook.remove()
+        with torch.inference_mode():
+            heads = module.qkv(seen[0]).unflatten(-1, (3, module.num_heads, -1))  # (b, prefix + n, 3, heads, .)
+            q, k, _ = heads.permute(2, 0, 3, 1, 4)  # (b, heads, prefix + n, .) each
+            weights = (module.q_norm(q) * module.scale @ module.k_norm(k).transpose(-2, -1)).softmax(dim=-1)
+        return weights.clone()
 
     def _tokens(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         vit = self.vit
@@ -193,7 +223,7 @@ def _architecture(name: str) -> tuple[str, bool, str]:
         timm_name, learned = BACKBONES[name]
         return timm_name, True, f", {learned}"
     if not isinstance(name, str) or not timm.is_model(name.split(".")[0]):
-        vits = [*BACKBONES, BUNDLED, *timm.list_models("vit_*"), *timm.list_models("deit*")]
+        vits = [*BACKBONES, BUNDLED, RANDOM, *timm.list_models("vit_*"), *timm.list_models("deit*")]
         near = difflib.get_close_matches(str(name), vits, n=3, cutoff=0.3) or [*BACKBONES][:3]
         raise ValueError(f"There is no backbone {name!r}; the nearest names are {', '.join(near)}.")
     return name, timm.models.is_model_pretrained(name), ""
@@ -222,14 +252,15 @@ def small_vit(image_size: int = 160, patch_size: int = 8, dim: int = 192, depth:
     help transformers see better"). Positions start as sines and cosines. Uses the global random numbers.
 
     Args:
-        image_size: side in pixels that positions are made for. patch_size: a power of 2. dim, depth, num_heads: as in timm.
+        image_size: side in pixels that positions are made for. patch_size: a power of 2. dim, depth, num_heads: as in
+            timm.
     """
     vit = VisionTransformer(img_size=image_size, patch_size=patch_size, embed_dim=dim, depth=depth, num_heads=num_heads,
                             num_classes=0, global_pool="", dynamic_img_size=True)
     steps = patch_size.bit_length() - 1
     widths = [3, *(dim // 6 * 2 ** i for i in range(steps))]  # 3, 32, 64, 128
-    stem = [layer for i in range(steps) for layer in (
-        nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1, bias=False), nn.GroupNorm(1, widths[i + 1]), nn.GELU())]
+    stem = [layer for of, to in zip(widths, widths[1:])
+            for layer in (nn.Conv2d(of, to, 3, stride=2, padding=1, bias=False), nn.GroupNorm(1, to), nn.GELU())]
     vit.patch_embed.proj = nn.Sequential(*stem, nn.Conv2d(widths[-1], dim, 1))
     vit.pos_embed.data[:, 1:] = 0.3 * _waves(vit.patch_embed.grid_size, dim)
     return vit
@@ -243,20 +274,11 @@ def _waves(grid: tuple[int, int], dim: int) -> Tensor:
     return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)[None]
 
 
-def _random_vit() -> tuple[VisionTransformer, str]:
-    """`small_vit` drawn with seed 0, and the SHA-256 of its weights; the global random numbers are as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        vit = small_vit()
+def _sha256_of_tensors(state: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for key, value in vit.state_dict().items():
+    for key, value in state.items():
         digest.update(key.encode() + value.numpy().tobytes())
-    return vit, digest.hexdigest()
-
-
-@cache
-def _say_once(sentence: str) -> None:
-    print(sentence)
+    return digest.hexdigest()
 
 
 # --- where weights are found and how they are read ---

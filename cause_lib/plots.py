@@ -700,21 +700,38 @@ def similarity_maps(image, similarity, grid, anchors, *, axes=None):
     image: (3, h, w); similarity: (a, n) cosines in [-1, 1]; grid: (rows, columns) of the n patches; anchors: (a,) patch
     numbers, starred on the picture and on their own map. Returns an array of 1 + a Axes.
     """
-    similarity, picture = as_array(similarity), as_picture(image)
+    return _anchor_maps(image, similarity, grid, anchors, "like anchor {}", "cosine (no unit)", axes,
+                        cmap=SIGNED, vmin=-1, vmax=1)
+
+
+@in_style
+def attention_maps(image, attention, grid, anchors, *, axes=None):
+    """Where each of a few anchors looks: its attention to every patch, as a multiple of what an even share would be.
+
+    image: (3, h, w); attention: (a, n), at least 0; grid: (rows, columns) of the n patches; anchors: (a,) patch numbers,
+    starred. Colours end at the 99th percentile of all. Returns an array of 1 + a Axes.
+    """
+    times = as_array(attention) * grid[0] * grid[1]
+    return _anchor_maps(image, times, grid, anchors, "anchor {} looks", "attention (multiples\nof an even share)", axes,
+                        cmap="viridis", vmin=0, vmax=float(np.percentile(times, 99)))
+
+
+def _anchor_maps(image, values, grid, anchors, name, label, axes, **colors) -> np.ndarray:
+    values, picture = as_array(values), as_picture(image)
     if axes is None:
         axes = plt.subplots(1, 1 + len(anchors), figsize=(2.0 * (1 + len(anchors)) + 0.6, 2.5), layout="constrained")[1]
     extent = (-0.5, grid[1] - 0.5, grid[0] - 0.5, -0.5)
     bare(axes[0], "image").imshow(picture, extent=extent)
-    for number, (anchor, values, ax) in enumerate(zip(anchors, similarity, axes[1:]), start=1):
+    for number, (anchor, one, ax) in enumerate(zip(anchors, values, axes[1:]), start=1):
         row, column = divmod(int(anchor), grid[1])
-        drawn = bare(ax, f"like anchor {number}").imshow(values.reshape(grid), cmap=SIGNED, vmin=-1, vmax=1)
+        drawn = bare(ax, name.format(number)).imshow(one.reshape(grid), **colors)
         for where in (axes[0], ax):
             where.scatter(column, row, s=130, marker="*", color=PALETTE["yellow"], edgecolors="black", zorder=3)
         left = column > grid[1] * 0.8  # keep the number on the picture
         axes[0].annotate(str(number), (column, row), xytext=(-9 if left else 9, 0), textcoords="offset points",
                          ha="right" if left else "left", va="center", fontsize=9,
                          bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8})
-    axes[0].figure.colorbar(drawn, ax=list(axes), shrink=0.75, label="cosine (no unit)")
+    axes[0].figure.colorbar(drawn, ax=list(axes), shrink=0.75, label=label)
     return np.asarray(axes)
 
 

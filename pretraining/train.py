@@ -280,7 +280,7 @@ def standardise(vit: VisionTransformer, pictures: np.ndarray, settings: Settings
     every = max(1, len(pictures) // settings.standardise_pictures)
     total, squares, count = 0.0, 0.0, 0
     for part in np.array_split(pictures[::every], -(-len(pictures[::every]) // 16)):
-        tokens = seen(torch.from_numpy(part).to(vit.pos_embed.device).float() / 255).flatten(0, 1).double()  # (m, d)
+        tokens = seen(torch.tensor(part, device=vit.pos_embed.device).float() / 255).flatten(0, 1).double()  # (m, d)
         total, squares, count = total + tokens.sum(dim=0), squares + tokens.square().sum(dim=0), count + len(tokens)
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()

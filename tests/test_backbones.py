@@ -1,5 +1,6 @@
 """Frozen backbones: DINO's position resizing against a naive twin, strict loading, errors that say the way out."""
 
+import json
 import math
 import pickle
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 
 from cause_lib import backbones
 from cause_lib.backbones import Backbone, load_backbone, resize_positions, weights_fingerprint
+from cause_lib.data import load_dataset
 
 TINY = "vit_tiny_patch16_224"
 MINE = f"{TINY}.mine"
@@ -374,29 +376,59 @@ def test_fingerprint_follows_the_file(tiny, file):
     assert weights_fingerprint(MINE) != before
 
 
+# --- looking inside ---
+
+def test_attention_is_what_the_block_mixes_its_values_with():
+    backbone, images, seen = load_backbone("bundled.random", 48), torch.rand(2, 3, 48, 48), []
+    attn = backbone.vit.blocks[3].attn
+    hook = attn.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], output)))
+    backbone(images)
+    hook.remove()
+    x, output = seen[0]
+    attention = backbone.attention(images, 3)
+    assert attention.shape == (2, 3, 37, 37) and not attn._forward_pre_hooks
+    torch.testing.assert_close(attention.sum(dim=-1), torch.ones(2, 3, 37))
+    values = F.linear(x.clone(), attn.qkv.weight[384:], attn.qkv.bias[384:]).unflatten(-1, (3, 64)).transpose(1, 2)
+    mixed = (attention @ values).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(F.linear(mixed, attn.proj.weight, attn.proj.bias), output.clone(), rtol=1e-4, atol=1e-5)
+
+
 # --- the embedded default ---
 
-def test_bundled_is_always_the_same_and_says_what_it_is(capsys):
-    backbones._say_once.cache_clear()
+def test_bundled_is_the_network_of_its_card():
+    card = json.loads(backbones.BUNDLED_PATH.with_suffix(".json").read_text())
+    backbone = load_backbone("bundled", 160)
+    assert backbone.weights_sha256 == weights_fingerprint("bundled") == card["sha256"]
+    assert backbones.BUNDLED_PATH.stat().st_size == card["bytes"] <= 12_000_000
+    assert sum(p.numel() for p in backbone.vit.parameters()) == card["parameters"]
+    assert (backbone.patch_size, backbone.dim) == (card["vit"]["patch_size"], card["vit"]["dim"]) == (8, 192)
+    assert backbone(torch.rand(1, 3, 160, 160)).shape == (1, 400, 192)
+    assert "without labels" in backbone.description and "no photographs" in backbone.description
+
+
+def test_random_bundled_is_always_the_same_and_says_what_it_is():
     torch.manual_seed(1)
-    first, drawn = load_backbone("bundled", 160), torch.rand(3)
+    first, drawn = load_backbone("bundled.random", 160), torch.rand(3)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(3), drawn)  # loading leaves the global random numbers alone
-    second = load_backbone("bundled", 160)
+    second, images = load_backbone("bundled.random", 160), torch.rand(1, 3, 160, 160)
     assert first.weights_sha256 == second.weights_sha256 and len(first.weights_sha256) == 64
-    images = torch.rand(1, 3, 160, 160)
     assert torch.equal(first(images), second(images))
-    assert (first.patch_size, first.dim, first(images).shape) == (8, 192, (1, 400, 192))
-    said = capsys.readouterr().out.strip().splitlines()
-    assert len(said) == 1 and "random network" in said[0] and "untrained" in first.description
-    assert weights_fingerprint("bundled") == "random-seed0"
+    assert "untrained" in first.description and weights_fingerprint("bundled.random") == "random-seed0"
+    trained = load_backbone("bundled", 160)
+    assert {k: v.shape for k, v in trained.vit.state_dict().items()} == \
+        {k: v.shape for k, v in first.vit.state_dict().items()}
 
 
-def test_bundled_sees_the_picture():
-    """Random weights, yet patches of equal content are closer than patches of different content."""
-    images = torch.zeros(1, 3, 160, 160)
-    images[:, 0, :, :80], images[:, 1, :, 80:] = 0.9, 0.7  # red left, green right
-    images += 0.05 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
-    tokens = F.normalize(load_backbone("bundled", 160)(images)[0], dim=-1).view(20, 20, 192)
-    left, right = tokens[:, :10].reshape(-1, 192), tokens[:, 10:].reshape(-1, 192)
-    assert (left @ left.T).mean() > (left @ right.T).mean() + 0.3
+def test_bundled_tells_classes_apart():
+    """On pictures it has not learned from: patches of one class are more alike than patches of two."""
+    scenes = load_dataset("scenes", "val", image_size=160, limit=6)
+    images, labels = (torch.stack([scenes[i][what] for i in range(6)]) for what in ("image", "label"))
+    label = labels[:, 4::8, 4::8].flatten()  # of a patch's middle pixel
+    same = label[:, None] == label
+    gap = {}
+    for name in ("bundled", "bundled.random"):
+        tokens = F.normalize(load_backbone(name, 160)(images).flatten(0, 1), dim=-1)
+        cosine = tokens @ tokens.T
+        gap[name] = float((cosine[same].mean() - cosine[~same].mean()) / cosine.std())
+    assert gap["bundled"] > 0.5 and gap["bundled"] > 1.2 * gap["bundled.random"]

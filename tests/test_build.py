@@ -28,7 +28,7 @@ def test_fingerprint_sees_every_byte_and_name_but_no_bytecode(tmp_path):
 
 def test_only_the_embedded_defaults_runs_are_dropped(tmp_path):
     for stage in ("head", "evaluation"):
-        for backbone in ("bundled", "dino_vits16"):
+        for backbone in ("bundled", "bundled.random", "dino_vits16"):
             folder = tmp_path / stage / f"scenes-{backbone}-12345678"
             folder.mkdir(parents=True)
             for name in ("artefact.json", "metrics.json"):

@@ -1,7 +1,6 @@
 """The project's own promises: one environment, one address, clean notebooks, a README whose words lead somewhere."""
 
 import ast
-import csv
 import dataclasses
 import json
 import re
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from cause_lib.config import Experiment
+from workflow.rows import read_rows
 
 try:
     import tomllib
@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-STAGES = [path for path in NOTEBOOKS if path.name[:2] in ("02", "03", "04", "05")]
+STAGES = [path for path in NOTEBOOKS if path.name[:2] in ("02", "03", "04", "05", "07")]
+TABLES = sorted({*(ROOT / "experiments").glob("*.csv")} - {ROOT / "experiments/published_rows.csv"})
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 CONDA_NAMES = {"torch": "pytorch"}
 
@@ -59,7 +60,7 @@ def test_conda_and_pip_users_get_the_same_packages():
     for ours, theirs in CONDA_NAMES.items():
         wanted = [re.sub(rf"^{ours}(?=\W)", theirs, line) for line in wanted]
     assert conda == [f"python{PROJECT['requires-python']}", "pip", *wanted, "pydensecrf"]
-    assert pip_part == {"pip": ["--editable ."]}
+    assert pip_part == {"pip": ["--editable .[workflow]"]}
 
 
 def test_what_is_imported_is_a_dependency():
@@ -136,14 +137,12 @@ def test_stage_notebook_lists_every_field_of_experiment(path):
     assert "Experiment.from_namespace(globals())" in source(code[code.index(cell) + 1])
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.csv")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_table_of_runs_is_a_table_of_experiments(path):
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    assert rows
+    rows = read_rows(path)
+    assert len({row.label for row in rows}) == len(rows)
     for row in rows:
-        values = {name: int(text) if text.isdigit() else text for name, text in row.items()}
-        assert Experiment.from_dict(values).to_dict().items() >= values.items()
+        assert row.experiment.to_dict().items() >= row.parameters.items()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
