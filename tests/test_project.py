@@ -139,9 +139,7 @@ def test_stage_notebook_lists_every_field_of_experiment(path):
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_table_of_runs_is_a_table_of_experiments(path):
-    rows = read_rows(path)
-    assert len({row.label for row in rows}) == len(rows)
-    for row in rows:
+    for row in read_rows(path):
         assert row.experiment.to_dict().items() >= row.parameters.items()
 
 
