@@ -204,7 +204,7 @@ def test_ranges():
 # --- Snakemake ---
 
 
-@pytest.mark.parametrize("profile, path", zip(PROFILES, [PUBLISHED, PUBLISHED, ROOT / "experiments/quickstart.csv"]))
+@pytest.mark.parametrize("profile, path", list(zip(PROFILES, [PUBLISHED, PUBLISHED, ROOT / "experiments/quickstart.csv"])))
 def test_dry_run_of_every_profile(profile, path, monkeypatch):
     if sys.version_info < (3, 11):  # which Snakemake asks for; the extra "workflow" is empty there
         assert importlib.util.find_spec("snakemake") is None

@@ -20,9 +20,14 @@ fi
 home=$(mktemp -d)
 node=$(hostname -s)
 mkdir -p "$home/state" "$home/spool"
-export SLURM_CONF=$home/slurm.conf
+conf=/etc/slurm/slurm.conf # where Debian's looks; SLURM_CONF would not reach the steps within a job
+if [ -e "$conf" ]; then
+  echo "$conf is there already: this machine has a SLURM of its own, and this script would be in its way" >&2
+  exit 1
+fi
 # No accounting database and no cgroups: neither comes up in a plain container. Jobs are followed through squeue.
-cat > "$SLURM_CONF" <<CONF
+mkdir -p "${conf%/*}"
+cat > "$conf" <<CONF
 ClusterName=book
 SlurmctldHost=$node(127.0.0.1)
 SlurmUser=root
@@ -53,7 +58,7 @@ stop() {
   [ $status = 0 ] || tail -n 20 "$home"/*.log >&2
   for pid in "${started[@]}"; do kill "$pid" 2> /dev/null || true; done
   wait
-  rm -rf "$home"
+  rm -rf "$home" "$conf"
   exit $status
 }
 trap stop EXIT
