@@ -23,6 +23,7 @@ from workflow.rows import KEYS, NOTEBOOKS, PLACES, UPSTREAM, job_of, read_jobs, 
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "experiments/published.csv"
+QUICKSTART = ROOT / "experiments/quickstart.csv"
 PROFILES = sorted(path.name for path in (ROOT / "workflow/profiles").iterdir())
 LIBRARY = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
@@ -63,7 +64,8 @@ def test_every_published_row_is_a_line_and_cause_both_ways():
         if line["method"] == "DINO":
             assert [row.stage for row in mine] == ["baseline"]
         else:
-            assert [(row.stage, row.experiment.label_free) for row in mine] == [("evaluation", True), ("evaluation", False)]
+            assert [row.stage for row in mine] == ["evaluation"] * 2
+            assert [row.experiment.label_free for row in mine] == [True, False]
             assert {row.experiment.head for row in mine} == {line["method"].removeprefix("CAUSE-").lower()}
         assert {row.experiment.dataset for row in mine} == {line["dataset"].replace("cocostuff", "cocostuff27")}
         assert all(0 < float(line[name]) < 100 for name in ("miou", "pacc") if line[name])
@@ -91,11 +93,11 @@ def test_published_settings():
 def test_lines_share_what_they_can():
     rows = read_rows(PUBLISHED)
     jobs = read_jobs(rows)
+    seen = {stage: {(row.experiment.dataset, row.experiment.backbone) for row in rows if row.stage == stage}
+            for stage in ("evaluation", "baseline")}
     assert {stage: len(found) for stage, found in jobs.items()} == {
-        "clusterbook": len({(row.experiment.dataset, row.experiment.backbone) for row in rows if row.stage == "evaluation"}),
-        "head": 30, "evaluation": 60,
-        "baseline": len({(row.experiment.dataset, row.experiment.backbone) for row in rows}),
-    }
+        "clusterbook": len(seen["evaluation"]), "head": 30, "evaluation": 60,
+        "baseline": len(seen["evaluation"] | seen["baseline"])}
     outputs = [job.output for found in jobs.values() for job in found.values()]
     assert len(set(outputs)) == len(outputs)
     for row in rows:
@@ -106,7 +108,7 @@ def test_lines_share_what_they_can():
 
 
 def test_stages_of_a_line_wait_for_each_other():
-    rows = read_rows(ROOT / "experiments/quickstart.csv")
+    rows = read_rows(QUICKSTART)
     jobs = read_jobs(rows)
     assert {stage: len(found) for stage, found in jobs.items()} == {
         "clusterbook": 1, "head": 2, "baseline": 1, "evaluation": 2}
@@ -204,7 +206,7 @@ def test_ranges():
 # --- Snakemake ---
 
 
-@pytest.mark.parametrize("profile, path", list(zip(PROFILES, [PUBLISHED, PUBLISHED, ROOT / "experiments/quickstart.csv"])))
+@pytest.mark.parametrize("profile, path", list(zip(PROFILES, [PUBLISHED, PUBLISHED, QUICKSTART])))
 def test_dry_run_of_every_profile(profile, path, monkeypatch):
     if sys.version_info < (3, 11):  # which Snakemake asks for; the extra "workflow" is empty there
         assert importlib.util.find_spec("snakemake") is None

@@ -84,7 +84,7 @@ def ranges(numbers: list[int]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("table")
-    parser.add_argument("--fetch", action="store_true", help="fetch what may be fetched; an error if anything is missing")
+    parser.add_argument("--fetch", action="store_true", help="fetch what may be; an error if anything is missing")
     given = parser.parse_args(arguments)
     if not given.fetch:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -103,6 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
               file=sys.stderr if given.fetch else sys.stdout)
     if not gaps:
         print("nothing is missing")
+    elif not given.fetch:
+        print("Nothing was fetched. Before any work, the run itself fetches what its source lets anybody fetch.")
     return 1 if gaps and given.fetch else 0
 
 

@@ -5,8 +5,8 @@
     python -m workflow.kubernetes cancel cause-1a2b3c4d ...
 
 A job runs in the image that CAUSE_IMAGE names, which has this project's packages. The persistent volume claim that
-CAUSE_CLAIM names is mounted at CAUSE_MOUNT, the same path as where Snakemake runs, and holds the project, its runs, data
-and weights: stages hand artefacts to each other through it. Kubernetes itself never tries a job again; Snakemake does.
+CAUSE_CLAIM names is mounted at CAUSE_MOUNT, the same path as where Snakemake runs, and holds the project, its runs,
+data and weights: stages hand artefacts to each other through it. Kubernetes never tries a job again; Snakemake does.
 """
 
 from __future__ import annotations

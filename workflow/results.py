@@ -2,8 +2,8 @@
 
     python -m workflow.results experiments/published.csv results.csv results.md
 
-A line is one result: a line of the table, a read-out, with or without CRF. Published numbers come from a file beside the
-table, `<table>_rows.csv`, which has them by `row`; mIoU and pAcc are in per cent, as published.
+A line is one result: a line of the table, a read-out, with or without CRF. Published numbers come from a file beside
+the table, `<table>_rows.csv`, which has them by `row`; mIoU and pAcc are in per cent, as published.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A table of experiments as jobs: a line is a run, and what several lines need is one job.
 
-A table is a CSV file whose columns are fields of `cause_lib.config.Experiment`; an empty cell keeps the field's default.
-Two more columns may be there, which no notebook gets: `row`, what the line is called (the published row that it
-repeats), and `notebook`, what it runs: chapter 5 unless said, or the baseline's, for raw tokens.
+A table is a CSV file whose columns are fields of `cause_lib.config.Experiment`; an empty cell keeps the default. Two
+more columns may be there, which no notebook gets: `row`, what the line is called (the published row that it repeats),
+and `notebook`, what it runs: chapter 5 unless said, or the baseline's, for raw tokens.
 
 Lines that agree in all that a stage's artefact depends on (`Experiment.key`) share one job of that stage. Two heads
 therefore never compute the same clusterbook, not even at once; nor do two seeds of the evaluation the same baseline.

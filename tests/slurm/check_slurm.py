@@ -1,4 +1,4 @@
-"""The quickstart table through a real SLURM, one of its jobs killed on purpose. Started by run.sh; not collected by name."""
+"""The quickstart table through a real SLURM, one of its jobs killed on purpose. Started by run.sh."""
 
 import csv
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = dict(image_size=48, num_concepts=8, concept_steps=4, head_steps=4, probe_steps=4, projection_dim=16, batch_size=2,
-            train_images=4, test_images=2, crf=False, device="cpu")
+TINY = dict(image_size=48, num_concepts=8, concept_steps=4, head_steps=4, probe_steps=4, projection_dim=16,
+            batch_size=2, train_images=4, test_images=2, crf=False, device="cpu")
 
 pytestmark = pytest.mark.slurm
 
@@ -31,8 +31,8 @@ def test_quickstart_table_is_complete_although_a_job_was_killed(tmp_path):
     table = [f"{header},{','.join(TINY)}", *(f"{line},{','.join(map(str, TINY.values()))}" for line in lines)]
     (tmp_path / "quickstart.csv").write_text("\n".join(table) + "\n")
     call = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--workflow-profile",
-            "workflow/profiles/slurm", "--config", "table=quickstart.csv", "--max-threads", "1", "--slurm-status-command",
-            "squeue", "--slurm-init-seconds-before-status-checks", "5"]
+            "workflow/profiles/slurm", "--config", "table=quickstart.csv", "--max-threads", "1",
+            "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"]
     log = tmp_path / "snakemake.log"
     with log.open("w") as file:
         snakemake = subprocess.Popen(call, cwd=tmp_path, stdout=file, stderr=subprocess.STDOUT,
