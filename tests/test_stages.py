@@ -50,7 +50,8 @@ def test_from_nothing_to_numbers_and_twice_costs_nothing(tiny, head, monkeypatch
 
 
 def test_three_colours_are_found_by_the_baseline(tiny):
-    record = read_record(stages.evaluate_baseline(tiny()))
+    # by the network that passes colours on; the trained one has learned to look past them
+    record = read_record(stages.evaluate_baseline(tiny(backbone="bundled.random")))
     assert record["results"][0]["miou"] > 0.5
 
 
