@@ -30,7 +30,8 @@ CONDA_NAMES = {"torch": "pytorch"}
 
 def tracked_text() -> dict[Path, str]:
     """Every text file of the project, less what is built or run."""
-    left_out = {".git", ".venv", "_build", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"}
+    left_out = {".git", ".venv", "_build", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints",
+                ".snakemake"}
     texts = {}
     for path in ROOT.rglob("*"):
         parts = path.relative_to(ROOT).parts
