@@ -80,6 +80,9 @@ STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "baseline_evaluation": _BASELINE + _JUDGE,
 }
 
+# Fields that came later: at their default they are left out of names, so that what was made before them is still found.
+SINCE: tuple[str, ...] = ()
+
 #: What decides which tokens each update of a head sees, and how they are come by: heads that agree share one pass.
 PASS_FIELDS: tuple[str, ...] = _DATA + ("num_classes", "train_size", "batch_size", "order_seed", "run_dir", "device",
                                         "cache_gb", "num_workers")
@@ -245,7 +248,9 @@ class Experiment:
 
     def key(self, stage: str) -> dict[str, Any]:
         """The fields, with values, that the artefact of `stage` depends on (see `STAGE_FIELDS`)."""
-        return {name: getattr(self, name) for name in STAGE_FIELDS[stage]}
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name in STAGE_FIELDS[stage]
+                if (value := getattr(self, name)) != default[name] or name not in SINCE}
 
 
 # Which fields a preset follows.
