@@ -28,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from cause_lib.processes import WHOLE, Part
+
 # Numbers looked at together: what stays near a CPU's cache, or keeps a GPU busy.
 _NUMBERS = {"cpu": 2**22, "cuda": 2**26}
 
@@ -122,7 +124,7 @@ def _untouched(shape: tuple[int, ...], device: torch.device | str, dtype: torch.
 def concept_contrastive_loss(student: Tensor, teacher: Tensor, concepts: Tensor, similarity: Tensor,
                              bank: ConceptBank | None = None, *, temperature: float = 0.07,
                              positive_threshold: float = 0.3, negative_threshold: float = 0.1,
-                             projection: nn.Linear | None = None) -> Tensor:
+                             projection: nn.Linear | None = None, part: Part = WHOLE) -> Tensor:
     """The loss of Eq. 4, in the batch and, if there is one, against the bank.
 
     Args:
@@ -134,6 +136,8 @@ def concept_contrastive_loss(student: Tensor, teacher: Tensor, concepts: Tensor,
         temperature: tau > 0. positive_threshold, negative_threshold: phi+ and phi-.
         projection: the student's linear layer from r to p, if it is yet to be applied: the same loss, sooner. It gets
             its gradient too.
+        part: which pictures of the batch the student's are, if it has not all of them: (b', n, p) of teacher's b. The
+            losses of all parts add up to that of the batch.
 
     Returns:
         A scalar; 0, with a zero gradient, where no picture has a positive.
@@ -143,20 +147,20 @@ def concept_contrastive_loss(student: Tensor, teacher: Tensor, concepts: Tensor,
     """
     b, n, p = teacher.shape
     before = (p,) if projection is None else projection.weight.shape[::-1]
-    if student.shape != (b, n, before[0]) or before[-1] != p or concepts.shape != (b, n):
+    if student.shape != (len(range(b)[part.first:part.last]), n, before[0]) or before[-1] != p or concepts.shape != (b, n):
         raise ValueError("concept_contrastive_loss needs student and teacher (b, n, p), or with a projection from r to "
                          f"p student (b, n, r), and concepts (b, n), not {tuple(student.shape)}, {tuple(teacher.shape)}"
                          f" and {tuple(concepts.shape)}" + ("." if projection is None else f" with {projection}."))
     dtype = torch.promote_types(student.dtype, torch.float32)  # half precision would lose the small terms of the sum
     with torch.autocast(student.device.type, enabled=False):
         z = F.normalize(teacher.detach().reshape(b * n, p).to(dtype), dim=-1)  # (bn, p)
-        anchors, mixing = student.reshape(b * n, -1).to(dtype), None  # (bn, p) or (bn, r)
+        anchors, mixing = student.flatten(0, 1).to(dtype), None  # (b'n, p) or (b'n, r)
         if projection is None:
             anchors = F.normalize(anchors, dim=-1)
         else:
             anchors, mixing = _unprojected(anchors, projection)
         return _Contrast.apply(anchors, mixing, z, concepts, similarity.to(dtype), bank, temperature,
-                               positive_threshold, negative_threshold)
+                               positive_threshold, negative_threshold, part)
 
 
 def _unprojected(features: Tensor, projection: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -175,15 +179,15 @@ class _Contrast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, anchors: Tensor, mixing: Tensor | None, z: Tensor, concepts: Tensor, similarity: Tensor,
-                bank: ConceptBank | None, temperature: float, high: float, low: float) -> Tensor:
-        b, n = concepts.shape
-        alike = similarity[concepts.flatten()]  # (m, k)
-        pools = [_Pool.of_batch(z, alike[:, concepts.flatten()], high, low)]
+                bank: ConceptBank | None, temperature: float, high: float, low: float, part: Part) -> Tensor:
+        n = concepts.shape[1]
+        alike = similarity[part.cut(concepts).flatten()]  # (m, k)
+        pools = [_Pool.of_batch(z, alike[:, concepts.flatten()], high, low, part.first * n)]
         if bank is not None:
             pools.append(_Pool.of_bank(bank, alike, high, low))
         reads = [_read(pool, anchors, mixing, temperature) for pool in pools]
-        pairs = [read.positives.view(b, n).sum(dim=1) for read in reads]  # (b,) (anchor, positive) pairs of a picture
-        terms = sum((each > 0).sum() for each in pairs).clamp(min=1)
+        pairs = [read.positives.view(-1, n).sum(dim=1) for read in reads]  # (b',) pairs, anchor and positive, a picture
+        terms = part.total(sum((each > 0).sum() for each in pairs)).clamp(min=1)
         shares = [(torch.where(each > 0, 1 / each.clamp(min=1), 0) / terms).repeat_interleave(n) for each in pairs]
         by_mixing = None
         if mixing is not None and ctx.needs_input_grad[1]:
@@ -196,7 +200,7 @@ class _Contrast(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         by_anchors, by_mixing = ctx.saved_tensors
-        return upstream * by_anchors, None if by_mixing is None else upstream * by_mixing, *[None] * 7
+        return upstream * by_anchors, None if by_mixing is None else upstream * by_mixing, *[None] * 8
 
 
 @dataclass
@@ -253,9 +257,9 @@ class _Pool:
     used: Tensor
 
     @classmethod
-    def of_batch(cls, z: Tensor, alike: Tensor, high: float, low: float) -> _Pool:
-        """z (m, p), the anchors' own projections, every one by itself; alike (m, m)."""
-        others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    def of_batch(cls, z: Tensor, alike: Tensor, high: float, low: float, first: int = 0) -> _Pool:
+        """z (bn, p), every one by itself, those of the anchors from `first` on; alike (m, bn)."""
+        others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)[first:first + len(alike)]
         positive = (alike > high) & others
         held = torch.ones(len(z), dtype=torch.int64, device=z.device)
         return cls(z[:, None], None, held, [1] * len(z), positive, positive | (alike < low) & others)

@@ -124,15 +124,16 @@ class FrozenFeatures:
         label = f"{experiment.dataset}-{self.dataset.split}-{experiment.backbone}-{image_size}"
         folder = artefact_folder(experiment.run_dir, "features", label + ("-mirrored" if mirrored else ""), key)
         self._tokens: np.ndarray | None = None
-        if not is_complete(folder):
-            patch = self.backbone(image_size).patch_size
-            self.grid, self.dim = (image_size // patch,) * 2, self._backbone.dim
-            self.weights = {"name": experiment.backbone, "sha256": self._backbone.weights_sha256,
-                            "description": self._backbone.description}
-            # Both directions of the test pictures, and the training views at up to two sizes, share the budget.
-            if len(self) * self.grid[0] * self.grid[1] * self.dim * 4 > experiment.cache_gb * 1e9 / 2:
-                return
-            self._fill(folder)
+        with accelerator.main_process_first():  # the others find it done
+            if not is_complete(folder):
+                patch = self.backbone(image_size).patch_size
+                self.grid, self.dim = (image_size // patch,) * 2, self._backbone.dim
+                self.weights = {"name": experiment.backbone, "sha256": self._backbone.weights_sha256,
+                                "description": self._backbone.description}
+                # Both directions of the test pictures, and the training views at up to two sizes, share the budget.
+                if len(self) * self.grid[0] * self.grid[1] * self.dim * 4 > experiment.cache_gb * 1e9 / 2:
+                    return
+                self._fill(folder)
         notes = read_record(folder)["notes"]
         self.grid, self.dim, self.weights = tuple(notes["grid"]), notes["dim"], notes["weights"]
         self._tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)  # (views, n, d)
@@ -217,7 +218,8 @@ class FrozenFeatures:
 
 
 def device_name(accelerator: Accelerator) -> str:
-    """The device in words: `cpu, 2 threads`, or the GPU's name."""
+    """The device in words: `cpu, 2 threads`, or the GPU's name; `4 x cuda, ...` for four processes."""
+    several = f"{accelerator.num_processes} x " if accelerator.num_processes > 1 else ""
     if accelerator.device.type == "cuda":
-        return f"cuda, {torch.cuda.get_device_name(accelerator.device)}"
-    return f"{accelerator.device.type}, {torch.get_num_threads()} threads"
+        return f"{several}cuda, {torch.cuda.get_device_name(accelerator.device)}"
+    return f"{several}{accelerator.device.type}, {torch.get_num_threads()} threads"

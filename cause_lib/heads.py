@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cause_lib.clusterbook import Clusterbook
+from cause_lib.processes import current_part
 
 
 class MLPHead(nn.Module):
@@ -118,12 +119,11 @@ def drop(x: Tensor, share: float, training: bool) -> Tensor:
     """Dropout as nn.Dropout's: in training, a share of the numbers becomes 0, the others grow by 1 / (1 - share).
 
     A number is dropped by 16 random bits, four from each draw, since drawing was a quarter of step 2 on a CPU; the
-    share is right to 1/65536.
+    share is right to 1/65536. Of several processes each draws for the whole batch and uses the bits of its part.
     """
     if not training or share == 0:
         return x
-    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-2**63, None)
-    kept = draws.view(torch.int16)[:x.numel()].view(x.shape) >= round(share * 65536) - 32768
+    kept = current_part().random_bits(x) >= round(share * 65536) - 32768
     return x * (kept * (1 / (1 - share))).to(x.dtype)
 
 

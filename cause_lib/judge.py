@@ -25,6 +25,7 @@ from cause_lib.config import Experiment
 from cause_lib.crf import crf_backends, dense_crf
 from cause_lib.features import FrozenFeatures, device_name
 from cause_lib.metrics import SegmentationMetrics, count
+from cause_lib.processes import total_counts
 
 GALLERY = 8  # pictures whose masks are kept
 
@@ -55,18 +56,28 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
     if (saved := load_checkpoint(folder)) is not None:
         record, tensors = saved
         done, before = record["done"], record["seconds"]
-        for row in rows:
-            metrics[row].counts = tensors[f"counts/{row_name(row)}"]
-        gallery = {name: tensors[f"gallery/{name}"].to(device) for name in gallery}
-        wins = tensors["wins"].to(device)
+        if accelerator.is_main_process:  # of several processes the others begin at nought
+            for row in rows:
+                metrics[row].counts = tensors[f"counts/{row_name(row)}"]
+            gallery = {name: tensors[f"gallery/{name}"].to(device) for name in gallery}
+            wins = tensors["wins"].to(device)
+
+    def tally() -> dict[str, Tensor]:
+        """What all processes have counted and kept so far."""
+        return total_counts(accelerator, {"wins": wins} | {f"gallery/{name}": value for name, value in gallery.items()}
+                            | {f"counts/{row_name(row)}": metrics[row].counts for row in rows})
+
     width = max(len(readouts) * dataset.num_classes, seen.dim if head is None else experiment.reduced_dim)
     batches = torch.arange(done, total).split(batch_pictures(experiment, width))
-    bar = tqdm(total=total, initial=done, desc=f"judge {method}", leave=False)
+    several = accelerator.num_processes  # in every round each of them takes a batch
+    ends = [int(these[-1][-1]) + 1 for these in (batches[i:i + several] for i in range(0, len(batches), several))]
+    batches = batches[accelerator.process_index::several]
+    bar = tqdm(total=total, initial=done, desc=f"judge {method}", leave=False, disable=not accelerator.is_main_process)
     since = done
-    for views, (items, tokens, mirrored) in zip(batches, _look(seen, mirror, batches)):
+    for views, end, (items, tokens, mirrored) in zip(batches, ends, _look(seen, mirror, batches)):
         images, labels = items["image"], items["label"]  # (b, 3, h, w), (b, h, w)
-        first, done = done, done + len(views)
-        places = [(place, index - first) for place, index in enumerate(kept) if first <= index < done]
+        first = int(views[0])
+        places = [(place, index - first) for place, index in enumerate(kept) if first <= index < first + len(views)]
         for place, i in places:
             gallery["image"][place], gallery["label"][place] = (images[i] * 255).round(), labels[i]
         features = mirror_mean(tokens, mirrored, grid, head)  # (b, r, rows, columns)
@@ -82,15 +93,19 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
                 metrics[name, with_crf].update(prediction, labels)
                 for place, i in places:
                     gallery[row_name((name, with_crf))][place] = prediction[i]
-        bar.update(len(views))
+        bar.update(end - done)
+        done = end
         if done - since >= experiment.checkpoint_steps and done < total:
             since = done
-            save_checkpoint(folder, {"done": done, "seconds": before + time.time() - started},
-                            {"wins": wins} | {f"gallery/{name}": value for name, value in gallery.items()}
-                            | {f"counts/{row_name(row)}": metrics[row].counts for row in rows})
+            tensors = tally()
+            if accelerator.is_main_process:
+                save_checkpoint(folder, {"done": done, "seconds": before + time.time() - started}, tensors)
     bar.close()
-    results, gallery = [], {name: value.cpu() for name, value in gallery.items()} | {"index": torch.tensor(kept)}
+    tensors = tally()
+    gallery = {name: tensors[f"gallery/{name}"].cpu() for name in gallery} | {"index": torch.tensor(kept)}
+    results = []
     for row in rows:
+        metrics[row].counts = tensors[f"counts/{row_name(row)}"]
         numbers = metrics[row].compute()
         results.append({"method": method, "readout": row[0], "crf": row[1],
                         "num_clusters": dataset.num_classes} | numbers)
@@ -104,9 +119,12 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
               "upstream": {name: path.relative_to(experiment.run_dir).as_posix() for name, path in upstream.items()},
               "results": results}
     if book is not None:
-        report["concepts"] = {"used": int((wins > 0).sum()), "num_concepts": experiment.num_concepts}
+        report["concepts"] = {"used": int((tensors["wins"] > 0).sum()), "num_concepts": experiment.num_concepts}
     record = {key: value for key, value in report.items() if key not in ("results", "dataset", "concepts")}
-    return write_artefact(folder, record, {"gallery": gallery}, metrics=report)
+    if accelerator.is_main_process:
+        write_artefact(folder, record, {"gallery": gallery}, metrics=report)
+    accelerator.wait_for_everyone()
+    return folder
 
 
 def _look(seen: FrozenFeatures, mirror: FrozenFeatures,

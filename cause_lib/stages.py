@@ -9,7 +9,7 @@
 
 Each takes an `Experiment`, runs what it needs upstream if that is missing, and leaves one artefact folder, which it
 returns. The same experiment again costs nothing; a killed stage goes on from its checkpoint and ends with the same bits
-(training.py).
+(training.py). Several processes share the pictures out between them and the first writes (processes.py).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from cause_lib.features import FrozenFeatures, device_name, open_dataset
 from cause_lib.heads import MLPHead, TRHead, ema_update, projection
 from cause_lib.judge import judge, load_gallery
 from cause_lib.probes import ClusterProbe, LinearProbe, cosine_kmeans
+from cause_lib.processes import current_part
 from cause_lib.training import Run, batches_for, descend, generator_for, new_scaler, seed_for, session, train
 
 __all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "fit_baseline", "fit_clusterbook", "fit_head",
@@ -61,7 +62,7 @@ def fit_clusterbook(experiment: Experiment) -> Path:
         scaler = new_scaler(accelerator)
 
         def update(tokens: Tensor, step: int) -> Tensor:
-            loss = modularity_loss(tokens, book["prototypes"], experiment.modularity_temperature)
+            loss = current_part().share * modularity_loss(tokens, book["prototypes"], experiment.modularity_temperature)
             descend(optimizer, loss, scaler=scaler)
             return loss.detach()
 
@@ -135,12 +136,13 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
             with torch.no_grad():
                 z = teacher["projection"](teacher["head"](tokens, features.grid, kept))  # (b, n', p)
             seen = student["head"](tokens, features.grid, kept)  # (b, n', r)
-        concepts = book.assign(tokens[:, kept])  # (b, n')
+        part = current_part()
+        z, concepts = part.gather(z), part.gather(book.assign(tokens[:, kept]))  # (b, n', p), (b, n'), all processes'
         loss = concept_contrastive_loss(seen, z, concepts, similarity, bank,
                                         temperature=experiment.contrast_temperature,
                                         positive_threshold=experiment.positive_threshold,
                                         negative_threshold=experiment.negative_threshold,
-                                        projection=student["projection"])
+                                        projection=student["projection"], part=part)
         descend(optimizer, loss, experiment.clip_norm, scaler)
         ema_update(teacher, student, experiment.ema_decay)
         if bank is not None:
@@ -192,18 +194,19 @@ def fit_probe(experiment: Experiment) -> Path:
                 else:
                     x = head(tokens, features.grid)  # (b, n, r)
                     seen = x[:, kept]
-            modularity = modularity_loss(seen, probe.centroids, experiment.modularity_temperature)
+            part = current_part()
+            modularity = part.share * modularity_loss(seen, probe.centroids, experiment.modularity_temperature)
             loss = modularity
             if not experiment.label_free:
                 if pictures is None:  # the first update of this session need not be the first of all
                     batches = batches_for(experiment, "probe", len(features), experiment.probe_steps)
-                    pictures = features.pictures(batches[step:])
+                    pictures = features.pictures([part.cut(batch) for batch in batches[step:]])
                 labels = next(pictures)["label"]  # (b, h, w)
                 logits = state["linear"](x).transpose(1, 2).unflatten(2, features.grid)  # (b, c, rows, columns)
                 logits = F.interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
                 # A batch of void alone has no cross-entropy: sum over the pixels, divided by at least one.
                 loss = loss + F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") \
-                    / (labels >= 0).sum().clamp(min=1)
+                    / part.total((labels >= 0).sum()).clamp(min=1)
             descend(optimizer, loss, scaler=scaler)
             return modularity.detach()
 
@@ -212,7 +215,8 @@ def fit_probe(experiment: Experiment) -> Path:
         head.eval().requires_grad_(False)
         points = _sample(experiment, features, head)  # (m, r)
         centroids = cosine_kmeans(points, num_classes, restarts=experiment.kmeans_restarts,
-                                  generator=generator_for(experiment, "k-means"), progress=True)
+                                  generator=generator_for(experiment, "k-means"),
+                                  progress=accelerator.is_main_process)
         probes = {"modularity": probe.centroids, "kmeans": centroids}
         if not experiment.label_free:
             probes |= {f"linear.{name}": value for name, value in state["linear"].state_dict().items()}
@@ -230,7 +234,7 @@ def fit_baseline(experiment: Experiment) -> Path:
         features = FrozenFeatures(experiment, "train", experiment.image_size, accelerator)
         centroids = cosine_kmeans(_sample(experiment, features), features.dataset.num_classes,
                                   restarts=experiment.kmeans_restarts, generator=generator_for(experiment, "k-means"),
-                                  progress=True)
+                                  progress=accelerator.is_main_process)
         return _finish(folder, experiment, "baseline", accelerator, features, {"probe": {"kmeans": centroids}},
                        {"grid": features.grid} | _names(features.dataset), time.time() - started)
 
@@ -356,14 +360,18 @@ def _new_head(experiment: Experiment, prototypes: Tensor, grid: tuple[int, int])
 
 @torch.no_grad()
 def _sample(experiment: Experiment, features: FrozenFeatures, head: nn.Module | None = None) -> Tensor:
-    """Tokens, or a head's features, of random patches of random training views: (m, d or r) float32."""
+    """Tokens, or a head's features, of random patches of random training views: (m, d or r) float32.
+
+    Each process takes them all: there are few of them, and k-means needs them in one place.
+    """
     generator = generator_for(experiment, "sample")
     views = torch.randperm(len(features), generator=generator)[:KMEANS_VIEWS].sort().values
     n = features.grid[0] * features.grid[1]
     each = min(n, -(-KMEANS_POINTS // len(views)))
     points = []
     batches = views.split(experiment.batch_size)
-    for tokens in tqdm(features.stream(batches), total=len(batches), desc="sample", leave=False):
+    for tokens in tqdm(features.stream(batches), total=len(batches), desc="sample", leave=False,
+                       disable=not features.accelerator.is_main_process):
         x = tokens if head is None else head(tokens, features.grid).float()  # (b, n, d or r)
         kept = torch.stack([torch.randperm(n, generator=generator)[:each] for _ in range(len(x))]).to(x.device)
         points.append(x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[-1])).flatten(0, 1))
@@ -382,4 +390,7 @@ def _finish(folder: Path, experiment: Experiment, stage: str, accelerator: Accel
               "upstream": {name: path.relative_to(experiment.run_dir).as_posix()
                            for name, path in (upstream or {}).items()},
               "history": history or {}, "notes": notes}
-    return write_artefact(folder, record, tensors)
+    if accelerator.is_main_process:
+        write_artefact(folder, record, tensors)
+    accelerator.wait_for_everyone()
+    return folder

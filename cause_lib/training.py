@@ -4,14 +4,17 @@ Every random choice is drawn from (seed, what it is for, update). A loop that st
 ends with the same bits as one that never stopped, and no state of a random generator is ever stored.
 
 One loop trains any number of models that see the same batches, each a `Run`: a batch's tokens, which is what costs, are
-come by once and given to every model in turn.
+come by once and given to every model in turn. Under `accelerate launch` each process has a part of every batch
+(processes.py), and the first of them keeps the checkpoints.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import datetime
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -28,6 +32,7 @@ from cause_lib.artefacts import checkpoint_path, load_checkpoint, save_checkpoin
 from cause_lib.clusterbook import thin_grid
 from cause_lib.config import Experiment
 from cause_lib.features import FrozenFeatures
+from cause_lib.processes import current_part, part_of
 
 
 @contextlib.contextmanager
@@ -36,10 +41,15 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
     if experiment.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError('device "cuda" was asked for, but there is no CUDA GPU here: set device to "auto" or "cpu".')
     AcceleratorState._reset_state(reset_partial_state=True)  # the device and precision of an earlier run would stick
-    accelerator = Accelerator(cpu=experiment.device == "cpu", mixed_precision=experiment.precision)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=6))  # while the first process fills the cache
+    accelerator = Accelerator(cpu=experiment.device == "cpu" or several and not torch.cuda.is_available(),
+                              mixed_precision=experiment.precision, kwargs_handlers=[patience] if several else None)
+    # All GPUs here, but for several processes, where each looks at its own only.
+    forked = None if not several else [accelerator.device] if accelerator.device.type == "cuda" else []
     deterministic = torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=forked):
         try:
             if accelerator.device.type == "cpu":
                 torch.use_deterministic_algorithms(True)
@@ -64,12 +74,17 @@ def generator_for(experiment: Experiment, *what: Any) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(experiment, *what))
 
 
+def pictures_of_a_batch(experiment: Experiment, views: int) -> int:
+    """b, in all processes together."""
+    return min(experiment.batch_size, views)
+
+
 def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> list[Tensor]:
     """For each update its views, (b,) int64: epoch after epoch in a new order, what is left over of one left out.
 
     The order is drawn from `order_seed`. The batches of fewer steps are the first ones of more.
     """
-    size = min(experiment.batch_size, views)
+    size = pictures_of_a_batch(experiment, views)
     batches: list[Tensor] = []
     while len(batches) < steps:
         drawn = torch.Generator().manual_seed(_digest(experiment.order_seed, stage, "epoch", len(batches)))
@@ -86,7 +101,8 @@ class Run:
         steps: updates to make.
         state: what learns or remembers, by name; each has state_dict() and load_state_dict().
         optimizer: of what learns.
-        update: (tokens, step) -> detached loss; makes one update and leaves the tokens as they are.
+        update: (tokens, step) -> detached loss; makes one update and leaves the tokens as they are. Of several
+            processes each gets the tokens of its part, and gives its part of the loss.
         scaler: of fp16 losses, see `new_scaler`.
 
     Attributes: `done` updates, `seconds` they took, `losses` (steps,) float32.
@@ -143,13 +159,18 @@ def new_scaler(accelerator: Accelerator) -> Any:
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None = None, scaler: Any = None) -> None:
-    """One step of the optimiser down `loss`, the gradient's norm bounded by `clip`, its scale undone for fp16."""
+    """One step of the optimiser down `loss`, the gradient's norm bounded by `clip`, its scale undone for fp16.
+
+    Of several processes each gives its part of the loss, and all make the same step.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
     (loss if scaler is None else scaler.scale(loss)).backward()
+    current_part().total_gradients(parameters)
     if scaler is not None:
         scaler.unscale_(optimizer)
     if clip is not None:
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+        nn.utils.clip_grad_norm_(parameters, clip)
     if scaler is None:
         optimizer.step()
     else:
@@ -171,6 +192,7 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
 
     Raises:
         RuntimeError: a loss is no longer finite. That run's checkpoint is removed, the others' stay.
+        ValueError: there are more processes than pictures in a batch.
     """
     for run in runs:
         run.losses = torch.zeros(run.steps, device=accelerator.device)
@@ -180,13 +202,15 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
     batches = batches_for(experiment, stage, len(features), last)[first:]
     patches = [thin_grid(features.grid, experiment.thin, generator_for(experiment, stage, step))
                for step in range(first, last)] if thinned else None
-    bar = tqdm(total=last, initial=first, desc=stage, leave=False)
+    part = part_of(accelerator, pictures_of_a_batch(experiment, len(features)))
+    bar = tqdm(total=last, initial=first, desc=stage, leave=False, disable=not accelerator.is_main_process)
     then = time.time()
-    for step, tokens in zip(range(first, last), features.stream(batches, patches)):
+    for step, tokens in zip(range(first, last), features.stream([part.cut(batch) for batch in batches], patches)):
         busy = [run for run in runs if run.done == step < run.steps]
         for run in busy:
             torch.manual_seed(seed_for(run.experiment, stage, step))  # dropout
-            run.losses[step] = run.update(tokens, step)
+            with part.taken():
+                run.losses[step] = part.total(run.update(tokens, step))
             run.done = step + 1
         spent, then = time.time() - then, time.time()
         for run in busy:
@@ -194,7 +218,7 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
             if run.done % run.experiment.checkpoint_steps == 0 or run.done == run.steps:
                 _refuse_divergence(run, stage)
                 bar.set_postfix(loss=f"{float(run.losses[step]):.4f}")
-                if run.done < last:
+                if run.done < last and accelerator.is_main_process:
                     run.save()
         bar.update()
     bar.close()

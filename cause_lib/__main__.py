@@ -1,0 +1,61 @@
+"""python -m cause_lib: the stages of a run without a notebook, on one GPU or, with `accelerate launch`, on several.
+
+    accelerate launch --num_processes 4 -m cause_lib -p dataset camvid -p backbone dino_vits16 -p run_dir runs/camvid
+
+Arguments are papermill's: a notebook that is given the same ones afterwards finds everything done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cause_lib import stages
+from cause_lib.config import Experiment
+from cause_lib.training import session
+
+STAGES = {"clusterbook": stages.fit_clusterbook, "head": stages.fit_head, "probe": stages.fit_probe,
+          "evaluation": stages.evaluate, "baseline": stages.evaluate_baseline}
+
+
+def main(arguments: Sequence[str] | None = None) -> Path:
+    """Run a stage, and what it needs upstream; `arguments` are the command line's. Returns the artefact's folder."""
+    parser = argparse.ArgumentParser(prog="python -m cause_lib", description=Experiment.__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-p", "--parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                        help="a field of Experiment, as above, and its value")
+    parser.add_argument("-r", "--parameters_raw", nargs=2, action="append", default=[], metavar=("NAME", "TEXT"),
+                        help="the same, where the value is text even if it looks like a number")
+    parser.add_argument("--stage", choices=STAGES, default="evaluation", help="the last stage to run")
+    given = parser.parse_args(arguments)
+    try:
+        experiment = Experiment.from_dict({name: _value(text) for name, text in given.parameters}
+                                          | dict(given.parameters_raw))
+    except ValueError as error:
+        parser.error(str(error))
+    with session(experiment) as accelerator, accelerator.main_process_first():
+        stages.find(experiment, "evaluation")  # fetches what may be fetched: once, not in every process
+        main_process = accelerator.is_main_process
+    folder = STAGES[given.stage](experiment)
+    if main_process:
+        print(folder)
+    return folder
+
+
+def _value(text: str) -> Any:
+    """A number, True, False or None as what it is, anything else as text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+if __name__ == "__main__":
+    main()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,116 @@
+"""Several processes, one run: each has a part of every batch, and sums put the parts together.
+
+`accelerate launch` starts P processes, one a GPU. Process i has pictures  i b // P  up to  (i + 1) b // P  of every batch
+of b, more or less as many as the others. With L_x the share of picture x in the loss, divided by what the whole batch
+counts,
+
+    L = sum_x L_x = sum_i (sum over x of process i of L_x),     dL = sum_i d(...)
+
+so losses and gradients are added, never averaged: one all-reduce an update, before the gradient's norm is bounded, as in
+one process. What a picture is held against is the whole batch: teacher projections and concepts are brought together
+from all processes (`gather`), and the bank is filled alike in all of them. Random numbers are drawn for the whole batch,
+and each process uses those of its pictures (`random_bits`). All processes so end each update with the same parameters;
+DistributedDataParallel, which averages what may be uneven parts, is not needed.
+
+With one process every part is the whole batch, and nothing here costs anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import reduce
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pictures of a batch that this process has: `first` up to, not with, `last`, of `size`; None: all of them."""
+
+    first: int = 0
+    last: int | None = None
+    size: int | None = None
+
+    @property
+    def share(self) -> float:
+        """Its pictures, as a fraction of the batch's."""
+        return 1.0 if self.size is None else (self.last - self.first) / self.size
+
+    def cut(self, batch: Tensor) -> Tensor:
+        """The whole batch (b, ...) -> this process's pictures (b', ...)."""
+        return batch[self.first:self.last]
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of x over all processes, the same in each; no gradient passes."""
+        return x if self.size is None else reduce(x.detach(), "sum")
+
+    def gather(self, x: Tensor) -> Tensor:
+        """This process's pictures (b', ...) -> the whole batch (b, ...), the same in all; no gradient passes.
+
+        A sum with zeros for the others' pictures: it takes parts of any size, where an all-gather wants them equal.
+        """
+        if self.size is None:
+            return x
+        whole = x.new_zeros(self.size, *x.shape[1:])
+        whole[self.first:self.last] = x.detach()
+        return self.total(whole)
+
+    def random_bits(self, x: Tensor) -> Tensor:
+        """16 random bits for each number of x (b', ...), int16 of its shape, four of each draw of the global generator
+        of its device: those that a process with the whole batch draws for these pictures."""
+        each = x.shape[1:].numel()
+        draws = torch.empty(-(-(self.size or len(x)) * each // 4), dtype=torch.int64, device=x.device)
+        return draws.random_(-2**63, None).view(torch.int16)[self.first * each:][:x.numel()].view(x.shape)
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Until this ends, it is the `current_part`."""
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(token)
+
+    def total_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Every parameter's gradient becomes its sum over all processes, in one all-reduce."""
+        if self.size is None:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        summed = self.total(torch.cat([g.flatten() for g in gradients]))
+        for gradient, total in zip(gradients, summed.split([g.numel() for g in gradients])):
+            gradient.copy_(total.view_as(gradient))
+
+
+WHOLE = Part()
+_CURRENT: ContextVar[Part] = ContextVar("part", default=WHOLE)
+
+
+def part_of(accelerator: Accelerator, size: int) -> Part:
+    """What this process has of batches of `size` pictures.
+
+    Raises:
+        ValueError: there are more processes than pictures.
+    """
+    count, i = accelerator.num_processes, accelerator.process_index
+    if size < count:
+        raise ValueError(f"Batches of {size} pictures cannot be shared out between {count} processes: "
+                         f"start at most {size} of them, or train on larger batches (batch_size, train_images).")
+    return WHOLE if count == 1 else Part(i * size // count, (i + 1) * size // count, size)
+
+
+def current_part() -> Part:
+    """What this process has of the batch that is worked on: all of it, unless a part is `taken`."""
+    return _CURRENT.get()
+
+
+def total_counts(accelerator: Accelerator, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of whole numbers, each summed over all processes, with the dtype and on the device that it came with."""
+    if accelerator.num_processes == 1:
+        return counts
+    # as int64: neither gloo nor NCCL can add int16
+    return {name: reduce(x.to(accelerator.device).long(), "sum").to(x) for name, x in counts.items()}
