@@ -147,7 +147,8 @@ def concept_contrastive_loss(student: Tensor, teacher: Tensor, concepts: Tensor,
     """
     b, n, p = teacher.shape
     before = (p,) if projection is None else projection.weight.shape[::-1]
-    if student.shape != (len(range(b)[part.first:part.last]), n, before[0]) or before[-1] != p or concepts.shape != (b, n):
+    own = len(range(b)[part.first:part.last])
+    if student.shape != (own, n, before[0]) or before[-1] != p or concepts.shape != (b, n):
         raise ValueError("concept_contrastive_loss needs student and teacher (b, n, p), or with a projection from r to "
                          f"p student (b, n, r), and concepts (b, n), not {tuple(student.shape)}, {tuple(teacher.shape)}"
                          f" and {tuple(concepts.shape)}" + ("." if projection is None else f" with {projection}."))

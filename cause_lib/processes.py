@@ -1,16 +1,15 @@
 """Several processes, one run: each has a part of every batch, and sums put the parts together.
 
-`accelerate launch` starts P processes, one a GPU. Process i has pictures  i b // P  up to  (i + 1) b // P  of every batch
-of b, more or less as many as the others. With L_x the share of picture x in the loss, divided by what the whole batch
-counts,
+`accelerate launch` starts P processes, one a GPU. Of every batch of b pictures process i has those from  i b // P  on,
+up to, not with,  (i + 1) b // P.  With L_x the term of picture x in the loss, over what the whole batch counts,
 
-    L = sum_x L_x = sum_i (sum over x of process i of L_x),     dL = sum_i d(...)
+    L = sum_x L_x = sum_i (sum of L_x over the pictures of process i),    and the gradient likewise
 
-so losses and gradients are added, never averaged: one all-reduce an update, before the gradient's norm is bounded, as in
-one process. What a picture is held against is the whole batch: teacher projections and concepts are brought together
-from all processes (`gather`), and the bank is filled alike in all of them. Random numbers are drawn for the whole batch,
-and each process uses those of its pictures (`random_bits`). All processes so end each update with the same parameters;
-DistributedDataParallel, which averages what may be uneven parts, is not needed.
+so losses and gradients are added, never averaged: one all-reduce an update, before the gradient's norm is bounded. What
+a picture is held against is the whole batch: teacher projections and concepts are brought together from all processes
+(`gather`), and the bank is filled alike in each. Random numbers are drawn for the whole batch, and each process uses
+those of its pictures (`random_bits`). After every update all processes have the same parameters, and up to rounding
+they are those of one process. DistributedDataParallel is not needed; it would average parts of uneven size.
 
 With one process every part is the whole batch, and nothing here costs anything.
 """
