@@ -1,6 +1,6 @@
 """python -m cause_lib: the stages of a run without a notebook, on one GPU or, with `accelerate launch`, on several.
 
-    accelerate launch --num_processes 4 -m cause_lib -p dataset camvid -p backbone dino_vits16 -p run_dir runs/camvid
+    accelerate launch --multi_gpu --num_processes 4 -m cause_lib -p dataset camvid -p backbone dino_vits16
 
 Arguments are papermill's: a notebook that is given the same ones afterwards finds everything done.
 """

@@ -141,12 +141,12 @@ def test_counts_are_summed_and_numbers_are_those_of_one_process(place):
 
 
 def test_one_process_goes_on_from_a_checkpoint_of_two(place):
-    kept, *_ = names(place / "two", "kept/0/head/*-tr-s0-*")  # at update 14 of 20
+    kept, *_ = names(place / "two", "kept/0/head/*-mlp-s0-*")  # at update 14 of 20
     folder = place / "resumed" / "head" / Path(kept).stem
     folder.parent.mkdir(parents=True)
     shutil.copy(place / "two" / kept, checkpoint_path(folder))
     shutil.copytree(place / "two/clusterbook", place / "resumed/clusterbook")
-    assert main(arguments(place / "resumed", "head", head="tr")) == folder
+    assert main(arguments(place / "resumed", "head", head="mlp")) == folder
     losses = [torch.tensor(read_record(place / each / "head" / folder.name)["history"]["loss"])
               for each in ("resumed", "one")]
     torch.testing.assert_close(*losses, atol=1e-5, rtol=0)

@@ -206,21 +206,26 @@ def test_ranges():
 # --- Snakemake ---
 
 
-@pytest.mark.parametrize("profile, path", list(zip(PROFILES, [PUBLISHED, PUBLISHED, QUICKSTART])))
-def test_dry_run_of_every_profile(profile, path, monkeypatch):
+@pytest.mark.parametrize("profile, path, gpus", list(zip(PROFILES, [PUBLISHED, PUBLISHED, QUICKSTART], [4, 1, 4])))
+def test_dry_run_of_every_profile(profile, path, gpus, monkeypatch):
     if sys.version_info < (3, 11):  # which Snakemake asks for; the extra "workflow" is empty there
         assert importlib.util.find_spec("snakemake") is None
         return
     done = snakemake("--workflow-profile", str(ROOT / "workflow/profiles" / profile), "--config", f"table={path}",
-                     "--dry-run", "--forceall")
+                     f"gpus={gpus}", "--dry-run", "--forceall", "--printshellcmds")
     assert done.returncode == 0, done.stdout + done.stderr
     counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE))
     jobs = read_jobs(read_rows(path))
     assert counts == {**{stage: str(len(found)) for stage, found in jobs.items()}, "results": "1", "all": "1",
                       "total": str(sum(map(len, jobs.values())) + 2)}
     asks = set(re.findall(r"resources: .*gpu=(\d), runtime=(\d+), mem_mb=(\d+)", done.stdout + done.stderr))
-    assert asks == ({("0", "60", "3000")} if path != PUBLISHED else {("1", minutes, "16000") for minutes in
-                                                                     ("360", "720", "1440")})
+    assert asks == ({("0", "60", "3000")} if path != PUBLISHED else {(str(gpus), minutes, str(16000 * gpus))
+                                                                     for minutes in ("360", "720", "1440")})
+    # Several GPUs: first a process for each, with the notebook's parameters. The quickstart table asks for no GPU.
+    launched = re.findall(r"--num_processes 4 .* -m cause_lib --stage (\w+) (.*) && \S+ -m papermill \S+ \S+ (.*) --kernel",
+                          done.stdout + done.stderr)
+    assert {stage for stage, *_ in launched} == (set(jobs) if path == PUBLISHED and gpus > 1 else set())
+    assert all(first == notebook for _, first, notebook in launched)
 
 
 @pytest.mark.notebook
