@@ -222,8 +222,8 @@ def test_dry_run_of_every_profile(profile, path, gpus, monkeypatch):
     assert asks == ({("0", "60", "3000")} if path != PUBLISHED else {(str(gpus), minutes, str(16000 * gpus))
                                                                      for minutes in ("360", "720", "1440")})
     # Several GPUs: first a process for each, with the notebook's parameters. The quickstart table asks for no GPU.
-    launched = re.findall(r"--multi_gpu --num_processes 4 .* -m cause_lib --stage (\w+) (.*) && \S+ -m papermill \S+ \S+ "
-                          r"(.*) --kernel", done.stdout + done.stderr)
+    launched = re.findall(r"--multi_gpu --num_processes 4 .* -m cause_lib --stage (\w+) (.*) && "
+                          r"\S+ -m papermill \S+ \S+ (.*) --kernel", done.stdout + done.stderr)
     assert {stage for stage, *_ in launched} == (set(jobs) if path == PUBLISHED and gpus > 1 else set())
     assert all(first == notebook for _, first, notebook in launched)
 
