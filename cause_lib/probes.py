@@ -52,14 +52,15 @@ class LinearProbe(nn.Linear):
 
 @torch.no_grad()
 def cosine_kmeans(points: Tensor, num_clusters: int, *, restarts: int = 5, iterations: int = 100,
-                  generator: torch.Generator, progress: bool = False) -> Tensor:
-    """Spherical k-means; of several restarts, the one with the smallest inertia, sum_i (1 - cos(x_i, own centroid)).
+                  generator: torch.Generator, weights: Tensor | None = None, progress: bool = False) -> Tensor:
+    """Spherical k-means; of several restarts, the one with the smallest inertia, sum_i w_i (1 - cos(x_i, centroid)).
 
     Args:
         points: (m, d) floating, any length.
         num_clusters: c; with fewer than c points, some centroids coincide.
         restarts: independent k-means++ starts. iterations: at most so many rounds each.
         generator: CPU generator; the same one gives the same centroids.
+        weights: w, (m,) floating, at least 0; how much each point counts. None: all count the same.
         progress: show a bar over the restarts.
 
     Returns:
@@ -71,16 +72,18 @@ def cosine_kmeans(points: Tensor, num_clusters: int, *, restarts: int = 5, itera
     if points.ndim != 2 or len(points) == 0 or not bool(torch.isfinite(points).all()):
         raise ValueError(f"cosine_kmeans needs finite points (m, d) with m at least 1, not {tuple(points.shape)}.")
     points = F.normalize(points, dim=-1)  # (m, d)
+    share = None if weights is None else (weights / weights.sum()).to(points)  # (m,)
     best, best_fit = None, -float("inf")
     for _ in tqdm(range(restarts), desc="k-means", disable=not progress, leave=False):
-        centroids = _plus_plus(points, num_clusters, generator)  # (c, d)
+        centroids = _plus_plus(points, num_clusters, generator, share)  # (c, d)
         fit = -float("inf")
         for _ in range(iterations):
             cosine, own = (points @ centroids.T).max(dim=1)  # (m,), (m,)
-            previous, fit = fit, float(cosine.double().mean())
+            previous, fit = fit, float(cosine.double().mean() if share is None else cosine.double() @ share.double())
             if fit - previous < 1e-6:
                 break
-            sums = F.one_hot(own, num_clusters).to(points).T @ points  # (c, d)
+            members = F.one_hot(own, num_clusters).to(points)  # (m, c)
+            sums = (members if share is None else members * share[:, None]).T @ points  # (c, d)
             # A cluster that lost all its points starts again at the points that are served worst.
             lost = sums.norm(dim=1) == 0
             worst = cosine.argsort()[torch.arange(int(lost.sum())) % len(points)]
@@ -91,13 +94,17 @@ def cosine_kmeans(points: Tensor, num_clusters: int, *, restarts: int = 5, itera
     return best
 
 
-def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each next centroid a point drawn in proportion to 1 - cos to the nearest one so far: (c, d)."""
+def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator, share: Tensor | None = None) -> Tensor:
+    """k-means++: each next centroid a point drawn in proportion to w (1 - cos) to the nearest one so far: (c, d)."""
     draws = torch.rand(num_clusters, generator=generator).to(points.device, torch.float64)
-    chosen = points[(draws[:1] * len(points)).long()]  # (1, d)
+    if share is None:
+        first = (draws[:1] * len(points)).long()
+    else:
+        first = torch.searchsorted(share.double().cumsum(0), draws[:1], right=True).clamp(max=len(points) - 1)
+    chosen = points[first]  # (1, d)
     distance = (1 - points @ chosen[0]).clamp(min=0)  # (m,)
     for draw in draws[1:]:
-        cumulative = distance.double().cumsum(0)
+        cumulative = (distance if share is None else distance * share).double().cumsum(0)
         index = torch.searchsorted(cumulative, draw * cumulative[-1], right=True).clamp(max=len(points) - 1)
         chosen = torch.cat([chosen, points[index][None]])
         distance = torch.minimum(distance, (1 - points @ points[index]).clamp(min=0))
