@@ -5,9 +5,9 @@ An image (3, h, w) is cut into n = (h / patch)(w / patch) squares, and a pre-tra
     T = LayerNorm(f(image))[prefix:]                                   # (n, d): class and register tokens dropped
 
 which are the treatment T of the method (Eq. 1, 2). Architectures come from timm; weights come from a local file, the
-user's cache or timm's hub, and always load strictly. Position embeddings follow DINO's own resizing rule (Caron et
-al. 2021, `interpolate_pos_encoding`): bicubic, a scale factor with an offset of 0.1, no antialias. With
-positions="antialiased" they are resized to the exact size, with antialias.
+user's cache or timm's hub (two backbones: from their authors' file alone), and always load strictly. Position
+embeddings follow DINO's own resizing rule (Caron et al. 2021, `interpolate_pos_encoding`): bicubic, a scale factor with
+an offset of 0.1, no antialias. With positions="antialiased" they are resized to the exact size, with antialias.
 """
 
 import difflib
@@ -17,6 +17,7 @@ import pickle
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import huggingface_hub
 import safetensors
@@ -24,6 +25,7 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -40,6 +42,31 @@ BACKBONES = {
     "mae_vitb16": ("vit_base_patch16_224.mae", "self-supervised by MAE on ImageNet"),
 }
 
+
+class AuthorsFile(NamedTuple):
+    """A backbone that timm has no weights for: what its authors publish, and where in that file the backbone is.
+
+    `inside` is the entry of the file that holds the tensors, `unused` the keys that no token depends on: the projection
+    head that pre-training needs, and the token that stands for a masked patch.
+    """
+
+    architecture: str
+    learned: str
+    file: str
+    source: str
+    inside: str
+    unused: tuple[str, ...]
+
+
+AUTHORS = {
+    "ibot_vitb16": AuthorsFile("vit_base_patch16_224", "self-supervised by iBOT on ImageNet", "checkpoint_teacher.pth",
+                               "https://github.com/bytedance/ibot#pre-trained-models (ViT-B/16, backbone (t))",
+                               "state_dict", ("head.", "masked_embed")),
+    "msn_vits16": AuthorsFile("vit_small_patch16_224", "self-supervised by MSN on ImageNet", "vits16_800ep.pth.tar",
+                              "https://dl.fbaipublicfiles.com/msn/vits16_800ep.pth.tar",
+                              "target_encoder", ("fc.", "pred.")),
+}
+
 # name -> (whose weights, read with so many attention heads). CAUSE's released code builds DINO's ViT-S with twelve, and
 # its released heads were trained on what that gives.
 READINGS = {"dino_vits8.released": ("dino_vits8", 12), "dino_vits16.released": ("dino_vits16", 12)}
@@ -48,7 +75,7 @@ POSITIONS = ("dino", "antialiased")
 BUNDLED = "bundled"
 BUNDLED_PATH = Path(__file__).with_name("bundled.safetensors")
 RANDOM = "bundled.random"  # the same architecture with seeded random weights, to compare with
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
 # Keys that a published file may carry and that no token depends on: classifiers, the norm after pooling, and the token
 # that stands for a masked patch in pre-training. Any other key that does not fit is an error.
 UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "mask_token")
@@ -59,9 +86,9 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
     """Load a frozen vision transformer by name.
 
     Args:
-        name: a key of `BACKBONES` or `READINGS`, `bundled` (comes with the library), `bundled.random` (the same,
-            untrained), or a timm ViT such as `vit_tiny_patch16_224`. After a dot follows timm's tag; a tag that timm
-            does not know means a weights file of that name in the folder `CAUSE_WEIGHTS`.
+        name: a key of `BACKBONES`, `AUTHORS` or `READINGS`, `bundled` (comes with the library), `bundled.random` (the
+            same, untrained), or a timm ViT such as `vit_tiny_patch16_224`. After a dot follows timm's tag; a tag that
+            timm does not know means a weights file of that name in the folder `CAUSE_WEIGHTS`.
         image_size: side in pixels of the square images to come; checked against the patch. None: not checked.
         num_heads: read the same weights with so many attention heads, each of width d / num_heads. None: its own.
         positions: how position embeddings are resized, see `resize_positions`.
@@ -101,8 +128,11 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         path = _weights_path(weights_name)
         _load_strictly(vit, path, name)
         weights_sha256 = _sha256(path)
-        config = timm.get_pretrained_cfg(timm_name if published else architecture)
-        mean, std = config.mean, config.std
+        if weights_name in AUTHORS:
+            mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        else:
+            config = timm.get_pretrained_cfg(timm_name if published else architecture)
+            mean, std = config.mean, config.std
         description = (f"{name}: a vision transformer (patch {vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks "
                        f"of width {vit.embed_dim}, {_in_words(vit, own)}){learned}; weights from {path.name}.")
     return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, weights_sha256=weights_sha256,
@@ -247,8 +277,11 @@ def _architecture(name: str) -> tuple[str, bool, str]:
     if name in BACKBONES:
         timm_name, learned = BACKBONES[name]
         return timm_name, True, f", {learned}"
+    if name in AUTHORS:
+        return AUTHORS[name].architecture, False, f", {AUTHORS[name].learned}"
     if not isinstance(name, str) or not timm.is_model(name.split(".")[0]):
-        vits = [*BACKBONES, *READINGS, BUNDLED, RANDOM, *timm.list_models("vit_*"), *timm.list_models("deit*")]
+        vits = [*BACKBONES, *AUTHORS, *READINGS, BUNDLED, RANDOM, *timm.list_models("vit_*"),
+                *timm.list_models("deit*")]
         near = difflib.get_close_matches(str(name), vits, n=3, cutoff=0.3) or [*BACKBONES][:3]
         raise ValueError(f"There is no backbone {name!r}; the nearest names are {', '.join(near)}.")
     return name, timm.models.is_model_pretrained(name), ""
@@ -338,36 +371,50 @@ def _weights_path(name: str) -> Path:
     """The weights file of `name`: from `CAUSE_WEIGHTS` (folder or file), the user's cache of the hub, or the hub."""
     timm_name, published, _ = _architecture(name)
     config = timm.get_pretrained_cfg(timm_name) if published else None
-    stems = [name, timm_name]
+    stems = [name, *([] if name in AUTHORS else [timm_name])]
     if config is not None and config.url:
-        stems.append(Path(config.url).stem)                   # the authors' own file, named as they publish it
+        stems.append(_stem(config.url))                       # the authors' own file, named as they publish it
     where = os.environ.get("CAUSE_WEIGHTS", "")
     if where and Path(where).is_file():
         # a file is taken at its user's word, unless it bears the name of another backbone
-        if Path(where).stem in stems or Path(where).stem not in _known_stems():
+        if _stem(where) in stems or _stem(where) not in _known_stems():
             return Path(where)
     elif where:
         for stem in dict.fromkeys(stems):
             for suffix in WEIGHT_SUFFIXES:
                 if (path := Path(where) / (stem + suffix)).is_file():
                     return path
-    reason = "timm has none of that name"
+    suffix = ".safetensors"
     if config is not None and config.hf_hub_id:
+        file = config.hf_hub_filename or "model.safetensors"
         try:
-            path = _from_hub(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+            path = _from_hub(config.hf_hub_id, file)
         except Exception as error:                            # the hub's clients raise a dozen kinds for "no network"
-            reason = f"the hub ({config.hf_hub_id}) gave none: {type(error).__name__}"
+            fetch = f"fetch {file} from huggingface.co/{config.hf_hub_id} (here: {type(error).__name__})"
+            suffix = Path(file).suffix
         else:
             return _undamaged(path)
-    raise FileNotFoundError(f"No weights for {name!r} in CAUSE_WEIGHTS ({where or 'not set'}), and {reason}: put "
-                            f"{name}.safetensors (or {', '.join(WEIGHT_SUFFIXES[1:])}) into the folder that "
-                            f"CAUSE_WEIGHTS names, or go on with backbone='bundled'.")
+    elif name in AUTHORS:
+        fetch = f"fetch {AUTHORS[name].file}, which its authors publish at {AUTHORS[name].source}"
+        suffix = AUTHORS[name].file.removeprefix(_stem(AUTHORS[name].file))
+    else:
+        fetch = f"timm publishes none of that name, so take a file of your own ({', '.join(WEIGHT_SUFFIXES)})"
+    raise FileNotFoundError(f"No weights for {name!r}: {fetch}, put it as {name}{suffix} into the folder that the "
+                            f"environment variable CAUSE_WEIGHTS names (now {where or 'not set'}), or go on with "
+                            "backbone='bundled'.")
+
+
+def _stem(path: str | Path) -> str:
+    """A file's name without the suffix of a weights file."""
+    name = Path(path).name
+    return name.removesuffix(next((end for end in (".pth.tar", *WEIGHT_SUFFIXES) if name.endswith(end)), ""))
 
 
 @cache
 def _known_stems() -> frozenset[str]:
     timm_names = [timm_name for timm_name, _ in BACKBONES.values()]
-    return frozenset([*BACKBONES, *timm_names, *(Path(timm.get_pretrained_cfg(key).url).stem for key in timm_names)])
+    return frozenset([*BACKBONES, *AUTHORS, *timm_names,
+                      *(_stem(timm.get_pretrained_cfg(key).url) for key in timm_names)])
 
 
 def _from_hub(repository: str, file: str) -> Path:
@@ -390,7 +437,11 @@ def _undamaged(path: Path) -> Path:
 
 def _load_strictly(vit: VisionTransformer, path: Path, name: str) -> None:
     """Fill `vit` from a file, every key and shape accounted for; ValueError naming the file and the first keys."""
-    found = {key: value.float() for key, value in _read_tensors(path).items() if not key.startswith(UNUSED_KEYS)}
+    if name in AUTHORS:
+        found, unused = _plain(_read_tensors(path, (AUTHORS[name].inside,)), path), UNUSED_KEYS + AUTHORS[name].unused
+    else:
+        found, unused = _read_tensors(path, ("model", "state_dict")), UNUSED_KEYS  # MAE wraps its own in "model"
+    found = {key: value.float() for key, value in found.items() if not key.startswith(unused)}
     expected = vit.state_dict()
     missing = [key for key in expected if key not in found]
     unknown = [key for key in found if key not in expected]
@@ -403,7 +454,22 @@ def _load_strictly(vit: VisionTransformer, path: Path, name: str) -> None:
     vit.load_state_dict(found, strict=True, assign=True)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _plain(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Keys as the backbone alone has them: without what wrapping for several GPUs and for pre-training puts before."""
+    for prefix in ("module.", "backbone."):
+        plain = {key.removeprefix(prefix): value for key, value in state.items()}
+        if len(plain) < len(state):
+            twice = next(key for key in state if key.startswith(prefix) and key.removeprefix(prefix) in state)
+            raise ValueError(f"{path} holds both {twice} and {twice.removeprefix(prefix)}: keep the one that you mean.")
+        state = plain
+    return state
+
+
+def _read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors of a weights file, or those of its entry `wrappers`; whatever is beside that entry is left alone.
+
+    Never runs code: ValueError for a file that holds more than tensors, numbers, texts and containers of them.
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -413,11 +479,12 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
                          f"code; save its state dict alone, best as safetensors.") from error
     except (safetensors.SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is no readable weights file: {error}") from error
-    for wrapper in ("model", "state_dict"):                   # MAE wraps its state dict in "model"
+    for wrapper in wrappers:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict (names to tensors).")
+        raise ValueError(f"{path} holds no state dict (names to tensors)"
+                         + (f", neither itself nor as {' or '.join(wrappers)}." if wrappers else "."))
     return state
 
 

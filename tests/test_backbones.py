@@ -1,5 +1,6 @@
 """Frozen backbones: DINO's position resizing against a naive twin, strict loading, errors that say the way out."""
 
+import argparse
 import json
 import math
 import pickle
@@ -59,6 +60,13 @@ def file(tmp_path, monkeypatch):
     """Where a test puts weights of its own."""
     monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
     return tmp_path / f"{MINE}.safetensors"
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """The same architectures with one block: what is tested is keys, not depth."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, **({"depth": 1} | kwargs)))
 
 
 def save(state, path: Path) -> None:
@@ -190,7 +198,7 @@ def test_heads_of_the_embedded_default(name):
 
 
 @pytest.mark.parametrize("patch", [8, 16])
-def test_the_released_reading_of_dino(tmp_path, monkeypatch, patch):
+def test_the_released_reading_of_dino(shallow, tmp_path, monkeypatch, patch):
     """`.released` is the plain name's file, read with twelve heads, and another identity."""
     monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
     name = f"dino_vits{patch}"
@@ -297,6 +305,18 @@ def test_unknown_name_names_the_nearest(name, near):
             function(name)
 
 
+@pytest.mark.parametrize("name, says", [
+    ("dino_vits16", r"model\.safetensors from huggingface\.co/timm/vit_small_patch16_224\.dino \(here: Connection"),
+    ("dino_vits16.released", r"huggingface\.co/timm/vit_small_patch16_224\.dino.*put it as dino_vits16\.safetensors"),
+    ("ibot_vitb16", r"checkpoint_teacher\.pth, which its authors publish at https://github\.com/bytedance/ibot"),
+    ("msn_vits16", r"at https://dl\.fbaipublicfiles\.com/msn/vits16_800ep\.pth\.tar, put it as msn_vits16\.pth\.tar"),
+    (MINE, "a file of your own")])
+def test_what_to_fetch_is_one_sentence(name, says, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=f"{says}.*CAUSE_WEIGHTS.*not set.*backbone='bundled'") as error:
+        load_backbone(name)
+    assert str(error.value).endswith(".") and ". " not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["dino_vits16", "mae_vitb16", MINE, TINY])
 def test_no_weights_and_no_network(name, tmp_path, monkeypatch):
     for where in (None, tmp_path, tmp_path / "nowhere"):
@@ -373,6 +393,79 @@ def test_the_authors_own_file_name(tmp_path, monkeypatch):
     assert backbones._weights_path("dino_vits16").name == "dino_deitsmall16_pretrain.pth"
     (tmp_path / "dino_vits16.pth").write_bytes(b"x")
     assert backbones._weights_path("dino_vits16").name == "dino_vits16.pth"
+
+
+# --- backbones that only their authors publish ---
+
+def ibot(state):
+    """As iBOT's files hold a teacher: below `state_dict`, behind prefixes, with the projection head."""
+    wrapped = {f"module.backbone.{key}": value for key, value in state.items()}
+    wrapped |= {"module.backbone.masked_embed": torch.zeros(1, 1), "module.head.mlp.0.weight": torch.zeros(2, 2),
+                "module.head.last_layer2.weight_g": torch.zeros(2, 1)}
+    return {"state_dict": wrapped}
+
+
+def msn(state):
+    """As MSN's files hold the target encoder: beside optimiser state, prototypes and numbers."""
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    wrapped |= {"module.fc.fc1.weight": torch.zeros(2, 2), "module.fc.bn1.num_batches_tracked": torch.tensor(3)}
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(3))])
+    return {"target_encoder": wrapped, "encoder": {f"module.{key}": -value for key, value in state.items()},
+            "opt": optimizer.state_dict(), "prototypes": torch.zeros(4, 2), "epoch": 800, "scaler": {"scale": 2.0},
+            "loss": 1.5, "lr": 1e-3, "batch_size": 16, "world_size": 64, "temperature": 0.1}
+
+
+@pytest.fixture(scope="module")
+def authors():
+    """Random weights of a single block in the two architectures, under the authors' keys (which are timm's)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return {name: timm.create_model(backbones.AUTHORS[name].architecture, pretrained=False, num_classes=0, depth=1)
+                for name in backbones.AUTHORS}
+
+
+@pytest.mark.parametrize("name, wrap, suffix", [("ibot_vitb16", ibot, ".pth"), ("msn_vits16", msn, ".pth.tar")])
+def test_authors_files(authors, shallow, tmp_path, monkeypatch, name, wrap, suffix):
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    vit, path = authors[name].eval(), tmp_path / (name + suffix)
+    torch.save(wrap(vit.state_dict()), path)
+    backbone, images = load_backbone(name, 224), torch.rand(1, 3, 224, 224)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.no_grad():
+        expected = vit.forward_features((images - mean) / std)[:, 1:]
+    torch.testing.assert_close(backbone(images), expected, rtol=1e-4, atol=1e-5)
+    assert backbone.weights_sha256 == weights_fingerprint(name) and path.name in backbone.description
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(path))  # the file itself, and tensors alone
+    assert load_backbone(name).weights_sha256 == backbone.weights_sha256
+    save(vit.state_dict(), tmp_path / f"{name}.safetensors")
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path / f"{name}.safetensors"))
+    assert torch.equal(load_backbone(name).vit.pos_embed, vit.pos_embed)
+
+
+@pytest.mark.parametrize("name, wrap, key", [("ibot_vitb16", ibot, "state_dict"),
+                                             ("msn_vits16", msn, "target_encoder")])
+def test_authors_files_load_strictly(authors, shallow, tmp_path, monkeypatch, capsys, name, wrap, key):
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+
+    def load(change):
+        content = wrap(authors[name].state_dict())
+        change(content)
+        torch.save(content, tmp_path / f"{name}.pth")
+        return load_backbone(name)
+
+    with pytest.raises(ValueError, match=rf"{name}.pth does not fit {name}.*1 missing \(pos_embed\)"):
+        load(lambda content: [content[key].pop(k) for k in [*content[key]] if k.endswith("pos_embed")])
+    with pytest.raises(ValueError, match=r"1 unknown \(student\.whatever\)"):
+        load(lambda content: content[key].update({"module.student.whatever": torch.zeros(1)}))
+    with pytest.raises(ValueError, match="holds both module.cls_token and cls_token"):
+        load(lambda content: content[key].update({"module.cls_token": torch.zeros(1), "cls_token": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=f"neither itself nor as {key}"):
+        load(lambda content: content.update({key: 7}))
+    with pytest.raises(ValueError, match="more than tensors"):
+        load(lambda content: content.update(args=argparse.Namespace(arch="vit")))
+    with pytest.raises(ValueError, match="more than tensors"):
+        load(lambda content: content.update(args=Runs()))
+    assert "code has run" not in capsys.readouterr().out
 
 
 def change(state, how):
