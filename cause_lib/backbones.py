@@ -6,14 +6,16 @@ An image (3, h, w) is cut into n = (h / patch)(w / patch) squares, and a pre-tra
 
 which are the treatment T of the method (Eq. 1, 2). Architectures come from timm; weights come from a local file, the
 user's cache or timm's hub, and always load strictly. Position embeddings follow DINO's own resizing rule (Caron et
-al. 2021, `interpolate_pos_encoding`): bicubic, a scale factor with an offset of 0.1, no antialias.
+al. 2021, `interpolate_pos_encoding`): bicubic, a scale factor with an offset of 0.1, no antialias. With
+positions="antialiased" they are resized to the exact size, with antialias.
 """
 
 import difflib
 import hashlib
 import os
 import pickle
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import huggingface_hub
@@ -27,7 +29,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 # name -> (timm's name, how its weights were learned). A weights file does not tell the number of attention heads: every
-# ViT here has its architecture's own (six for ViT-S), which is what DINO, DINOv2 and MAE were trained with.
+# ViT here has its architecture's own (six for ViT-S), which is what it was trained with.
 BACKBONES = {
     "dino_vits16": ("vit_small_patch16_224.dino", "self-supervised by DINO on ImageNet"),
     "dino_vits8": ("vit_small_patch8_224.dino", "self-supervised by DINO on ImageNet"),
@@ -38,6 +40,11 @@ BACKBONES = {
     "mae_vitb16": ("vit_base_patch16_224.mae", "self-supervised by MAE on ImageNet"),
 }
 
+# name -> (whose weights, read with so many attention heads). CAUSE's released code builds DINO's ViT-S with twelve, and
+# its released heads were trained on what that gives.
+READINGS = {"dino_vits8.released": ("dino_vits8", 12), "dino_vits16.released": ("dino_vits16", 12)}
+
+POSITIONS = ("dino", "antialiased")
 BUNDLED = "bundled"
 BUNDLED_PATH = Path(__file__).with_name("bundled.safetensors")
 RANDOM = "bundled.random"  # the same architecture with seeded random weights, to compare with
@@ -47,29 +54,38 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "mask_token")
 
 
-def load_backbone(name: str, image_size: int | None = None) -> "Backbone":
+def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | None = None,
+                  positions: str = "dino") -> "Backbone":
     """Load a frozen vision transformer by name.
 
     Args:
-        name: a key of `BACKBONES`, `bundled` (comes with the library), `bundled.random` (the same, untrained), or a
-            timm ViT such as `vit_tiny_patch16_224`. After a dot follows timm's tag; a tag that timm does not know means
-            a weights file of that name in the folder `CAUSE_WEIGHTS`.
+        name: a key of `BACKBONES` or `READINGS`, `bundled` (comes with the library), `bundled.random` (the same,
+            untrained), or a timm ViT such as `vit_tiny_patch16_224`. After a dot follows timm's tag; a tag that timm
+            does not know means a weights file of that name in the folder `CAUSE_WEIGHTS`.
         image_size: side in pixels of the square images to come; checked against the patch. None: not checked.
+        num_heads: read the same weights with so many attention heads, each of width d / num_heads. None: its own.
+        positions: how position embeddings are resized, see `resize_positions`.
 
     Returns:
         A `Backbone` on the CPU, float32, in evaluation mode, its parameters without gradients.
 
     Raises:
-        ValueError: an unknown name (the nearest are named), a size the patch does not divide, a weights file that does
-            not fit or that holds more than tensors.
+        ValueError: an unknown name (the nearest are named), a size the patch does not divide, a number of heads that
+            does not divide the width, a weights file that does not fit or that holds more than tensors.
         FileNotFoundError: no weights here and no network to fetch them.
     """
+    if positions not in POSITIONS:
+        raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, not {positions!r}.")
+    weights_name, reading = READINGS.get(name, (name, None))
+    if reading is not None and num_heads not in (None, reading):
+        raise ValueError(f"{name} means {weights_name} read with {reading} attention heads, so num_heads={num_heads} "
+                         f"says two things at once: take {weights_name!r} with num_heads, or {name!r} without.")
+    heads = reading if num_heads is None else num_heads
     if name in (BUNDLED, RANDOM):
         mean = std = (0.5, 0.5, 0.5)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            vit = small_vit()
-        what = f"a small vision transformer (patch 8, {len(vit.blocks)} blocks of width {vit.embed_dim}, 3 heads)"
+        vit, own = _with_heads(_seeded_vit, heads, name)
+        what = (f"a small vision transformer (patch 8, {len(vit.blocks)} blocks of width {vit.embed_dim}, "
+                f"{_in_words(vit, own)})")
         if name == BUNDLED:
             _load_strictly(vit, BUNDLED_PATH, name)
             weights_sha256 = _sha256(BUNDLED_PATH)
@@ -79,46 +95,48 @@ def load_backbone(name: str, image_size: int | None = None) -> "Backbone":
             weights_sha256 = _sha256_of_tensors(vit.state_dict())
             description = f"{name}: {what} with seeded random weights, untrained."
     else:
-        timm_name, published, learned = _architecture(name)
+        timm_name, published, learned = _architecture(weights_name)
         architecture = timm_name.split(".")[0]
-        vit = _empty_vit(architecture, name)
-        path = _weights_path(name)
+        vit, own = _with_heads(partial(_empty_vit, architecture, name), heads, name)
+        path = _weights_path(weights_name)
         _load_strictly(vit, path, name)
         weights_sha256 = _sha256(path)
         config = timm.get_pretrained_cfg(timm_name if published else architecture)
         mean, std = config.mean, config.std
-        heads = next(module.num_heads for module in vit.modules() if hasattr(module, "num_heads"))
         description = (f"{name}: a vision transformer (patch {vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks "
-                       f"of width {vit.embed_dim}, {heads} heads){learned}; weights from {path.name}.")
+                       f"of width {vit.embed_dim}, {_in_words(vit, own)}){learned}; weights from {path.name}.")
     return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, weights_sha256=weights_sha256,
-                    description=description)
+                    description=description, positions=positions)
 
 
 def weights_fingerprint(name: str) -> str:
     """What stands for the weights of `name` in an artefact's identity, without building the model.
 
-    The SHA-256 (hex) of its weights file, or `random-seed0` for `bundled.random`, which has none. Fetches the file if
-    it is nowhere yet; raises what `load_backbone` raises for names and missing files.
+    The SHA-256 (hex) of its weights file, or `random-seed0` for `bundled.random`, which has none; behind that of a name
+    of `READINGS`, its heads. Fetches the file if it is nowhere yet; raises what `load_backbone` raises for names and
+    missing files.
     """
     if name == RANDOM:
         return "random-seed0"
-    return _sha256(BUNDLED_PATH if name == BUNDLED else _weights_path(name))
+    weights_name, reading = READINGS.get(name, (name, None))
+    sha256 = _sha256(BUNDLED_PATH if name == BUNDLED else _weights_path(weights_name))
+    return sha256 if reading is None else f"{sha256}-{reading}heads"
 
 
 class Backbone(nn.Module):
     """A frozen ViT that returns patch tokens.
 
-    Attributes: `name`, `dim` (d), `patch_size` (pixels), `image_size` (pixels, or None), `weights_sha256`,
-    `description` (one sentence).
+    Attributes: `name`, `dim` (d), `patch_size` (pixels), `image_size` (pixels, or None), `positions` (their resizing),
+    `weights_sha256` (of the file, however it is read), `description` (one sentence).
     """
 
     def __init__(self, vit: VisionTransformer, *, name: str, image_size: int | None, mean: tuple, std: tuple,
-                 weights_sha256: str, description: str):
+                 weights_sha256: str, description: str, positions: str = "dino"):
         super().__init__()
         self.vit = vit.eval().requires_grad_(False)
         self.name, self.image_size = name, image_size
         self.dim, self.patch_size = vit.embed_dim, vit.patch_embed.patch_size[0]
-        self.weights_sha256, self.description = weights_sha256, description
+        self.weights_sha256, self.description, self.positions = weights_sha256, description, positions
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._positions: dict[tuple, Tensor] = {}
@@ -183,7 +201,8 @@ class Backbone(nn.Module):
             if len(self._positions) >= 16:                                           # a folder of many sizes
                 self._positions.clear()
             prefix = 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens
-            self._positions[key] = resize_positions(self.vit.pos_embed, self.vit.patch_embed.grid_size, grid, prefix)
+            self._positions[key] = resize_positions(self.vit.pos_embed, self.vit.patch_embed.grid_size, grid, prefix,
+                                                    rule=self.positions)
         return self._positions[key]
 
     def _grid(self, h: int, w: int) -> tuple[int, int]:
@@ -195,15 +214,18 @@ class Backbone(nn.Module):
         return h // patch, w // patch
 
 
-def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1) -> Tensor:
-    """Position embeddings of one patch grid, resized to another by DINO's rule.
+def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1, *,
+                     rule: str = "dino") -> Tensor:
+    """Position embeddings of one patch grid, resized to another.
 
-    The released features were made this way: the grid is sampled bicubically at scale (new + 0.1) / old, and that
-    scale, not the ratio of the sizes, sets the sampling step. At the native size nothing changes at all.
+    By DINO's rule the grid is sampled bicubically at scale (new + 0.1) / old, and that scale, not the ratio of the
+    sizes, sets the sampling step; the released features were made this way. The antialiased rule is a picture
+    library's: bicubic to the exact size, low-passed where the grid shrinks. At the native size neither changes
+    anything at all.
 
     Args:
         positions: (1, prefix + old[0] old[1], d); the first `prefix` rows (class token) are kept as they are.
-        old, new: rows and columns of the two patch grids.
+        old, new: rows and columns of the two patch grids. rule: `dino` or `antialiased`.
 
     Returns:
         (1, prefix + new[0] new[1], d)
@@ -212,9 +234,12 @@ def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, in
         return positions
     kept, patches = positions[:, :prefix], positions[:, prefix:]
     patches = patches.unflatten(1, tuple(old)).permute(0, 3, 1, 2)                   # (1, d, rows, columns)
-    scale = tuple((to + 0.1) / of for to, of in zip(new, old))
-    patches = F.interpolate(patches.float(), scale_factor=scale, mode="bicubic").to(positions.dtype)
-    return torch.cat([kept, patches.flatten(2).transpose(1, 2)], dim=1)
+    if rule == "antialiased":
+        resized = F.interpolate(patches.float(), size=tuple(new), mode="bicubic", antialias=True)
+    else:
+        scale = tuple((to + 0.1) / of for to, of in zip(new, old))
+        resized = F.interpolate(patches.float(), scale_factor=scale, mode="bicubic")
+    return torch.cat([kept, resized.to(positions.dtype).flatten(2).transpose(1, 2)], dim=1)
 
 
 def _architecture(name: str) -> tuple[str, bool, str]:
@@ -223,19 +248,38 @@ def _architecture(name: str) -> tuple[str, bool, str]:
         timm_name, learned = BACKBONES[name]
         return timm_name, True, f", {learned}"
     if not isinstance(name, str) or not timm.is_model(name.split(".")[0]):
-        vits = [*BACKBONES, BUNDLED, RANDOM, *timm.list_models("vit_*"), *timm.list_models("deit*")]
+        vits = [*BACKBONES, *READINGS, BUNDLED, RANDOM, *timm.list_models("vit_*"), *timm.list_models("deit*")]
         near = difflib.get_close_matches(str(name), vits, n=3, cutoff=0.3) or [*BACKBONES][:3]
         raise ValueError(f"There is no backbone {name!r}; the nearest names are {', '.join(near)}.")
     return name, timm.models.is_model_pretrained(name), ""
 
 
-def _empty_vit(architecture: str, name: str) -> VisionTransformer:
+def _with_heads(build: Callable[..., VisionTransformer], num_heads: int | None,
+                name: str) -> tuple[VisionTransformer, int]:
+    """A ViT from `build(num_heads=...)`, and how many heads it would have had by itself."""
+    vit = build()
+    own = _heads(vit)
+    if num_heads is not None and (num_heads < 1 or vit.embed_dim % num_heads):
+        raise ValueError(f"{name} has tokens of width {vit.embed_dim}, which {num_heads} attention heads cannot share "
+                         f"evenly: num_heads must divide it, as its own {own} do.")
+    return (vit if num_heads in (None, own) else build(num_heads=num_heads)), own
+
+
+def _in_words(vit: VisionTransformer, own: int) -> str:
+    return f"{_heads(vit)} heads" + ("" if _heads(vit) == own else f" instead of its own {own}")
+
+
+def _heads(vit: VisionTransformer) -> int:
+    return next(module.num_heads for module in vit.modules() if hasattr(module, "num_heads"))
+
+
+def _empty_vit(architecture: str, name: str, **changes: int) -> VisionTransformer:
     # an empty global_pool keeps the final norm on the tokens, where pooling models move it behind the mean; on "meta"
     # nothing is allocated or drawn, so that loading leaves the global random numbers alone
     try:
         with torch.device("meta"):
             vit = timm.create_model(architecture, num_classes=0, global_pool="", dynamic_img_size=True,
-                                    weight_init="skip")
+                                    weight_init="skip", **changes)
     except (TypeError, AssertionError):                       # other families do not take these arguments
         vit = None
     if type(vit) is not VisionTransformer or type(vit.patch_embed) is not PatchEmbed or vit.pos_embed is None:
@@ -264,6 +308,13 @@ def small_vit(image_size: int = 160, patch_size: int = 8, dim: int = 192, depth:
     vit.patch_embed.proj = nn.Sequential(*stem, nn.Conv2d(widths[-1], dim, 1))
     vit.pos_embed.data[:, 1:] = 0.3 * _waves(vit.patch_embed.grid_size, dim)
     return vit
+
+
+def _seeded_vit(**changes: int) -> VisionTransformer:
+    """`small_vit` by seed 0, whatever the number of heads; the global random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return small_vit(**changes)
 
 
 def _waves(grid: tuple[int, int], dim: int) -> Tensor:

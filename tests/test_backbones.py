@@ -5,11 +5,13 @@ import math
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from cause_lib import backbones
 from cause_lib.backbones import Backbone, load_backbone, resize_positions, weights_fingerprint
@@ -104,9 +106,23 @@ def test_the_offset_matters():
     assert (ours - plain.flatten(2).transpose(1, 2)).abs().max() > 1e-2
 
 
-def test_native_positions_are_identical():
+@pytest.mark.parametrize("rule", backbones.POSITIONS)
+def test_native_positions_are_identical(rule):
     positions = torch.randn(1, 1 + 37 * 37, 4)
-    assert resize_positions(positions, (37, 37), (37, 37)) is positions
+    assert resize_positions(positions, (37, 37), (37, 37), rule=rule) is positions
+
+
+@pytest.mark.parametrize("new", [(20, 20), (7, 9), (14, 30)])
+def test_antialiased_positions_are_resized_as_a_picture_is(new):
+    """Pillow's bicubic filter, channel by channel: the exact size, and a wider filter where the grid shrinks."""
+    positions = torch.randn(1, 1 + 14 * 14, 3, generator=torch.Generator().manual_seed(0))
+    ours = resize_positions(positions, (14, 14), new, rule="antialiased")
+    planes = [Image.fromarray(plane.numpy()).resize(new[::-1], Image.Resampling.BICUBIC)
+              for plane in positions[0, 1:].T.unflatten(1, (14, 14))]
+    expected = torch.stack([torch.from_numpy(np.array(plane)).flatten() for plane in planes], dim=1)
+    torch.testing.assert_close(ours[0, 1:], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours[:, :1], positions[:, :1])
+    assert (ours - resize_positions(positions, (14, 14), new)).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("old", [14, 20, 28, 37])
@@ -135,6 +151,61 @@ def test_other_sizes_equal_timm_with_dino_positions(tiny, weights, size):
     tokens = load_backbone(MINE)(images)
     assert tokens.shape == (1, size[0] // 16 * (size[1] // 16), 192)
     torch.testing.assert_close(tokens, expected, rtol=1e-3, atol=2e-3)
+
+
+def test_positions_are_resized_by_the_rule_that_was_asked_for(weights):
+    images, tokens = torch.rand(1, 3, 64, 80), {}
+    for rule in backbones.POSITIONS:
+        backbone = load_backbone(MINE, positions=rule)
+        tokens[rule] = backbone(images)
+        expected = resize_positions(backbone.vit.pos_embed, (14, 14), (4, 5), rule=rule)
+        assert backbone.positions == rule and torch.equal(backbone._position_embedding((4, 5), images), expected)
+    assert not torch.equal(tokens["dino"], tokens["antialiased"])
+    assert torch.equal(load_backbone(MINE)(images), tokens["dino"])
+    with pytest.raises(ValueError, match="one of dino, antialiased, not 'bilinear'"):
+        load_backbone(MINE, positions="bilinear")
+
+
+def test_more_heads_read_the_same_weights(tiny, weights):
+    """Against timm's own ViT with that many heads, and the same tensors."""
+    other = timm.create_model(TINY, pretrained=False, num_heads=12).eval()
+    other.load_state_dict(tiny.state_dict())
+    images = torch.rand(1, 3, 224, 224)
+    twelve, three = load_backbone(MINE, 224, num_heads=12), load_backbone(MINE, 224, num_heads=3)
+    torch.testing.assert_close(twelve(images), other.forward_features((images - 0.5) / 0.5)[:, 1:].detach(),
+                               rtol=1e-5, atol=1e-5)
+    assert twelve.attention(images).shape == (1, 12, 197, 197) and "12 heads instead of its own 3" in twelve.description
+    assert twelve.weights_sha256 == three.weights_sha256
+    assert torch.equal(three(images), load_backbone(MINE, 224)(images)) and "instead" not in three.description
+    for heads in (0, 5, -3):
+        with pytest.raises(ValueError, match=f"width 192, which {heads} attention heads.*its own 3"):
+            load_backbone(MINE, num_heads=heads)
+
+
+@pytest.mark.parametrize("name", ["bundled", "bundled.random"])
+def test_heads_of_the_embedded_default(name):
+    own, six, images = load_backbone(name), load_backbone(name, num_heads=6), torch.rand(1, 3, 32, 32)
+    assert all(torch.equal(a, b) for a, b in zip(own.vit.state_dict().values(), six.vit.state_dict().values()))
+    assert six.weights_sha256 == own.weights_sha256 and not torch.equal(own(images), six(images))
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+def test_the_released_reading_of_dino(tmp_path, monkeypatch, patch):
+    """`.released` is the plain name's file, read with twelve heads, and another identity."""
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    name = f"dino_vits{patch}"
+    vit = timm.create_model(f"vit_small_patch{patch}_224", pretrained=False, num_classes=0)
+    save(vit.state_dict(), tmp_path / f"{name}.safetensors")
+    released, plain = load_backbone(f"{name}.released"), load_backbone(name)
+    images = torch.rand(1, 3, 4 * patch, 4 * patch)
+    assert torch.equal(released(images), load_backbone(name, num_heads=12)(images))
+    assert not torch.equal(released(images), plain(images))
+    assert released.weights_sha256 == plain.weights_sha256 == weights_fingerprint(name)
+    assert weights_fingerprint(f"{name}.released") not in (weights_fingerprint(name), "")
+    assert (released.name, released.mean.tolist()) == (f"{name}.released", plain.mean.tolist())
+    load_backbone(f"{name}.released", num_heads=12)
+    with pytest.raises(ValueError, match=f"12 attention heads, so num_heads=6.*take '{name}' with num_heads"):
+        load_backbone(f"{name}.released", num_heads=6)
 
 
 @pytest.mark.parametrize("architecture", ["vit_tiny_r_s16_p8_224", "resnet18", "deit_tiny_distilled_patch16_224"])
