@@ -41,6 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "crops": ("five", "double", "super", "none"),
+    "positions": ("dino", "antialiased"),
+    "resize": ("nearest", "antialiased"),
     "head": ("tr", "mlp"),
     "crf_backend": ("torch", "pydensecrf"),
     "precision": ("no", "bf16", "fp16"),
@@ -50,7 +52,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # Closed ranges; a bound that is None is open to that side.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "num_classes": (1, 10_000), "image_size": (1, 4096), "train_size": (1, 4096), "crop_ratio": (0.05, 1.0),
-    "train_images": (1, None), "test_images": (1, None), "num_concepts": (1, 65_536), "concept_steps": (0, None),
+    "train_images": (1, None), "test_images": (1, None), "num_heads": (1, 1024), "num_concepts": (1, 65_536), "concept_steps": (0, None),
     "modularity_temperature": (1e-6, None), "thin": (1, 64), "reduced_dim": (1, None), "projection_dim": (1, None),
     "head_steps": (0, None), "bank_capacity": (0, None), "bank_fraction": (0.0, 1.0),
     "contrast_temperature": (1e-6, None), "positive_threshold": (-1.0, 1.0), "negative_threshold": (-1.0, 1.0),
@@ -60,18 +62,21 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "cache_gb": (0.0, None), "num_workers": (0, 256), "checkpoint_steps": (1, None),
 }
 
-_DATA = ("dataset", "folder", "crops", "crop_ratio", "train_split", "train_images", "backbone", "precision")
+_FEATURES = ("dataset", "folder", "resize", "backbone", "num_heads", "positions", "precision")
+_DATA = _FEATURES + ("crops", "crop_ratio", "train_split", "train_images")
 _TRAIN = _DATA + ("image_size", "num_concepts", "concept_steps", "modularity_temperature", "thin", "lr", "batch_size",
                   "seed", "order_seed")
 _HEAD = _TRAIN + ("head", "train_size", "reduced_dim", "projection_dim", "head_steps", "bank_capacity", "bank_fraction",
-                  "contrast_temperature", "positive_threshold", "negative_threshold", "ema_decay", "dropout",
-                  "clip_norm", "weight_decay")
+                  "contrast_temperature", "positive_threshold", "negative_threshold", "ema_decay", "shared_start",
+                  "dropout", "clip_norm", "weight_decay")
 _PROBE = _HEAD + ("label_free", "num_classes", "probe_steps", "probe_decay_steps", "kmeans_restarts")
 _JUDGE = ("test_split", "test_images", "crf", "crf_iterations", "crf_backend")
 _BASELINE = _DATA + ("image_size", "num_classes", "batch_size", "kmeans_restarts", "seed")
 
-#: The fields that each stage's artefact depends on; run_dir, device and the like are not among them.
+#: The fields that each stage's artefact depends on; run_dir, device and the like are not among them. Of frozen features,
+#: those beyond the pictures and their size, which their names and fingerprint stand for.
 STAGE_FIELDS: dict[str, tuple[str, ...]] = {
+    "features": _FEATURES,
     "clusterbook": _TRAIN,
     "head": _HEAD,
     "probe": _PROBE,
@@ -81,7 +86,7 @@ STAGE_FIELDS: dict[str, tuple[str, ...]] = {
 }
 
 # Fields that came later: at their default they are left out of names, so that what was made before them is still found.
-SINCE: tuple[str, ...] = ()
+SINCE: tuple[str, ...] = ("resize", "num_heads", "positions", "shared_start")
 
 #: What decides which tokens each update of a head sees, and how they are come by: heads that agree share one pass.
 PASS_FIELDS: tuple[str, ...] = _DATA + ("num_classes", "train_size", "batch_size", "order_seed", "run_dir", "device",
@@ -105,7 +110,12 @@ class Experiment:
         crops, crop_ratio: training views, `five` crops at this share of each side (0.5); `double` (20 a picture, at 0.5
             and 0.8), `super` (50, at 0.3 to 0.7), as published for coco81 and coco171, and for pascalvoc; or `none`.
         train_split, test_split, train_images, test_images: which split, and at most how many pictures (None: all).
+        resize: how pictures are brought to their size; labels always by nearest neighbour. `nearest`, as published, or
+            `antialiased` (bilinear, low-passed where they shrink).
         backbone: a name of `cause_lib.backbones`, or a timm name.
+        num_heads: attention heads that the backbone is read with (None: its architecture's own; the released code: twice
+            ViT-S's own).
+        positions: how the backbone's position embeddings are resized, by `dino`'s rule, as published, or `antialiased`.
         num_concepts: prototypes k of the clusterbook (2048).
         concept_steps: updates of step 1 (published: one epoch).
         modularity_temperature: tau of Eq. 3 (0.1).
@@ -116,6 +126,8 @@ class Experiment:
         bank_capacity, bank_fraction: teacher projections kept per concept (100; 0: no bank), share of each batch (0.5).
         contrast_temperature, positive_threshold, negative_threshold: Eq. 4 (0.07), phi+ (0.3), phi- (0.1).
         ema_decay: teacher's share of its own past at each update (0.99).
+        shared_start: True: the teacher starts as the student is after its first update, since in the released code they
+            share storage until then; False: as the student is before it.
         dropout: share of features dropped while a head trains (0.1).
         clip_norm: bound of the gradient norm in step 2 (None: TR 2, MLP 0.1).
         weight_decay: Adam's, in step 2 (1e-4).
@@ -145,7 +157,10 @@ class Experiment:
     test_split: str | None = None
     train_images: int | None = None
     test_images: int | None = None
+    resize: str = "nearest"
     backbone: str = "bundled"
+    num_heads: int | None = None
+    positions: str = "dino"
     num_concepts: int | None = None
     concept_steps: int | None = None
     modularity_temperature: float = 0.1
@@ -160,6 +175,7 @@ class Experiment:
     positive_threshold: float = 0.3
     negative_threshold: float = 0.1
     ema_decay: float = 0.99
+    shared_start: bool = False
     dropout: float = 0.1
     clip_norm: float | None = None
     weight_decay: float = 1e-4

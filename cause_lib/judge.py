@@ -98,6 +98,7 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
         gallery[row_name(row)] = torch.tensor(numbers["assignment"], dtype=torch.int16)[masks]
     report = {"stage": stage, "experiment": experiment.to_dict(), "library": library_version(), "weights": seen.weights,
               "device": device_name(accelerator), "seconds": round(before + time.time() - started, 2),
+              "date": time.strftime("%Y-%m-%d", time.gmtime()),
               "dataset": {"name": experiment.folder or experiment.dataset, "split": dataset.split,
                           "images": total, "classes": dataset.classes, "colors": dataset.colors.tolist(),
                           "labelled": dataset.has_labels},

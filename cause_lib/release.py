@@ -18,11 +18,12 @@ from torchvision.transforms.v2 import functional as vision
 from tqdm.auto import tqdm
 
 from cause_lib.artefacts import is_complete, read_record
-from cause_lib.backbones import Backbone, load_backbone
+from cause_lib.backbones import Backbone
 from cause_lib.config import Experiment
 from cause_lib.crf import dense_crf
 from cause_lib.data import load_image, to_rgb
 from cause_lib.data.source import list_pictures
+from cause_lib.features import open_backbone
 from cause_lib.judge import mirror_mean
 from cause_lib.stages import load_head, load_probe
 
@@ -32,13 +33,16 @@ class Segmenter:
 
     Attributes:
         classes: c names; colors: uint8 (c, 3); a mask holds indices into both.
+        resize: how pictures are brought to the working size, as in the run, see `Experiment`.
         matched: whether clusters were matched to classes by an evaluation with labels; if not, ids are clusters.
     """
 
     def __init__(self, backbone: Backbone, head: nn.Module, probe: nn.Module, *, image_size: int, classes: list[str],
-                 colors: np.ndarray, assignment: list[int] | None = None, readout: str = "modularity") -> None:
+                 colors: np.ndarray, assignment: list[int] | None = None, readout: str = "modularity",
+                 resize: str = "nearest") -> None:
         self.backbone, self.head, self.probe = backbone, head, probe
         self.image_size, self.classes, self.colors, self.readout = image_size, classes, colors, readout
+        self.resize = resize
         self.matched = assignment is not None
         self._assignment = torch.tensor(assignment if self.matched else range(len(classes)))
 
@@ -57,7 +61,7 @@ class Segmenter:
         folder = _probe_folder(Path(run))
         record = read_record(folder)
         experiment = Experiment.from_dict(record["experiment"])
-        backbone = load_backbone(experiment.backbone, experiment.image_size)
+        backbone = open_backbone(experiment, experiment.image_size)
         if backbone.weights_sha256 != record["weights"]["sha256"]:
             raise ValueError(f"{folder} was trained with other weights of {experiment.backbone} "
                              f"(SHA-256 {record['weights']['sha256'][:8]}..., here {backbone.weights_sha256[:8]}...): "
@@ -69,7 +73,8 @@ class Segmenter:
                 assignment = next(result["assignment"] for result in metrics["results"] if result["readout"] == readout)
         return cls(backbone.to(device), load_head(folder).to(device), load_probe(folder, readout).to(device),
                    image_size=experiment.image_size, classes=record["notes"]["classes"],
-                   colors=np.array(record["notes"]["colors"], dtype=np.uint8), assignment=assignment, readout=readout)
+                   colors=np.array(record["notes"]["colors"], dtype=np.uint8), assignment=assignment, readout=readout,
+                   resize=experiment.resize)
 
     @torch.no_grad()
     def __call__(self, image: str | Path | Image.Image | Tensor, *, crf: bool = False) -> Tensor | dict[str, Tensor]:
@@ -104,7 +109,8 @@ class Segmenter:
         scale = self.image_size / min(h, w)
         size = [max(1, round(side * scale / patch)) * patch for side in (h, w)]
         device = self.backbone.mean.device
-        small = F.interpolate(image[None].to(device), size=size, mode="nearest")  # (1, 3, rows p, columns p)
+        how = {"nearest": {"mode": "nearest"}, "antialiased": {"mode": "bilinear", "antialias": True}}[self.resize]
+        small = F.interpolate(image[None].to(device), size=size, **how)  # (1, 3, rows p, columns p)
         grid = (size[0] // patch, size[1] // patch)
         features = mirror_mean(self.backbone(small), self.backbone(small.flip(-1)), grid, self.head)
         features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)

@@ -142,7 +142,7 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
                                         negative_threshold=experiment.negative_threshold,
                                         projection=student["projection"])
         descend(optimizer, loss, experiment.clip_norm, scaler)
-        ema_update(teacher, student, experiment.ema_decay)
+        ema_update(teacher, student, 0.0 if experiment.shared_start and step == 0 else experiment.ema_decay)
         if bank is not None:
             half = torch.randperm(concepts.numel(), generator=generator)
             half = half[:round(experiment.bank_fraction * concepts.numel())].to(tokens.device)
@@ -320,9 +320,11 @@ def collect_metrics(run_dir: str | Path) -> pd.DataFrame:
                 "label_free": True if baseline else experiment["label_free"], "seed": experiment["seed"],
                 "miou": result["miou"], "pacc": result["pacc"], "clusters_used": result["clusters_used"],
                 "num_clusters": result["num_clusters"], "images": record["dataset"]["images"],
-                "device": record["device"], "seconds": record["seconds"], "folder": path.parent.as_posix()})
+                "device": record["device"], "seconds": record["seconds"], "folder": path.parent.as_posix(),
+                "miou_all": result.get("miou_all"), "date": record.get("date"), "library": record["library"],
+                "weights": record["weights"]["sha256"]})
     columns = ["dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou", "pacc", "clusters_used",
-               "num_clusters", "images", "device", "seconds", "folder"]
+               "num_clusters", "images", "device", "seconds", "folder", "miou_all", "date", "library", "weights"]
     return pd.DataFrame(rows, columns=columns)
 
 
