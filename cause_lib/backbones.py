@@ -14,7 +14,7 @@ import difflib
 import hashlib
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +47,8 @@ class AuthorsFile(NamedTuple):
     """A backbone that timm has no weights for: what its authors publish, and where in that file the backbone is.
 
     `inside` is the entry of the file that holds the tensors, `unused` the keys that no token depends on: the projection
-    head that pre-training needs, and the token that stands for a masked patch.
+    head that pre-training needs, and the token that stands for a masked patch. `licence` is empty where their pages
+    name none.
     """
 
     architecture: str
@@ -56,12 +57,13 @@ class AuthorsFile(NamedTuple):
     source: str
     inside: str
     unused: tuple[str, ...]
+    licence: str = ""
 
 
 AUTHORS = {
     "ibot_vitb16": AuthorsFile("vit_base_patch16_224", "self-supervised by iBOT on ImageNet", "checkpoint_teacher.pth",
                                "https://github.com/bytedance/ibot#pre-trained-models (ViT-B/16, backbone (t))",
-                               "state_dict", ("head.", "masked_embed")),
+                               "state_dict", ("head.", "masked_embed"), "apache-2.0"),
     "msn_vits16": AuthorsFile("vit_small_patch16_224", "self-supervised by MSN on ImageNet", "vits16_800ep.pth.tar",
                               "https://dl.fbaipublicfiles.com/msn/vits16_800ep.pth.tar",
                               "target_encoder", ("fc.", "pred.")),
@@ -82,7 +84,7 @@ UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "mask_token")
 
 
 def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | None = None,
-                  positions: str = "dino") -> "Backbone":
+                  positions: str = "dino", weights: str | Path | None = None) -> "Backbone":
     """Load a frozen vision transformer by name.
 
     Args:
@@ -92,6 +94,7 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         image_size: side in pixels of the square images to come; checked against the patch. None: not checked.
         num_heads: read the same weights with so many attention heads, each of width d / num_heads. None: its own.
         positions: how position embeddings are resized, see `resize_positions`.
+        weights: read this file, whatever it is called. None: the one that belongs to the name, see `_weights_path`.
 
     Returns:
         A `Backbone` on the CPU, float32, in evaluation mode, its parameters without gradients.
@@ -114,8 +117,9 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         what = (f"a small vision transformer (patch 8, {len(vit.blocks)} blocks of width {vit.embed_dim}, "
                 f"{_in_words(vit, own)})")
         if name == BUNDLED:
-            _load_strictly(vit, BUNDLED_PATH, name)
-            weights_sha256 = _sha256(BUNDLED_PATH)
+            path = Path(weights or BUNDLED_PATH)
+            _load_strictly(vit, path, name)
+            weights_sha256 = file_sha256(path)
             description = (f"{name}: {what}, taught by self-distillation on generated scenes, without labels; it comes "
                            f"with the library and knows no photographs.")
         else:
@@ -125,9 +129,9 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         timm_name, published, learned = _architecture(weights_name)
         architecture = timm_name.split(".")[0]
         vit, own = _with_heads(partial(_empty_vit, architecture, name), heads, name)
-        path = _weights_path(weights_name)
+        path = Path(weights or _weights_path(weights_name))
         _load_strictly(vit, path, name)
-        weights_sha256 = _sha256(path)
+        weights_sha256 = file_sha256(path)
         if weights_name in AUTHORS:
             mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         else:
@@ -149,15 +153,26 @@ def weights_fingerprint(name: str) -> str:
     if name == RANDOM:
         return "random-seed0"
     weights_name, reading = READINGS.get(name, (name, None))
-    sha256 = _sha256(BUNDLED_PATH if name == BUNDLED else _weights_path(weights_name))
+    sha256 = file_sha256(BUNDLED_PATH if name == BUNDLED else _weights_path(weights_name))
     return sha256 if reading is None else f"{sha256}-{reading}heads"
+
+
+def licence_of(name: str) -> str:
+    """The licence of a backbone's weights as those who publish them name it, such as `apache-2.0`; "" if unknown."""
+    if name in (BUNDLED, RANDOM):
+        return "mit"
+    weights_name, _ = READINGS.get(name, (name, None))
+    if weights_name in AUTHORS:
+        return AUTHORS[weights_name].licence
+    timm_name, published, _ = _architecture(weights_name)
+    return (timm.get_pretrained_cfg(timm_name).license or "") if published else ""
 
 
 class Backbone(nn.Module):
     """A frozen ViT that returns patch tokens.
 
-    Attributes: `name`, `dim` (d), `patch_size` (pixels), `image_size` (pixels, or None), `positions` (their resizing),
-    `weights_sha256` (of the file, however it is read), `description` (one sentence).
+    Attributes: `name`, `dim` (d), `num_heads`, `patch_size` (pixels), `image_size` (pixels, or None), `positions` (how
+    they are resized), `weights_sha256` (of the file, however it is read), `description` (one sentence).
     """
 
     def __init__(self, vit: VisionTransformer, *, name: str, image_size: int | None, mean: tuple, std: tuple,
@@ -165,7 +180,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.vit = vit.eval().requires_grad_(False)
         self.name, self.image_size = name, image_size
-        self.dim, self.patch_size = vit.embed_dim, vit.patch_embed.patch_size[0]
+        self.dim, self.num_heads, self.patch_size = vit.embed_dim, _heads(vit), vit.patch_embed.patch_size[0]
         self.weights_sha256, self.description, self.positions = weights_sha256, description, positions
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -430,42 +445,47 @@ def _from_hub(repository: str, file: str) -> Path:
 def _undamaged(path: Path) -> Path:
     # the hub's cache names the blob behind a large file by the SHA-256 that the hub has for it
     blob = path.resolve()
-    if len(blob.name) == 64 and blob.name != _sha256(blob):
+    if len(blob.name) == 64 and blob.name != file_sha256(blob):
         raise ValueError(f"{blob} is damaged: its SHA-256 is not its name; delete it and try again.")
     return path
 
 
 def _load_strictly(vit: VisionTransformer, path: Path, name: str) -> None:
-    """Fill `vit` from a file, every key and shape accounted for; ValueError naming the file and the first keys."""
+    """Fill `vit` from a file, every key and shape accounted for; raises as `refuse_misfits`."""
     if name in AUTHORS:
-        found, unused = _plain(_read_tensors(path, (AUTHORS[name].inside,)), path), UNUSED_KEYS + AUTHORS[name].unused
+        found = strip_prefixes(read_tensors(path, (AUTHORS[name].inside,)), ("module.", "backbone."), path)
+        unused = UNUSED_KEYS + AUTHORS[name].unused
     else:
-        found, unused = _read_tensors(path, ("model", "state_dict")), UNUSED_KEYS  # MAE wraps its own in "model"
+        found, unused = read_tensors(path, ("model", "state_dict")), UNUSED_KEYS  # MAE wraps its own in "model"
     found = {key: value.float() for key, value in found.items() if not key.startswith(unused)}
-    expected = vit.state_dict()
-    missing = [key for key in expected if key not in found]
-    unknown = [key for key in found if key not in expected]
-    misshaped = [f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
-                 for key in expected if key in found and found[key].shape != expected[key].shape]
-    faults = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-              for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshaped)) if keys]
-    if faults:
-        raise ValueError(f"{path} does not fit {name}: of its tensors, {'; '.join(faults)}.")
+    refuse_misfits(found, {key: tuple(value.shape) for key, value in vit.state_dict().items()}, path, name)
     vit.load_state_dict(found, strict=True, assign=True)
 
 
-def _plain(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Keys as the backbone alone has them: without what wrapping for several GPUs and for pre-training puts before."""
-    for prefix in ("module.", "backbone."):
+def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path, what: str) -> None:
+    """ValueError naming the file and the first keys that are missing, unknown or of another shape; None if all fit."""
+    missing = [key for key in expected if key not in found]
+    unknown = [key for key in found if key not in expected]
+    misshaped = [f"{key} {tuple(found[key].shape)} instead of {shape}"
+                 for key, shape in expected.items() if key in found and tuple(found[key].shape) != shape]
+    faults = [f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+              for kind, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshaped)) if keys]
+    if faults:
+        raise ValueError(f"{path} does not fit {what}: of its tensors, {'; '.join(faults)}.")
+
+
+def strip_prefixes(state: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> dict[str, Tensor]:
+    """Keys without what wrapping put before them, such as `module.` for several GPUs; ValueError if two become one."""
+    for prefix in prefixes:
         plain = {key.removeprefix(prefix): value for key, value in state.items()}
         if len(plain) < len(state):
             twice = next(key for key in state if key.startswith(prefix) and key.removeprefix(prefix) in state)
             raise ValueError(f"{path} holds both {twice} and {twice.removeprefix(prefix)}: keep the one that you mean.")
         state = plain
-    return state
+    return dict(state)
 
 
-def _read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
+def read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The tensors of a weights file, or those of its entry `wrappers`; whatever is beside that entry is left alone.
 
     Never runs code: ValueError for a file that holds more than tensors, numbers, texts and containers of them.
@@ -488,7 +508,8 @@ def _read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tenso
     return state
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file, computed once as long as it stays as it is."""
     stat = path.stat()
     return _sha256_of(path.resolve(), stat.st_mtime_ns, stat.st_size)
 

@@ -35,7 +35,7 @@ from cause_lib.contrast import ConceptBank, concept_contrastive_loss
 from cause_lib.crf import crf_backends
 from cause_lib.data import SegmentationDataset
 from cause_lib.features import FrozenFeatures, device_name, open_dataset
-from cause_lib.heads import MLPHead, TRHead, ema_update, projection
+from cause_lib.heads import MLPHead, TRHead, ema_update, projection, restore_head
 from cause_lib.judge import judge, load_gallery
 from cause_lib.probes import ClusterProbe, LinearProbe, cosine_kmeans
 from cause_lib.training import Run, batches_for, descend, generator_for, new_scaler, seed_for, session, train
@@ -279,13 +279,7 @@ def load_clusterbook(folder: str | Path) -> Clusterbook:
 def load_head(folder: str | Path) -> MLPHead | TRHead:
     """The head of a `fit_head` or `fit_probe` folder, on the CPU, frozen, in evaluation mode."""
     record, tensors = read_record(folder), load_tensors(Path(folder) / "head.safetensors")
-    experiment = Experiment.from_dict(record["experiment"])
-    # Only their width matters to the MLP head.
-    prototypes = tensors["clusterbook.prototypes"] if experiment.head == "tr" else tensors["f1.weight"][:1]
-    with torch.random.fork_rng(devices=[]):
-        head = _new_head(experiment, prototypes, tuple(record["notes"]["grid"]))
-    head.load_state_dict(tensors, strict=True)
-    return head.eval().requires_grad_(False)
+    return restore_head(tensors, tuple(record["notes"]["grid"]), record["experiment"]["dropout"])
 
 
 def load_probe(folder: str | Path, readout: str = "modularity") -> ClusterProbe | LinearProbe:
