@@ -71,6 +71,7 @@ _HEAD = _TRAIN + ("head", "train_size", "reduced_dim", "projection_dim", "head_s
                   "dropout", "clip_norm", "weight_decay")
 _PROBE = _HEAD + ("label_free", "num_classes", "probe_steps", "probe_decay_steps", "kmeans_restarts")
 _JUDGE = ("test_split", "test_images", "crf", "crf_iterations", "crf_backend")
+_RELEASE = _FEATURES + ("image_size", "num_classes", "head", "release") + _JUDGE
 _BASELINE = _DATA + ("image_size", "num_classes", "batch_size", "kmeans_restarts", "seed")
 
 #: The fields that each stage's artefact depends on; run_dir, device and the like are not among them. Of frozen features,
@@ -81,12 +82,12 @@ STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "head": _HEAD,
     "probe": _PROBE,
     "baseline": _BASELINE,
-    "evaluation": _PROBE + _JUDGE,
+    "evaluation": _PROBE + _JUDGE + ("release",),
     "baseline_evaluation": _BASELINE + _JUDGE,
 }
 
 # Fields that came later: at their default they are left out of names, so that what was made before them is still found.
-SINCE: tuple[str, ...] = ("resize", "num_heads", "positions", "shared_start")
+SINCE: tuple[str, ...] = ("resize", "num_heads", "positions", "shared_start", "release")
 
 #: What decides which tokens each update of a head sees, and how they are come by: heads that agree share one pass.
 PASS_FIELDS: tuple[str, ...] = _DATA + ("num_classes", "train_size", "batch_size", "order_seed", "run_dir", "device",
@@ -121,6 +122,8 @@ class Experiment:
         modularity_temperature: tau of Eq. 3 (0.1).
         thin: one random patch of every thin x thin block takes part in a loss (4; 1: all patches).
         head: `tr` or `mlp`.
+        release: a folder with the authors' released files for that head (`cause_lib.released`): those are judged, and
+            nothing is trained. Empty: the head that is trained here.
         reduced_dim, projection_dim: widths r (90) and p (2048).
         head_steps: updates of step 2 (published: two epochs).
         bank_capacity, bank_fraction: teacher projections kept per concept (100; 0: no bank), share of each batch (0.5).
@@ -166,6 +169,7 @@ class Experiment:
     modularity_temperature: float = 0.1
     thin: int | None = None
     head: str = "tr"
+    release: str = ""
     reduced_dim: int = 90
     projection_dim: int | None = None
     head_steps: int | None = None
@@ -263,9 +267,13 @@ class Experiment:
         return dataclasses.asdict(self)
 
     def key(self, stage: str) -> dict[str, Any]:
-        """The fields, with values, that the artefact of `stage` depends on (see `STAGE_FIELDS`)."""
+        """The fields, with values, that the artefact of `stage` depends on (see `STAGE_FIELDS`).
+
+        Of those, an evaluation of released files depends on none that belongs to training.
+        """
         default = {field.name: field.default for field in dataclasses.fields(self)}
-        return {name: value for name in STAGE_FIELDS[stage]
+        names = _RELEASE if stage == "evaluation" and self.release else STAGE_FIELDS[stage]
+        return {name: value for name in names
                 if (value := getattr(self, name)) != default[name] or name not in SINCE}
 
 

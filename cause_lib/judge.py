@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +33,11 @@ GALLERY = 8  # pictures whose masks are kept
 @torch.no_grad()
 def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Accelerator, method: str,
           head: nn.Module | None, readouts: dict[str, nn.Module], book: Clusterbook | None,
-          upstream: dict[str, Path]) -> Path:
-    """Masks of every test picture by every read-out, without and with CRF, counted and matched; writes the artefact."""
+          upstream: dict[str, Path], notes: dict[str, Any] | None = None) -> Path:
+    """Masks of every test picture by every read-out, without and with CRF, counted and matched; writes the artefact.
+
+    What `notes` has is kept in it, too.
+    """
     started, before = time.time(), 0.0
     size, device = experiment.image_size, accelerator.device
     seen = FrozenFeatures(experiment, "test", size, accelerator)
@@ -104,6 +108,8 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
                           "labelled": dataset.has_labels},
               "upstream": {name: path.relative_to(experiment.run_dir).as_posix() for name, path in upstream.items()},
               "results": results}
+    if notes is not None:
+        report["notes"] = notes
     if book is not None:
         report["concepts"] = {"used": int((wins > 0).sum()), "num_concepts": experiment.num_concepts}
     record = {key: value for key, value in report.items() if key not in ("results", "dataset", "concepts")}
