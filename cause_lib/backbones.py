@@ -123,6 +123,7 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
             description = (f"{name}: {what}, taught by self-distillation on generated scenes, without labels; it comes "
                            f"with the library and knows no photographs.")
         else:
+            path = None
             weights_sha256 = _sha256_of_tensors(vit.state_dict())
             description = f"{name}: {what} with seeded random weights, untrained."
     else:
@@ -140,7 +141,7 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         description = (f"{name}: a vision transformer (patch {vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks "
                        f"of width {vit.embed_dim}, {_in_words(vit, own)}){learned}; weights from {path.name}.")
     return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, weights_sha256=weights_sha256,
-                    description=description, positions=positions)
+                    description=description, positions=positions, weights_path=path)
 
 
 def weights_fingerprint(name: str) -> str:
@@ -172,16 +173,18 @@ class Backbone(nn.Module):
     """A frozen ViT that returns patch tokens.
 
     Attributes: `name`, `dim` (d), `num_heads`, `patch_size` (pixels), `image_size` (pixels, or None), `positions` (how
-    they are resized), `weights_sha256` (of the file, however it is read), `description` (one sentence).
+    they are resized), `weights_sha256` (of the file, however it is read), `weights_path` (that file, or None),
+    `description` (one sentence).
     """
 
     def __init__(self, vit: VisionTransformer, *, name: str, image_size: int | None, mean: tuple, std: tuple,
-                 weights_sha256: str, description: str, positions: str = "dino"):
+                 weights_sha256: str, description: str, positions: str = "dino", weights_path: Path | None = None):
         super().__init__()
         self.vit = vit.eval().requires_grad_(False)
         self.name, self.image_size = name, image_size
         self.dim, self.num_heads, self.patch_size = vit.embed_dim, _heads(vit), vit.patch_embed.patch_size[0]
         self.weights_sha256, self.description, self.positions = weights_sha256, description, positions
+        self.weights_path = weights_path
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._positions: dict[tuple, Tensor] = {}

@@ -27,7 +27,7 @@ class Layer(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, dim=D, reduced=R):
+    def __init__(self, dim, reduced, side):
         super().__init__()
         self.f1 = nn.Conv2d(dim, reduced, 1)
         self.f2 = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, reduced, 1))
@@ -39,18 +39,18 @@ class MLP(nn.Module):
 
 
 class Decoder(MLP):
-    def __init__(self):
-        super().__init__()
-        self.self_attn, self.multihead_attn = nn.MultiheadAttention(D, 1), nn.MultiheadAttention(D, 1)
-        self.linear1, self.linear2 = nn.Linear(D, 2048), nn.Linear(2048, D)
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(D), nn.LayerNorm(D), nn.LayerNorm(D)
+    def __init__(self, dim, reduced, side):
+        super().__init__(dim, reduced, side)
+        self.self_attn, self.multihead_attn = nn.MultiheadAttention(dim, 1), nn.MultiheadAttention(dim, 1)
+        self.linear1, self.linear2 = nn.Linear(dim, 2048), nn.Linear(2048, dim)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
 
 
 class TR(nn.Module):
-    def __init__(self):
+    def __init__(self, dim, reduced, side):
         super().__init__()
-        self.query_pos = nn.Parameter(torch.randn(SIDE**2, D))
-        self.tr = Decoder()
+        self.query_pos = nn.Parameter(torch.randn(side**2, dim))
+        self.tr = Decoder(dim, reduced, side)
 
     def forward(self, tokens, book):
         tr, position = self.tr, self.query_pos[:, None]  # torch's attention takes (n, b, d) here
@@ -64,20 +64,22 @@ class TR(nn.Module):
 
 
 class Twin(nn.Module):
-    def __init__(self, head):
+    def __init__(self, head, dim, reduced, classes, side):
         super().__init__()
         kind = TR if head == "tr" else MLP
-        self.head, self.head_ema = kind(), kind()
-        self.projection_head, self.projection_head_ema = Layer(R, P), Layer(R, P)
-        self.linear = Layer(R, C)
+        self.head, self.head_ema = kind(dim, reduced, side), kind(dim, reduced, side)
+        self.projection_head, self.projection_head_ema = Layer(reduced, P), Layer(reduced, P)
+        self.linear = Layer(reduced, classes)
 
 
-def write(folder, head, prefix="", change=lambda segment, cluster: None):
-    """A release folder, and the twin and the arrays that it was written from."""
+def write(folder, head, prefix="", change=lambda segment, cluster: None, *, dim=D, reduced=R, concepts=K, classes=C,
+          side=SIDE):
+    """A release folder; returns the twin and the clusterbook and centroids that it was written from."""
     folder.mkdir(exist_ok=True, parents=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        twin, book, probe = Twin(head).eval().requires_grad_(False), torch.randn(K, D), torch.randn(C, R)
+        twin = Twin(head, dim, reduced, classes, side).eval().requires_grad_(False)
+        book, probe = torch.randn(concepts, dim), torch.randn(classes, reduced)
     segment = {prefix + key: value for key, value in twin.state_dict().items()}
     cluster = {prefix + "codebook": book.clone(), prefix + "cluster_probe": probe}
     change(segment, cluster)
