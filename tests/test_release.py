@@ -1,5 +1,6 @@
 """`Segmenter`: one picture or a folder of them, from what the stages left, a hub, or the authors' released files."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -241,6 +242,25 @@ def test_hub(given, tmp_path, monkeypatch):
     assert 'from_pretrained("me/mine")' in (tmp_path / "me/mine/README.md").read_text()
     with pytest.raises(FileNotFoundError, match=r"nobody/nothing is no folder here, and .* \(ConnectionError\)"):
         Segmenter.from_pretrained("nobody/nothing")
+
+
+def test_the_snippets_of_the_page(given, tmp_path, release, monkeypatch):
+    """book/howto.md, as printed, on a hub that is a folder and on files of the authors' names."""
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "book/howto.md").read_text(), re.S)
+    away, authors = ([block for block in blocks if word in block] for word in ("push_to_hub", "from_release"))
+    pushed = []
+    monkeypatch.setattr(Segmenter, "push_to_hub", lambda self, name: pushed.append(self.save_pretrained(name)))
+    monkeypatch.chdir(tmp_path)
+    names = {"segment": given[0], "Segmenter": Segmenter}
+    exec(*away, names)
+    assert pushed == [Path("me/holiday-head")] and names["segment"] is not given[0]
+    release("tr")
+    Path("cause").mkdir()
+    shutil.move("release", "cause/cocostuff27-dino_vits8")
+    Path("holiday/images").mkdir(parents=True)
+    Image.new("RGB", (60, 90)).save("holiday/images/beach.jpg")
+    exec(authors[0].replace("dino_vits8.released", "bundled"), names)
+    assert names["mask"].shape == (90, 60)
 
 
 @pytest.fixture
