@@ -212,8 +212,10 @@ class Segmenter:
                    for key, value in module.state_dict().items()}
         safetensors.torch.save_file(tensors, folder / WEIGHTS)
         included = vit.name == BUNDLED
-        if included:  # the library's own may be another one day
-            shutil.copyfile(vit.weights_path, folder / BACKBONE)
+        own = folder / BACKBONE
+        if included and not (own.exists() and own.samefile(vit.weights_path)):  # the library's may be another one day
+            own.unlink(missing_ok=True)  # a file that another Segmenter still reads from must not change beneath it
+            shutil.copyfile(vit.weights_path, own)
         kind = "tr" if isinstance(self.head, TRHead) else "mlp"
         config = {"format": FORMAT, "library": library_version(), "head": kind, "readout": self.readout,
                   "grid": self.head.grid if kind == "tr" else [1, 1], "image_size": self.image_size,

@@ -85,6 +85,16 @@ def test_heads_share_a_clusterbook_and_every_field_is_known():
     assert set(PASS_FIELDS) <= fields and not {"seed", "head", "checkpoint_steps"} & set(PASS_FIELDS)
 
 
+def test_released_files_owe_nothing_to_training():
+    trained, released = Experiment(), Experiment(release="files")
+    for change in (dict(seed=3), dict(head_steps=9), dict(label_free=False), dict(crops="none")):
+        assert released.key("evaluation") == released.replace(**change).key("evaluation")
+        assert trained.key("evaluation") != trained.replace(**change).key("evaluation")
+    for change in (dict(release="others"), dict(head="mlp"), dict(image_size=96), dict(crf=False), dict(num_heads=6)):
+        assert released.key("evaluation") != released.replace(**change).key("evaluation")
+    assert released.key("probe") == trained.key("probe") and "release" not in trained.key("evaluation")
+
+
 def test_notebook_parameters_find_what_papermill_only_warns_of():
     own, injected = "# Parameters\nseed = 0\nhead = 'tr'", "# Parameters\nsede = 3\n"
     namespace = {"In": ["", "import os", own, injected, "check"], "seed": 0, "head": "tr", "sede": 3, "miou": 0.3}

@@ -144,6 +144,10 @@ def test_what_is_saved_gives_the_same_bits(trained, tmp_path, head, readout):
     again.save_pretrained(tmp_path / "b", name="a")
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == \
         {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    again.save_pretrained(tmp_path / "a")  # where it came from
+    segment.save_pretrained(tmp_path / "b")
+    assert torch.equal(segment(picture), again(picture)) and \
+        torch.equal(segment(picture), Segmenter.from_pretrained(tmp_path / "a")(picture))
 
 
 def test_what_is_saved_holds_no_pickle_and_no_folder_of_its_maker(trained, given):
