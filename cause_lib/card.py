@@ -48,15 +48,17 @@ def model_card(name: str, config: dict[str, Any], licence: str | None = None) ->
         "method": f"{method}, read-out `{config['readout']}`",
         "data set": about + (f", judged on {data['images']} pictures of split `{data['split']}`" if data else ""),
         "labels in training": {True: "none", False: "yes, in step 3"}.get(run.get("label_free"), "not recorded"),
-        "classes": f"{len(config['classes'])}, " + ("matched to clusters on the judged split" if config["assignment"]
-                                                      else "clusters without names: nothing was matched"),
+        "classes": f"{', '.join(config['classes'])}; clusters matched to them on the judged split"
+                   if config["assignment"] else f"{len(config['classes'])}, not matched to clusters",
         "backbone": f"`{backbone['name']}`, {backbone['num_heads']} attention heads, positions "
                     f"`{backbone['positions']}`, weights {'' if backbone['included'] else 'not '}included",
         "backbone's SHA-256": f"`{backbone['sha256']}`",
         "pictures": f"short side {config['image_size']} pixels, `{config['resize']}`",
         "made with": f"cause_lib {record.get('library', library_version())}",
-        "device, seconds": f"{record['device']}, {record['seconds']:.0f}" if "device" in record else "not recorded",
     }
+    if "device" in record:
+        facts["judged on" if "results" in record else "trained on"] = ", ".join(
+            [record["device"], f"in {record['seconds']:.0f} seconds", *([record["date"]] if "date" in record else [])])
     of_backbone = licence_of(backbone["name"])
     text = f"""# {method} on {about}
 
