@@ -5,16 +5,19 @@ An image (3, h, w) is cut into n = (h / patch)(w / patch) squares, and a pre-tra
     T = LayerNorm(f(image))[prefix:]                                   # (n, d): class and register tokens dropped
 
 which are the treatment T of the method (Eq. 1, 2). Architectures come from timm; weights come from a local file, the
-user's cache or timm's hub, and always load strictly. Position embeddings follow DINO's own resizing rule (Caron et
-al. 2021, `interpolate_pos_encoding`): bicubic, a scale factor with an offset of 0.1, no antialias.
+user's cache or timm's hub (two backbones: from their authors' file alone), and always load strictly. Position
+embeddings follow DINO's own resizing rule (Caron et al. 2021, `interpolate_pos_encoding`): bicubic, a scale factor with
+an offset of 0.1, no antialias. With positions="antialiased" they are resized to the exact size, with antialias.
 """
 
 import difflib
 import hashlib
 import os
 import pickle
-from functools import cache, lru_cache
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import huggingface_hub
 import safetensors
@@ -22,12 +25,13 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 # name -> (timm's name, how its weights were learned). A weights file does not tell the number of attention heads: every
-# ViT here has its architecture's own (six for ViT-S), which is what DINO, DINOv2 and MAE were trained with.
+# ViT here has its architecture's own (six for ViT-S), which is what it was trained with.
 BACKBONES = {
     "dino_vits16": ("vit_small_patch16_224.dino", "self-supervised by DINO on ImageNet"),
     "dino_vits8": ("vit_small_patch8_224.dino", "self-supervised by DINO on ImageNet"),
@@ -38,87 +42,149 @@ BACKBONES = {
     "mae_vitb16": ("vit_base_patch16_224.mae", "self-supervised by MAE on ImageNet"),
 }
 
+
+class AuthorsFile(NamedTuple):
+    """A backbone that timm has no weights for: what its authors publish, and where in that file the backbone is.
+
+    `inside` is the entry of the file that holds the tensors, `unused` the keys that no token depends on: the projection
+    head that pre-training needs, and the token that stands for a masked patch. `licence` is empty where their pages
+    name none.
+    """
+
+    architecture: str
+    learned: str
+    file: str
+    source: str
+    inside: str
+    unused: tuple[str, ...]
+    licence: str = ""
+
+
+AUTHORS = {
+    "ibot_vitb16": AuthorsFile("vit_base_patch16_224", "self-supervised by iBOT on ImageNet", "checkpoint_teacher.pth",
+                               "https://github.com/bytedance/ibot#pre-trained-models (ViT-B/16, backbone (t))",
+                               "state_dict", ("head.", "masked_embed"), "apache-2.0"),
+    "msn_vits16": AuthorsFile("vit_small_patch16_224", "self-supervised by MSN on ImageNet", "vits16_800ep.pth.tar",
+                              "https://dl.fbaipublicfiles.com/msn/vits16_800ep.pth.tar",
+                              "target_encoder", ("fc.", "pred.")),
+}
+
+# name -> (whose weights, read with so many attention heads). CAUSE's released code builds DINO's ViT-S with twelve, and
+# its released heads were trained on what that gives.
+READINGS = {"dino_vits8.released": ("dino_vits8", 12), "dino_vits16.released": ("dino_vits16", 12)}
+
+POSITIONS = ("dino", "antialiased")
 BUNDLED = "bundled"
 BUNDLED_PATH = Path(__file__).with_name("bundled.safetensors")
 RANDOM = "bundled.random"  # the same architecture with seeded random weights, to compare with
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
 # Keys that a published file may carry and that no token depends on: classifiers, the norm after pooling, and the token
 # that stands for a masked patch in pre-training. Any other key that does not fit is an error.
 UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "mask_token")
 
 
-def load_backbone(name: str, image_size: int | None = None) -> "Backbone":
+def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | None = None,
+                  positions: str = "dino", weights: str | Path | None = None) -> "Backbone":
     """Load a frozen vision transformer by name.
 
     Args:
-        name: a key of `BACKBONES`, `bundled` (comes with the library), `bundled.random` (the same, untrained), or a
-            timm ViT such as `vit_tiny_patch16_224`. After a dot follows timm's tag; a tag that timm does not know means
-            a weights file of that name in the folder `CAUSE_WEIGHTS`.
+        name: a key of `BACKBONES`, `AUTHORS` or `READINGS`, `bundled` (comes with the library), `bundled.random` (the
+            same, untrained), or a timm ViT such as `vit_tiny_patch16_224`. After a dot follows timm's tag; a tag that
+            timm does not know means a weights file of that name in the folder `CAUSE_WEIGHTS`.
         image_size: side in pixels of the square images to come; checked against the patch. None: not checked.
+        num_heads: read the same weights with so many attention heads, each of width d / num_heads. None: its own.
+        positions: how position embeddings are resized, see `resize_positions`.
+        weights: read this file, whatever it is called. None: the one that belongs to the name, see `_weights_path`.
 
     Returns:
         A `Backbone` on the CPU, float32, in evaluation mode, its parameters without gradients.
 
     Raises:
-        ValueError: an unknown name (the nearest are named), a size the patch does not divide, a weights file that does
-            not fit or that holds more than tensors.
+        ValueError: an unknown name (the nearest are named), a size the patch does not divide, a number of heads that
+            does not divide the width, a weights file that does not fit or that holds more than tensors.
         FileNotFoundError: no weights here and no network to fetch them.
     """
+    if positions not in POSITIONS:
+        raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, not {positions!r}.")
+    weights_name, reading = READINGS.get(name, (name, None))
+    if reading is not None and num_heads not in (None, reading):
+        raise ValueError(f"{name} means {weights_name} read with {reading} attention heads, so num_heads={num_heads} "
+                         f"says two things at once: take {weights_name!r} with num_heads, or {name!r} without.")
+    heads = reading if num_heads is None else num_heads
     if name in (BUNDLED, RANDOM):
         mean = std = (0.5, 0.5, 0.5)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            vit = small_vit()
-        what = f"a small vision transformer (patch 8, {len(vit.blocks)} blocks of width {vit.embed_dim}, 3 heads)"
+        vit, own = _with_heads(_seeded_vit, heads, name)
+        what = (f"a small vision transformer (patch 8, {len(vit.blocks)} blocks of width {vit.embed_dim}, "
+                f"{_in_words(vit, own)})")
         if name == BUNDLED:
-            _load_strictly(vit, BUNDLED_PATH, name)
-            weights_sha256 = _sha256(BUNDLED_PATH)
+            path = Path(weights or BUNDLED_PATH)
+            _load_strictly(vit, path, name)
+            weights_sha256 = file_sha256(path)
             description = (f"{name}: {what}, taught by self-distillation on generated scenes, without labels; it comes "
                            f"with the library and knows no photographs.")
         else:
+            path = None
             weights_sha256 = _sha256_of_tensors(vit.state_dict())
             description = f"{name}: {what} with seeded random weights, untrained."
     else:
-        timm_name, published, learned = _architecture(name)
+        timm_name, published, learned = _architecture(weights_name)
         architecture = timm_name.split(".")[0]
-        vit = _empty_vit(architecture, name)
-        path = _weights_path(name)
+        vit, own = _with_heads(partial(_empty_vit, architecture, name), heads, name)
+        path = Path(weights or _weights_path(weights_name))
         _load_strictly(vit, path, name)
-        weights_sha256 = _sha256(path)
-        config = timm.get_pretrained_cfg(timm_name if published else architecture)
-        mean, std = config.mean, config.std
-        heads = next(module.num_heads for module in vit.modules() if hasattr(module, "num_heads"))
+        weights_sha256 = file_sha256(path)
+        if weights_name in AUTHORS:
+            mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        else:
+            config = timm.get_pretrained_cfg(timm_name if published else architecture)
+            mean, std = config.mean, config.std
         description = (f"{name}: a vision transformer (patch {vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks "
-                       f"of width {vit.embed_dim}, {heads} heads){learned}; weights from {path.name}.")
+                       f"of width {vit.embed_dim}, {_in_words(vit, own)}){learned}; weights from {path.name}.")
     return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, weights_sha256=weights_sha256,
-                    description=description)
+                    description=description, positions=positions, weights_path=path)
 
 
 def weights_fingerprint(name: str) -> str:
     """What stands for the weights of `name` in an artefact's identity, without building the model.
 
-    The SHA-256 (hex) of its weights file, or `random-seed0` for `bundled.random`, which has none. Fetches the file if
-    it is nowhere yet; raises what `load_backbone` raises for names and missing files.
+    The SHA-256 (hex) of its weights file, or `random-seed0` for `bundled.random`, which has none; behind that of a name
+    of `READINGS`, its heads. Fetches the file if it is nowhere yet; raises what `load_backbone` raises for names and
+    missing files.
     """
     if name == RANDOM:
         return "random-seed0"
-    return _sha256(BUNDLED_PATH if name == BUNDLED else _weights_path(name))
+    weights_name, reading = READINGS.get(name, (name, None))
+    sha256 = file_sha256(BUNDLED_PATH if name == BUNDLED else _weights_path(weights_name))
+    return sha256 if reading is None else f"{sha256}-{reading}heads"
+
+
+def licence_of(name: str) -> str:
+    """The licence of a backbone's weights as those who publish them name it, such as `apache-2.0`; "" if unknown."""
+    if name in (BUNDLED, RANDOM):
+        return "mit"
+    weights_name, _ = READINGS.get(name, (name, None))
+    if weights_name in AUTHORS:
+        return AUTHORS[weights_name].licence
+    timm_name, published, _ = _architecture(weights_name)
+    return (timm.get_pretrained_cfg(timm_name).license or "") if published else ""
 
 
 class Backbone(nn.Module):
     """A frozen ViT that returns patch tokens.
 
-    Attributes: `name`, `dim` (d), `patch_size` (pixels), `image_size` (pixels, or None), `weights_sha256`,
+    Attributes: `name`, `dim` (d), `num_heads`, `patch_size` (pixels), `image_size` (pixels, or None), `positions` (how
+    they are resized), `weights_sha256` (of the file, however it is read), `weights_path` (that file, or None),
     `description` (one sentence).
     """
 
     def __init__(self, vit: VisionTransformer, *, name: str, image_size: int | None, mean: tuple, std: tuple,
-                 weights_sha256: str, description: str):
+                 weights_sha256: str, description: str, positions: str = "dino", weights_path: Path | None = None):
         super().__init__()
         self.vit = vit.eval().requires_grad_(False)
         self.name, self.image_size = name, image_size
-        self.dim, self.patch_size = vit.embed_dim, vit.patch_embed.patch_size[0]
-        self.weights_sha256, self.description = weights_sha256, description
+        self.dim, self.num_heads, self.patch_size = vit.embed_dim, _heads(vit), vit.patch_embed.patch_size[0]
+        self.weights_sha256, self.description, self.positions = weights_sha256, description, positions
+        self.weights_path = weights_path
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._positions: dict[tuple, Tensor] = {}
@@ -183,7 +249,8 @@ class Backbone(nn.Module):
             if len(self._positions) >= 16:                                           # a folder of many sizes
                 self._positions.clear()
             prefix = 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens
-            self._positions[key] = resize_positions(self.vit.pos_embed, self.vit.patch_embed.grid_size, grid, prefix)
+            self._positions[key] = resize_positions(self.vit.pos_embed, self.vit.patch_embed.grid_size, grid, prefix,
+                                                    rule=self.positions)
         return self._positions[key]
 
     def _grid(self, h: int, w: int) -> tuple[int, int]:
@@ -195,15 +262,18 @@ class Backbone(nn.Module):
         return h // patch, w // patch
 
 
-def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1) -> Tensor:
-    """Position embeddings of one patch grid, resized to another by DINO's rule.
+def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1, *,
+                     rule: str = "dino") -> Tensor:
+    """Position embeddings of one patch grid, resized to another.
 
-    The released features were made this way: the grid is sampled bicubically at scale (new + 0.1) / old, and that
-    scale, not the ratio of the sizes, sets the sampling step. At the native size nothing changes at all.
+    By DINO's rule the grid is sampled bicubically at scale (new + 0.1) / old, and that scale, not the ratio of the
+    sizes, sets the sampling step; the released features were made this way. The antialiased rule is a picture
+    library's: bicubic to the exact size, low-passed where the grid shrinks. At the native size neither changes
+    anything at all.
 
     Args:
         positions: (1, prefix + old[0] old[1], d); the first `prefix` rows (class token) are kept as they are.
-        old, new: rows and columns of the two patch grids.
+        old, new: rows and columns of the two patch grids. rule: `dino` or `antialiased`.
 
     Returns:
         (1, prefix + new[0] new[1], d)
@@ -212,9 +282,12 @@ def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, in
         return positions
     kept, patches = positions[:, :prefix], positions[:, prefix:]
     patches = patches.unflatten(1, tuple(old)).permute(0, 3, 1, 2)                   # (1, d, rows, columns)
-    scale = tuple((to + 0.1) / of for to, of in zip(new, old))
-    patches = F.interpolate(patches.float(), scale_factor=scale, mode="bicubic").to(positions.dtype)
-    return torch.cat([kept, patches.flatten(2).transpose(1, 2)], dim=1)
+    if rule == "antialiased":
+        resized = F.interpolate(patches.float(), size=tuple(new), mode="bicubic", antialias=True)
+    else:
+        scale = tuple((to + 0.1) / of for to, of in zip(new, old))
+        resized = F.interpolate(patches.float(), scale_factor=scale, mode="bicubic")
+    return torch.cat([kept, resized.to(positions.dtype).flatten(2).transpose(1, 2)], dim=1)
 
 
 def _architecture(name: str) -> tuple[str, bool, str]:
@@ -222,20 +295,42 @@ def _architecture(name: str) -> tuple[str, bool, str]:
     if name in BACKBONES:
         timm_name, learned = BACKBONES[name]
         return timm_name, True, f", {learned}"
+    if name in AUTHORS:
+        return AUTHORS[name].architecture, False, f", {AUTHORS[name].learned}"
     if not isinstance(name, str) or not timm.is_model(name.split(".")[0]):
-        vits = [*BACKBONES, BUNDLED, RANDOM, *timm.list_models("vit_*"), *timm.list_models("deit*")]
+        vits = [*BACKBONES, *AUTHORS, *READINGS, BUNDLED, RANDOM, *timm.list_models("vit_*"),
+                *timm.list_models("deit*")]
         near = difflib.get_close_matches(str(name), vits, n=3, cutoff=0.3) or [*BACKBONES][:3]
         raise ValueError(f"There is no backbone {name!r}; the nearest names are {', '.join(near)}.")
     return name, timm.models.is_model_pretrained(name), ""
 
 
-def _empty_vit(architecture: str, name: str) -> VisionTransformer:
+def _with_heads(build: Callable[..., VisionTransformer], num_heads: int | None,
+                name: str) -> tuple[VisionTransformer, int]:
+    """A ViT from `build(num_heads=...)`, and how many heads it would have had by itself."""
+    vit = build()
+    own = _heads(vit)
+    if num_heads is not None and (num_heads < 1 or vit.embed_dim % num_heads):
+        raise ValueError(f"{name} has tokens of width {vit.embed_dim}, which {num_heads} attention heads cannot share "
+                         f"evenly: num_heads must divide it, as its own {own} do.")
+    return (vit if num_heads in (None, own) else build(num_heads=num_heads)), own
+
+
+def _in_words(vit: VisionTransformer, own: int) -> str:
+    return f"{_heads(vit)} heads" + ("" if _heads(vit) == own else f" instead of its own {own}")
+
+
+def _heads(vit: VisionTransformer) -> int:
+    return next(module.num_heads for module in vit.modules() if hasattr(module, "num_heads"))
+
+
+def _empty_vit(architecture: str, name: str, **changes: int) -> VisionTransformer:
     # an empty global_pool keeps the final norm on the tokens, where pooling models move it behind the mean; on "meta"
     # nothing is allocated or drawn, so that loading leaves the global random numbers alone
     try:
         with torch.device("meta"):
             vit = timm.create_model(architecture, num_classes=0, global_pool="", dynamic_img_size=True,
-                                    weight_init="skip")
+                                    weight_init="skip", **changes)
     except (TypeError, AssertionError):                       # other families do not take these arguments
         vit = None
     if type(vit) is not VisionTransformer or type(vit.patch_embed) is not PatchEmbed or vit.pos_embed is None:
@@ -266,6 +361,13 @@ def small_vit(image_size: int = 160, patch_size: int = 8, dim: int = 192, depth:
     return vit
 
 
+def _seeded_vit(**changes: int) -> VisionTransformer:
+    """`small_vit` by seed 0, whatever the number of heads; the global random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return small_vit(**changes)
+
+
 def _waves(grid: tuple[int, int], dim: int) -> Tensor:
     """Sines and cosines of row and column at dim // 4 wavelengths: (1, n, dim)."""
     frequencies = 100.0 ** -(torch.arange(dim // 4) / (dim // 4))
@@ -287,36 +389,50 @@ def _weights_path(name: str) -> Path:
     """The weights file of `name`: from `CAUSE_WEIGHTS` (folder or file), the user's cache of the hub, or the hub."""
     timm_name, published, _ = _architecture(name)
     config = timm.get_pretrained_cfg(timm_name) if published else None
-    stems = [name, timm_name]
+    stems = [name, *([] if name in AUTHORS else [timm_name])]
     if config is not None and config.url:
-        stems.append(Path(config.url).stem)                   # the authors' own file, named as they publish it
+        stems.append(_stem(config.url))                       # the authors' own file, named as they publish it
     where = os.environ.get("CAUSE_WEIGHTS", "")
     if where and Path(where).is_file():
         # a file is taken at its user's word, unless it bears the name of another backbone
-        if Path(where).stem in stems or Path(where).stem not in _known_stems():
+        if _stem(where) in stems or _stem(where) not in _known_stems():
             return Path(where)
     elif where:
         for stem in dict.fromkeys(stems):
             for suffix in WEIGHT_SUFFIXES:
                 if (path := Path(where) / (stem + suffix)).is_file():
                     return path
-    reason = "timm has none of that name"
+    suffix = ".safetensors"
     if config is not None and config.hf_hub_id:
+        file = config.hf_hub_filename or "model.safetensors"
         try:
-            path = _from_hub(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+            path = _from_hub(config.hf_hub_id, file)
         except Exception as error:                            # the hub's clients raise a dozen kinds for "no network"
-            reason = f"the hub ({config.hf_hub_id}) gave none: {type(error).__name__}"
+            fetch = f"fetch {file} from huggingface.co/{config.hf_hub_id} (here: {type(error).__name__})"
+            suffix = Path(file).suffix
         else:
             return _undamaged(path)
-    raise FileNotFoundError(f"No weights for {name!r} in CAUSE_WEIGHTS ({where or 'not set'}), and {reason}: put "
-                            f"{name}.safetensors (or {', '.join(WEIGHT_SUFFIXES[1:])}) into the folder that "
-                            f"CAUSE_WEIGHTS names, or go on with backbone='bundled'.")
+    elif name in AUTHORS:
+        fetch = f"fetch {AUTHORS[name].file}, which its authors publish at {AUTHORS[name].source}"
+        suffix = AUTHORS[name].file.removeprefix(_stem(AUTHORS[name].file))
+    else:
+        fetch = f"timm publishes none of that name, so take a file of your own ({', '.join(WEIGHT_SUFFIXES)})"
+    raise FileNotFoundError(f"No weights for {name!r}: {fetch}, put it as {name}{suffix} into the folder that the "
+                            f"environment variable CAUSE_WEIGHTS names (now {where or 'not set'}), or go on with "
+                            "backbone='bundled'.")
+
+
+def _stem(path: str | Path) -> str:
+    """A file's name without the suffix of a weights file."""
+    name = Path(path).name
+    return name.removesuffix(next((end for end in (".pth.tar", *WEIGHT_SUFFIXES) if name.endswith(end)), ""))
 
 
 @cache
 def _known_stems() -> frozenset[str]:
     timm_names = [timm_name for timm_name, _ in BACKBONES.values()]
-    return frozenset([*BACKBONES, *timm_names, *(Path(timm.get_pretrained_cfg(key).url).stem for key in timm_names)])
+    return frozenset([*BACKBONES, *AUTHORS, *timm_names,
+                      *(_stem(timm.get_pretrained_cfg(key).url) for key in timm_names)])
 
 
 def _from_hub(repository: str, file: str) -> Path:
@@ -332,27 +448,51 @@ def _from_hub(repository: str, file: str) -> Path:
 def _undamaged(path: Path) -> Path:
     # the hub's cache names the blob behind a large file by the SHA-256 that the hub has for it
     blob = path.resolve()
-    if len(blob.name) == 64 and blob.name != _sha256(blob):
+    if len(blob.name) == 64 and blob.name != file_sha256(blob):
         raise ValueError(f"{blob} is damaged: its SHA-256 is not its name; delete it and try again.")
     return path
 
 
 def _load_strictly(vit: VisionTransformer, path: Path, name: str) -> None:
-    """Fill `vit` from a file, every key and shape accounted for; ValueError naming the file and the first keys."""
-    found = {key: value.float() for key, value in _read_tensors(path).items() if not key.startswith(UNUSED_KEYS)}
-    expected = vit.state_dict()
-    missing = [key for key in expected if key not in found]
-    unknown = [key for key in found if key not in expected]
-    misshaped = [f"{key} {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
-                 for key in expected if key in found and found[key].shape != expected[key].shape]
-    faults = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-              for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshaped)) if keys]
-    if faults:
-        raise ValueError(f"{path} does not fit {name}: of its tensors, {'; '.join(faults)}.")
+    """Fill `vit` from a file, every key and shape accounted for; raises as `refuse_misfits`."""
+    if name in AUTHORS:
+        found = strip_prefixes(read_tensors(path, (AUTHORS[name].inside,)), ("module.", "backbone."), path)
+        unused = UNUSED_KEYS + AUTHORS[name].unused
+    else:
+        found, unused = read_tensors(path, ("model", "state_dict")), UNUSED_KEYS  # MAE wraps its own in "model"
+    found = {key: value.float() for key, value in found.items() if not key.startswith(unused)}
+    refuse_misfits(found, {key: tuple(value.shape) for key, value in vit.state_dict().items()}, path, name)
     vit.load_state_dict(found, strict=True, assign=True)
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path, what: str) -> None:
+    """ValueError naming the file and the first keys that are missing, unknown or of another shape; None if all fit."""
+    missing = [key for key in expected if key not in found]
+    unknown = [key for key in found if key not in expected]
+    misshaped = [f"{key} {tuple(found[key].shape)} instead of {shape}"
+                 for key, shape in expected.items() if key in found and tuple(found[key].shape) != shape]
+    faults = [f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+              for kind, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshaped)) if keys]
+    if faults:
+        raise ValueError(f"{path} does not fit {what}: of its tensors, {'; '.join(faults)}.")
+
+
+def strip_prefixes(state: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> dict[str, Tensor]:
+    """Keys without what wrapping put before them, such as `module.` for several GPUs; ValueError if two become one."""
+    for prefix in prefixes:
+        plain = {key.removeprefix(prefix): value for key, value in state.items()}
+        if len(plain) < len(state):
+            twice = next(key for key in state if key.startswith(prefix) and key.removeprefix(prefix) in state)
+            raise ValueError(f"{path} holds both {twice} and {twice.removeprefix(prefix)}: keep the one that you mean.")
+        state = plain
+    return dict(state)
+
+
+def read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors of a weights file, or those of its entry `wrappers`; whatever is beside that entry is left alone.
+
+    Never runs code: ValueError for a file that holds more than tensors, numbers, texts and containers of them.
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -362,15 +502,17 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
                          f"code; save its state dict alone, best as safetensors.") from error
     except (safetensors.SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is no readable weights file: {error}") from error
-    for wrapper in ("model", "state_dict"):                   # MAE wraps its state dict in "model"
+    for wrapper in wrappers:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict (names to tensors).")
+        raise ValueError(f"{path} holds no state dict (names to tensors)"
+                         + (f", neither itself nor as {' or '.join(wrappers)}." if wrappers else "."))
     return state
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file, computed once as long as it stays as it is."""
     stat = path.stat()
     return _sha256_of(path.resolve(), stat.st_mtime_ns, stat.st_size)
 

@@ -41,6 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "crops": ("five", "double", "super", "none"),
+    "positions": ("dino", "antialiased"),
+    "resize": ("nearest", "antialiased"),
     "head": ("tr", "mlp"),
     "crf_backend": ("torch", "pydensecrf"),
     "precision": ("no", "bf16", "fp16"),
@@ -50,7 +52,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # Closed ranges; a bound that is None is open to that side.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "num_classes": (1, 10_000), "image_size": (1, 4096), "train_size": (1, 4096), "crop_ratio": (0.05, 1.0),
-    "train_images": (1, None), "test_images": (1, None), "num_concepts": (1, 65_536), "concept_steps": (0, None),
+    "train_images": (1, None), "test_images": (1, None), "num_heads": (1, 1024), "num_concepts": (1, 65_536), "concept_steps": (0, None),
     "modularity_temperature": (1e-6, None), "thin": (1, 64), "reduced_dim": (1, None), "projection_dim": (1, None),
     "head_steps": (0, None), "bank_capacity": (0, None), "bank_fraction": (0.0, 1.0),
     "contrast_temperature": (1e-6, None), "positive_threshold": (-1.0, 1.0), "negative_threshold": (-1.0, 1.0),
@@ -60,28 +62,32 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "cache_gb": (0.0, None), "num_workers": (0, 256), "checkpoint_steps": (1, None),
 }
 
-_DATA = ("dataset", "folder", "crops", "crop_ratio", "train_split", "train_images", "backbone", "precision")
+_FEATURES = ("dataset", "folder", "resize", "backbone", "num_heads", "positions", "precision")
+_DATA = _FEATURES + ("crops", "crop_ratio", "train_split", "train_images")
 _TRAIN = _DATA + ("image_size", "num_concepts", "concept_steps", "modularity_temperature", "thin", "lr", "batch_size",
                   "seed", "order_seed")
 _HEAD = _TRAIN + ("head", "train_size", "reduced_dim", "projection_dim", "head_steps", "bank_capacity", "bank_fraction",
-                  "contrast_temperature", "positive_threshold", "negative_threshold", "ema_decay", "dropout",
-                  "clip_norm", "weight_decay")
+                  "contrast_temperature", "positive_threshold", "negative_threshold", "ema_decay", "shared_start",
+                  "dropout", "clip_norm", "weight_decay")
 _PROBE = _HEAD + ("label_free", "num_classes", "probe_steps", "probe_decay_steps", "kmeans_restarts")
 _JUDGE = ("test_split", "test_images", "crf", "crf_iterations", "crf_backend")
+_RELEASE = _FEATURES + ("image_size", "num_classes", "head", "release") + _JUDGE
 _BASELINE = _DATA + ("image_size", "num_classes", "batch_size", "kmeans_restarts", "seed")
 
-#: The fields that each stage's artefact depends on; run_dir, device and the like are not among them.
+#: The fields that each stage's artefact depends on; run_dir, device and the like are not among them. Of frozen features,
+#: those beyond the pictures and their size, which their names and fingerprint stand for.
 STAGE_FIELDS: dict[str, tuple[str, ...]] = {
+    "features": _FEATURES,
     "clusterbook": _TRAIN,
     "head": _HEAD,
     "probe": _PROBE,
     "baseline": _BASELINE,
-    "evaluation": _PROBE + _JUDGE,
+    "evaluation": _PROBE + _JUDGE + ("release",),
     "baseline_evaluation": _BASELINE + _JUDGE,
 }
 
 # Fields that came later: at their default they are left out of names, so that what was made before them is still found.
-SINCE: tuple[str, ...] = ()
+SINCE: tuple[str, ...] = ("resize", "num_heads", "positions", "shared_start", "release")
 
 #: What decides which tokens each update of a head sees, and how they are come by: heads that agree share one pass.
 PASS_FIELDS: tuple[str, ...] = _DATA + ("num_classes", "train_size", "batch_size", "order_seed", "run_dir", "device",
@@ -105,17 +111,26 @@ class Experiment:
         crops, crop_ratio: training views, `five` crops at this share of each side (0.5); `double` (20 a picture, at 0.5
             and 0.8), `super` (50, at 0.3 to 0.7), as published for coco81 and coco171, and for pascalvoc; or `none`.
         train_split, test_split, train_images, test_images: which split, and at most how many pictures (None: all).
+        resize: how pictures are brought to their size; labels always by nearest neighbour. `nearest`, as published, or
+            `antialiased` (bilinear, low-passed where they shrink).
         backbone: a name of `cause_lib.backbones`, or a timm name.
+        num_heads: attention heads that the backbone is read with (None: its architecture's own; the released code: twice
+            ViT-S's own).
+        positions: how the backbone's position embeddings are resized, by `dino`'s rule, as published, or `antialiased`.
         num_concepts: prototypes k of the clusterbook (2048).
         concept_steps: updates of step 1 (published: one epoch).
         modularity_temperature: tau of Eq. 3 (0.1).
         thin: one random patch of every thin x thin block takes part in a loss (4; 1: all patches).
         head: `tr` or `mlp`.
+        release: a folder with the authors' released files for that head (`cause_lib.released`): those are judged, and
+            nothing is trained. Empty: the head that is trained here.
         reduced_dim, projection_dim: widths r (90) and p (2048).
         head_steps: updates of step 2 (published: two epochs).
         bank_capacity, bank_fraction: teacher projections kept per concept (100; 0: no bank), share of each batch (0.5).
         contrast_temperature, positive_threshold, negative_threshold: Eq. 4 (0.07), phi+ (0.3), phi- (0.1).
         ema_decay: teacher's share of its own past at each update (0.99).
+        shared_start: True: the teacher starts as the student is after its first update, since in the released code they
+            share storage until then; False: as the student is before it.
         dropout: share of features dropped while a head trains (0.1).
         clip_norm: bound of the gradient norm in step 2 (None: TR 2, MLP 0.1).
         weight_decay: Adam's, in step 2 (1e-4).
@@ -145,12 +160,16 @@ class Experiment:
     test_split: str | None = None
     train_images: int | None = None
     test_images: int | None = None
+    resize: str = "nearest"
     backbone: str = "bundled"
+    num_heads: int | None = None
+    positions: str = "dino"
     num_concepts: int | None = None
     concept_steps: int | None = None
     modularity_temperature: float = 0.1
     thin: int | None = None
     head: str = "tr"
+    release: str = ""
     reduced_dim: int = 90
     projection_dim: int | None = None
     head_steps: int | None = None
@@ -160,6 +179,7 @@ class Experiment:
     positive_threshold: float = 0.3
     negative_threshold: float = 0.1
     ema_decay: float = 0.99
+    shared_start: bool = False
     dropout: float = 0.1
     clip_norm: float | None = None
     weight_decay: float = 1e-4
@@ -247,9 +267,13 @@ class Experiment:
         return dataclasses.asdict(self)
 
     def key(self, stage: str) -> dict[str, Any]:
-        """The fields, with values, that the artefact of `stage` depends on (see `STAGE_FIELDS`)."""
+        """The fields, with values, that the artefact of `stage` depends on (see `STAGE_FIELDS`).
+
+        Of those, an evaluation of released files depends on none that belongs to training.
+        """
         default = {field.name: field.default for field in dataclasses.fields(self)}
-        return {name: value for name in STAGE_FIELDS[stage]
+        names = _RELEASE if stage == "evaluation" and self.release else STAGE_FIELDS[stage]
+        return {name: value for name in names
                 if (value := getattr(self, name)) != default[name] or name not in SINCE}
 
 

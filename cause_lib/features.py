@@ -97,7 +97,13 @@ def open_dataset(experiment: Experiment, role: str, image_size: int) -> Segmenta
                         image_size=image_size, folder=experiment.folder,
                         crops=experiment.crops if training else "none", crop_ratio=experiment.crop_ratio,
                         limit=experiment.train_images if training else experiment.test_images,
-                        num_classes=experiment.num_classes)
+                        num_classes=experiment.num_classes, resize=experiment.resize)
+
+
+def open_backbone(experiment: Experiment, image_size: int | None) -> Backbone:
+    """The backbone of a run, read as its settings say, on the CPU; raises as `load_backbone`."""
+    return load_backbone(experiment.backbone, image_size, num_heads=experiment.num_heads,
+                         positions=experiment.positions)
 
 
 class FrozenFeatures:
@@ -117,7 +123,7 @@ class FrozenFeatures:
         self.experiment, self.accelerator, self.mirrored = experiment, accelerator, mirrored
         self.dataset = open_dataset(experiment, role, image_size)
         self._backbone: Backbone | None = None
-        key = {name: getattr(experiment, name) for name in ("dataset", "folder", "backbone", "precision")}
+        key = experiment.key("features")
         key |= {"role": role, "size": image_size, "mirrored": mirrored, "views": self.dataset.names,
                 "data": self.dataset.fingerprint, "crop_ratio": experiment.crop_ratio,
                 "weights": weights_fingerprint(experiment.backbone)}
@@ -149,7 +155,7 @@ class FrozenFeatures:
     def backbone(self, image_size: int | None = None) -> Backbone:
         """The backbone, loaded when first needed, on the run's device."""
         if self._backbone is None:
-            self._backbone = load_backbone(self.experiment.backbone, image_size).to(self.accelerator.device)
+            self._backbone = open_backbone(self.experiment, image_size).to(self.accelerator.device)
         return self._backbone
 
     def stream(self, batches: Sequence[Tensor], patches: Sequence[Tensor] | None = None) -> Iterator[Tensor]:

@@ -11,6 +11,7 @@ student, teacher <- decay teacher + (1 - decay) student, as in MoCo and BYOL.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +114,27 @@ class TRHead(nn.Module):
             return self.query_pos
         image = self.query_pos.T.reshape(1, -1, *self.grid)  # (1, d, rows, columns)
         return F.interpolate(image, size=grid, mode="bilinear", align_corners=False)[0].flatten(1).T
+
+
+def restore_head(tensors: Mapping[str, Tensor], grid: tuple[int, int], dropout: float = 0.1) -> MLPHead | TRHead:
+    """A head from its `state_dict`, strictly; which kind and how wide is read off the tensors.
+
+    Args:
+        grid: rows and columns of patches that a TR head was trained with; the MLP head has no use for it.
+        dropout: should it be trained on.
+
+    Returns:
+        The head on the CPU, frozen, in evaluation mode.
+    """
+    with torch.device("meta"):  # nothing is drawn, so that loading leaves the global random numbers alone
+        if "query_pos" in tensors:
+            head: MLPHead | TRHead = TRHead(torch.empty_like(tensors["clusterbook.prototypes"]), grid,
+                                            len(tensors["mlp.f1.weight"]), hidden_dim=len(tensors["linear1.weight"]),
+                                            dropout=dropout)
+        else:
+            head = MLPHead(tensors["f1.weight"].shape[1], len(tensors["f1.weight"]), dropout)
+    head.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, strict=True, assign=True)
+    return head.eval().requires_grad_(False)
 
 
 def drop(x: Tensor, share: float, training: bool) -> Tensor:

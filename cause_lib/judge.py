@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,11 @@ GALLERY = 8  # pictures whose masks are kept
 @torch.no_grad()
 def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Accelerator, method: str,
           head: nn.Module | None, readouts: dict[str, nn.Module], book: Clusterbook | None,
-          upstream: dict[str, Path]) -> Path:
-    """Masks of every test picture by every read-out, without and with CRF, counted and matched; writes the artefact."""
+          upstream: dict[str, Path], notes: dict[str, Any] | None = None) -> Path:
+    """Masks of every test picture by every read-out, without and with CRF, counted and matched; writes the artefact.
+
+    What `notes` has is kept in it, too.
+    """
     started, before = time.time(), 0.0
     size, device = experiment.image_size, accelerator.device
     seen = FrozenFeatures(experiment, "test", size, accelerator)
@@ -113,11 +117,14 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
         gallery[row_name(row)] = torch.tensor(numbers["assignment"], dtype=torch.int16)[masks]
     report = {"stage": stage, "experiment": experiment.to_dict(), "library": library_version(), "weights": seen.weights,
               "device": device_name(accelerator), "seconds": round(before + time.time() - started, 2),
+              "date": time.strftime("%Y-%m-%d", time.gmtime()),
               "dataset": {"name": experiment.folder or experiment.dataset, "split": dataset.split,
                           "images": total, "classes": dataset.classes, "colors": dataset.colors.tolist(),
                           "labelled": dataset.has_labels},
               "upstream": {name: path.relative_to(experiment.run_dir).as_posix() for name, path in upstream.items()},
               "results": results}
+    if notes is not None:
+        report["notes"] = notes
     if book is not None:
         report["concepts"] = {"used": int((tensors["wins"] > 0).sum()), "num_concepts": experiment.num_concepts}
     record = {key: value for key, value in report.items() if key not in ("results", "dataset", "concepts")}

@@ -4,6 +4,11 @@ Counts N_jc of pixels with cluster j and class c are added up over all pictures;
 maximises the matched pixels (Kuhn 1955, through SciPy); then IoU_c = N_cc / (pixels of cluster or class c), the mean
 over the classes that occur in the labels, and the share of matched pixels. Void pixels (label -1) are left out.
 
+A class that occurs nowhere in the labels gets a cluster too. Pixels that this cluster wins are missed by their own
+classes, but its own IoU, which is 0, is not in the mean. `miou_all` is the mean with it: over every class whose union
+is not empty, so 0 for a class that no label carries and some labelled pixel was given to, while a class with neither is
+0/0 and stays out. It is never above `miou`, and equal to it where every class occurs.
+
 The counts stay where the masks are and come over once, at the end: a GPU never waits to be counted.
 """
 
@@ -52,9 +57,10 @@ class SegmentationMetrics:
         """The numbers, as plain Python values.
 
         Returns:
-            miou, pacc: fractions in [0, 1], None when no pixel has a label; iou: a list of c fractions, None for
-            classes without a labelled pixel; assignment: the class of each cluster; clusters_used: clusters that win at
-            least one pixel, void ones too; confusion: (c, c) matched clusters by classes, pixel counts as lists.
+            miou, miou_all (see above), pacc: fractions in [0, 1], None when no pixel has a label; iou: a list of c
+            fractions, None for classes without a labelled pixel; assignment: the class of each cluster; clusters_used:
+            clusters that win at least one pixel, void ones too; confusion: (c, c) matched clusters by classes, pixel
+            counts as lists.
 
         Raises:
             ValueError: an id was out of range.
@@ -76,6 +82,7 @@ class SegmentationMetrics:
         total = int(counts.sum())
         return {
             "miou": float(iou[occurs].mean()) if total else None,
+            "miou_all": float(iou[union > 0].mean()) if total else None,
             "pacc": float(hits.sum() / total) if total else None,
             "iou": [float(value) if there else None for value, there in zip(iou, occurs)],
             "assignment": [int(value) for value in assignment],

@@ -3,13 +3,23 @@
     segment = Segmenter.load("runs/camvid")
     mask = segment("street.jpg")            # int64 (h, w), class ids, at the picture's own size
     masks = segment("my_pictures/")         # {"a.jpg": mask, ...}
+
+To give it away, `save_pretrained` and `push_to_hub` write a folder that `from_pretrained` reads, as the Hugging Face
+hub's libraries do: weights as safetensors, the rest as JSON, a model card. `from_release` reads the authors' files.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import numpy as np
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -17,14 +27,22 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 from tqdm.auto import tqdm
 
-from cause_lib.artefacts import is_complete, read_record
-from cause_lib.backbones import Backbone, load_backbone
+from cause_lib.artefacts import is_complete, library_version, read_record
+from cause_lib.backbones import BUNDLED, Backbone, file_sha256, load_backbone, read_tensors
+from cause_lib.card import model_card, shareable
 from cause_lib.config import Experiment
 from cause_lib.crf import dense_crf
-from cause_lib.data import load_image, to_rgb
+from cause_lib.data import load_image, palette, to_rgb
 from cause_lib.data.source import list_pictures
+from cause_lib.features import open_backbone
+from cause_lib.heads import TRHead, restore_head
 from cause_lib.judge import mirror_mean
+from cause_lib.probes import ClusterProbe, LinearProbe
+from cause_lib.released import load_released, released_fingerprint
 from cause_lib.stages import load_head, load_probe
+
+CONFIG, WEIGHTS, BACKBONE, CARD = "config.json", "model.safetensors", "backbone.safetensors", "README.md"
+FORMAT = "cause_lib.Segmenter 1"  # what a config.json of ours begins with; another number once its layout changes
 
 
 class Segmenter:
@@ -32,13 +50,17 @@ class Segmenter:
 
     Attributes:
         classes: c names; colors: uint8 (c, 3); a mask holds indices into both.
+        resize: how pictures are brought to the working size, as in the run, see `Experiment`.
         matched: whether clusters were matched to classes by an evaluation with labels; if not, ids are clusters.
+        record: the `metrics.json` (or `artefact.json`) that it comes from, or None.
     """
 
     def __init__(self, backbone: Backbone, head: nn.Module, probe: nn.Module, *, image_size: int, classes: list[str],
-                 colors: np.ndarray, assignment: list[int] | None = None, readout: str = "modularity") -> None:
+                 colors: np.ndarray, assignment: list[int] | None = None, readout: str = "modularity",
+                 resize: str = "nearest", record: dict[str, Any] | None = None) -> None:
         self.backbone, self.head, self.probe = backbone, head, probe
         self.image_size, self.classes, self.colors, self.readout = image_size, classes, colors, readout
+        self.resize, self.record = resize, record
         self.matched = assignment is not None
         self._assignment = torch.tensor(assignment if self.matched else range(len(classes)))
 
@@ -47,29 +69,181 @@ class Segmenter:
         """From what the stages left.
 
         Args:
-            run: a folder of `evaluate` or `fit_probe`, or a run_dir that holds exactly one such run.
+            run: a folder of `evaluate` or `fit_probe`, or a run_dir that holds exactly one such run. Where the authors'
+                released files were judged, those are read again.
             readout: `modularity`, `kmeans`, or `linear` of a run with `label_free=False`.
 
         Raises:
             FileNotFoundError: nothing trained there. ValueError: several runs there, the message lists them; no such
             read-out; or the backbone's weights are not those that the run was trained with.
         """
-        folder = _probe_folder(Path(run))
+        folder = _run_folder(Path(run))
         record = read_record(folder)
         experiment = Experiment.from_dict(record["experiment"])
-        backbone = load_backbone(experiment.backbone, experiment.image_size)
+        backbone = open_backbone(experiment, experiment.image_size)
         if backbone.weights_sha256 != record["weights"]["sha256"]:
             raise ValueError(f"{folder} was trained with other weights of {experiment.backbone} "
                              f"(SHA-256 {record['weights']['sha256'][:8]}..., here {backbone.weights_sha256[:8]}...): "
                              "put those into CAUSE_WEIGHTS, or train again.")
-        assignment, match = None, readout != "linear"
+        if record["stage"] == "evaluation":
+            if released_fingerprint(experiment.release, experiment.head) != record["notes"]["release"]:
+                raise ValueError(f"The files in {experiment.release} are not those that {folder} judged: put those "
+                                 "back, or evaluate again.")
+            return cls.from_release(experiment.release, backbone, head=experiment.head, readout=readout, device=device,
+                                    image_size=experiment.image_size, classes=record["dataset"]["classes"],
+                                    colors=record["dataset"]["colors"], assignment=_assignment(record, readout),
+                                    resize=experiment.resize, record=record)
+        assignment, judged = None, record
         for path in sorted((folder.parent.parent / "evaluation").glob("*/metrics.json")):
             metrics = read_record(path.parent)
-            if metrics["upstream"]["probe"] == f"probe/{folder.name}" and metrics["dataset"]["labelled"] and match:
-                assignment = next(result["assignment"] for result in metrics["results"] if result["readout"] == readout)
+            if metrics["upstream"].get("probe") == f"probe/{folder.name}":
+                assignment, judged = _assignment(metrics, readout) or assignment, metrics
         return cls(backbone.to(device), load_head(folder).to(device), load_probe(folder, readout).to(device),
                    image_size=experiment.image_size, classes=record["notes"]["classes"],
-                   colors=np.array(record["notes"]["colors"], dtype=np.uint8), assignment=assignment, readout=readout)
+                   colors=np.array(record["notes"]["colors"], dtype=np.uint8), assignment=assignment, readout=readout,
+                   resize=experiment.resize, record=judged)
+
+    @classmethod
+    def from_release(cls, folder: str | Path, backbone: str | Backbone, *, head: str = "tr",
+                     image_size: int | None = None, classes: Sequence[str] | None = None,
+                     colors: Sequence[Sequence[int]] | np.ndarray | None = None, assignment: list[int] | None = None,
+                     readout: str = "modularity", resize: str = "nearest", device: str | torch.device = "cpu",
+                     record: dict[str, Any] | None = None) -> "Segmenter":
+        """From the files that the authors of CAUSE released, see `cause_lib.released`.
+
+        Args:
+            folder: holds `modular.npy`, `segment_{head}.pth` and `cluster_{head}.pth`. head: `tr` or `mlp`.
+            backbone: what the files were made with, such as `dino_vits8.released`; a name, or loaded already.
+            image_size: side in pixels; None: that of the TR head's positions, or the multiple of the patch next to 320.
+            classes, colors: c names, (c, 3) in 0 to 255; None: numbers, and a palette.
+            assignment: class of each cluster, as an evaluation finds it. None: a mask has cluster ids.
+            readout: `modularity` or `linear`. resize: see `Experiment`. record: kept for the model card.
+
+        Raises:
+            As `load_released`. ValueError: the backbone has another width, there is no such read-out, or classes,
+            colors or assignment do not fit the c clusters.
+        """
+        released = load_released(folder, head)
+        probes = {"modularity": released.cluster, "linear": released.linear}
+        if readout not in probes:
+            raise ValueError(f"{folder} has no read-out {readout!r}; it has {', '.join(probes)}.")
+        if isinstance(backbone, str):
+            backbone = load_backbone(backbone, image_size)
+        dim, count = released.book.prototypes.shape[1], len(released.cluster.centroids)
+        if backbone.dim != dim:
+            raise ValueError(f"The files in {folder} are for a backbone of width {dim}, and {backbone.name} has width "
+                             f"{backbone.dim}.")
+        for name, given in (("classes", classes), ("colors", colors), ("assignment", assignment)):
+            if given is not None and len(given) != count:
+                raise ValueError(f"The files in {folder} have {count} clusters, and {name} has {len(given)} entries.")
+        patch = backbone.patch_size
+        side = released.head.grid[0] if head == "tr" else round(320 / patch)
+        return cls(backbone.to(device), released.head.to(device), probes[readout].to(device),
+                   image_size=image_size or side * patch, assignment=assignment, readout=readout, resize=resize,
+                   classes=list(classes) if classes is not None else [str(i) for i in range(count)],
+                   colors=palette(count) if colors is None else np.array(colors, dtype=np.uint8), record=record)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None,
+                        device: str | torch.device = "cpu") -> "Segmenter":
+        """From what `save_pretrained` or `push_to_hub` left.
+
+        Args:
+            name: a folder, or the name of a model on the Hugging Face hub, `owner/model`, which is fetched once.
+            revision: a branch, tag or commit of the latter.
+
+        Raises:
+            FileNotFoundError: there is no such folder and the hub gave nothing. ValueError: it holds no Segmenter, is
+            damaged, or the backbone's weights here are not those that the head was trained with.
+        """
+        folder = Path(name)
+        if not folder.is_dir():
+            try:
+                folder = Path(huggingface_hub.snapshot_download(str(name), revision=revision,
+                                                                allow_patterns=[CONFIG, WEIGHTS, BACKBONE]))
+            except Exception as error:  # the hub's clients raise a dozen kinds
+                raise FileNotFoundError(f"{name} is no folder here, and the hub gave no model of that name "
+                                        f"({type(error).__name__}): check the name, and the network.") from error
+        try:
+            config = json.loads((folder / CONFIG).read_text(encoding="utf8"))
+        except (OSError, ValueError):
+            config = None
+        if not isinstance(config, dict) or config.get("format") != FORMAT or not (folder / WEIGHTS).is_file():
+            raise ValueError(f"{name} holds no Segmenter ({CONFIG} with format {FORMAT!r}, and {WEIGHTS}): give what "
+                             "save_pretrained or push_to_hub wrote.")
+        if file_sha256(folder / WEIGHTS) != config["sha256"]:
+            raise ValueError(f"{folder / WEIGHTS} is not the file that {CONFIG} belongs to: fetch or save both again.")
+        wanted = config["backbone"]
+        own = folder / BACKBONE if wanted["included"] else None
+        backbone = load_backbone(wanted["name"], num_heads=wanted["num_heads"], positions=wanted["positions"],
+                                 weights=own)
+        if backbone.weights_sha256 != wanted["sha256"]:
+            raise ValueError(f"{name} belongs to other weights of {wanted['name']} (SHA-256 {wanted['sha256'][:8]}..., "
+                             f"here {backbone.weights_sha256[:8]}...): put those into CAUSE_WEIGHTS.")
+        groups: dict[str, dict[str, Tensor]] = {"head": {}, "probe": {}}
+        for key, value in read_tensors(folder / WEIGHTS).items():
+            group, _, rest = key.partition(".")
+            groups[group][rest] = value
+        probe: nn.Module
+        if config["readout"] == "linear":
+            probe = LinearProbe(*groups["probe"]["weight"].shape)
+            probe.load_state_dict(groups["probe"])
+        else:
+            probe = ClusterProbe(*groups["probe"]["centroids"].shape, centroids=groups["probe"]["centroids"])
+        head = restore_head(groups["head"], tuple(config["grid"]))
+        return cls(backbone.to(device), head.to(device), probe.eval().requires_grad_(False).to(device),
+                   image_size=config["image_size"], classes=config["classes"], readout=config["readout"],
+                   colors=np.array(config["colors"], dtype=np.uint8), assignment=config["assignment"],
+                   resize=config["resize"], record=config["record"])
+
+    def save_pretrained(self, folder: str | Path, *, name: str | None = None, licence: str | None = None) -> Path:
+        """Write a folder that `from_pretrained` reads, to the same bits: weights, `config.json` and a model card.
+
+        The weights of the backbone are named by SHA-256 and not copied, but for those of `bundled`.
+
+        Args:
+            folder: made if it is not there. name: what the card tells to load, if not this folder's name.
+            licence: what you give the head away under, for the card.
+        """
+        folder, vit = Path(folder), self.backbone
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"{group}.{key}": value.detach().cpu().contiguous().clone()
+                   for group, module in (("head", self.head), ("probe", self.probe))
+                   for key, value in module.state_dict().items()}
+        safetensors.torch.save_file(tensors, folder / WEIGHTS)
+        included = vit.name == BUNDLED
+        own = folder / BACKBONE
+        if included and not (own.exists() and own.samefile(vit.weights_path)):  # the library's may be another one day
+            own.unlink(missing_ok=True)  # a file that another Segmenter still reads from must not change beneath it
+            shutil.copyfile(vit.weights_path, own)
+        kind = "tr" if isinstance(self.head, TRHead) else "mlp"
+        config = {"format": FORMAT, "library": library_version(), "head": kind, "readout": self.readout,
+                  "grid": self.head.grid if kind == "tr" else [1, 1], "image_size": self.image_size,
+                  "resize": self.resize, "sha256": file_sha256(folder / WEIGHTS), "classes": self.classes,
+                  "colors": self.colors.tolist(), "assignment": self._assignment.tolist() if self.matched else None,
+                  "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
+                               "sha256": vit.weights_sha256, "included": included}, "record": shareable(self.record)}
+        (folder / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf8")
+        model_card(name or folder.name, config, licence).save(folder / CARD)
+        return folder
+
+    def push_to_hub(self, name: str, *, private: bool | None = None, licence: str | None = None) -> str:
+        """Give it away: `save_pretrained`, then upload to the model `owner/model` of the Hugging Face hub.
+
+        You must be logged in (`hf auth login`, or the environment variable HF_TOKEN); this library sees no token.
+
+        Args:
+            name: made if it is not there, `private` or not. licence: as for `save_pretrained`.
+
+        Returns:
+            The model's address.
+        """
+        api = huggingface_hub.HfApi()
+        place = api.create_repo(name, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, name=place.repo_id, licence=licence)
+            api.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message="Segmenter of cause_lib")
+        return str(place)
 
     @torch.no_grad()
     def __call__(self, image: str | Path | Image.Image | Tensor, *, crf: bool = False) -> Tensor | dict[str, Tensor]:
@@ -104,7 +278,8 @@ class Segmenter:
         scale = self.image_size / min(h, w)
         size = [max(1, round(side * scale / patch)) * patch for side in (h, w)]
         device = self.backbone.mean.device
-        small = F.interpolate(image[None].to(device), size=size, mode="nearest")  # (1, 3, rows p, columns p)
+        how = {"nearest": {"mode": "nearest"}, "antialiased": {"mode": "bilinear", "antialias": True}}[self.resize]
+        small = F.interpolate(image[None].to(device), size=size, **how)  # (1, 3, rows p, columns p)
         grid = (size[0] // patch, size[1] // patch)
         features = mirror_mean(self.backbone(small), self.backbone(small.flip(-1)), grid, self.head)
         features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
@@ -119,15 +294,26 @@ class Segmenter:
         return self.colors[mask.numpy()]
 
 
-def _probe_folder(run: Path) -> Path:
+def _assignment(metrics: dict[str, Any], readout: str) -> list[int] | None:
+    """Class of each cluster as an evaluation matched them; None without labels, and for a linear probe."""
+    if readout == "linear" or not metrics["dataset"]["labelled"]:
+        return None
+    return next((result["assignment"] for result in metrics["results"] if result["readout"] == readout), None)
+
+
+def _run_folder(run: Path) -> Path:
+    """The folder of a probe, or of an evaluation of released files, which has no probe."""
     if is_complete(run):
         record = read_record(run)
         if record["stage"] == "probe":
+            return run
+        if record["stage"] == "evaluation" and record["experiment"].get("release"):
             return run
         if record["stage"] == "evaluation":
             return run.parent.parent / record["upstream"]["probe"]
         raise FileNotFoundError(f"{run} is a {record['stage']} artefact: give the folder of a probe or an evaluation.")
     found = [path.parent for path in sorted(run.glob("probe/*/artefact.json"))]
+    found += [path.parent for path in sorted(run.glob("evaluation/*-release-*/artefact.json"))]
     if not found:
         raise FileNotFoundError(f"{run} holds no trained run: train one with evaluate(Experiment(run_dir=...)).")
     if len(found) > 1:

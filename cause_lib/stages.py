@@ -35,10 +35,11 @@ from cause_lib.contrast import ConceptBank, concept_contrastive_loss
 from cause_lib.crf import crf_backends
 from cause_lib.data import SegmentationDataset
 from cause_lib.features import FrozenFeatures, device_name, open_dataset
-from cause_lib.heads import MLPHead, TRHead, ema_update, projection
+from cause_lib.heads import MLPHead, TRHead, ema_update, projection, restore_head
 from cause_lib.judge import judge, load_gallery
 from cause_lib.probes import ClusterProbe, LinearProbe, cosine_kmeans
 from cause_lib.processes import current_part
+from cause_lib.released import load_released, released_fingerprint
 from cause_lib.training import Run, batches_for, descend, generator_for, new_scaler, seed_for, session, train
 
 __all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "fit_baseline", "fit_clusterbook", "fit_head",
@@ -144,7 +145,7 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
                                         negative_threshold=experiment.negative_threshold,
                                         projection=student["projection"], part=part)
         descend(optimizer, loss, experiment.clip_norm, scaler)
-        ema_update(teacher, student, experiment.ema_decay)
+        ema_update(teacher, student, 0.0 if experiment.shared_start and step == 0 else experiment.ema_decay)
         if bank is not None:
             half = torch.randperm(concepts.numel(), generator=generator)
             half = half[:round(experiment.bank_fraction * concepts.numel())].to(tokens.device)
@@ -240,7 +241,12 @@ def fit_baseline(experiment: Experiment) -> Path:
 
 
 def evaluate(experiment: Experiment) -> Path:
-    """Judge the head's read-outs on the test split, the baseline beside it; the folder holds `metrics.json`."""
+    """Judge the head's read-outs on the test split, the baseline beside it; the folder holds `metrics.json`.
+
+    With `release`, the authors' released files are judged instead, without a baseline, and nothing is trained.
+    """
+    if experiment.release:
+        return _evaluate_release(experiment)
     evaluate_baseline(experiment)
     folder = _folder(experiment, "evaluation")
     if is_complete(folder):
@@ -253,6 +259,27 @@ def evaluate(experiment: Experiment) -> Path:
                     for name in ("modularity", "kmeans") + (() if experiment.label_free else ("linear",))}
         return judge(experiment, "evaluation", folder, accelerator, f"CAUSE-{experiment.head.upper()}", head, readouts,
                       book, {"probe": upstream})
+
+
+def _evaluate_release(experiment: Experiment) -> Path:
+    folder = _folder(experiment, "evaluation")
+    if is_complete(folder):
+        return folder
+    released = load_released(experiment.release, experiment.head)
+    num_concepts, dim = released.book.prototypes.shape
+    num_classes, reduced_dim = released.cluster.centroids.shape
+    # What was made with the released code is not label-free: labels reach the head in its step 3.
+    experiment = experiment.replace(label_free=False, num_concepts=num_concepts, reduced_dim=reduced_dim)
+    with session(experiment) as accelerator:
+        features = FrozenFeatures(experiment, "test", experiment.image_size, accelerator)
+        if (features.dim, features.dataset.num_classes) != (dim, num_classes):
+            raise ValueError(f"The files in {experiment.release} are for a backbone of width {dim} and {num_classes} "
+                             f"classes; {experiment.backbone} has width {features.dim} and {experiment.dataset} "
+                             f"{features.dataset.num_classes} classes: set backbone and dataset to theirs.")
+        head, cluster, linear, book = (module.to(accelerator.device) for module in released)
+        return judge(experiment, "evaluation", folder, accelerator, f"CAUSE-{experiment.head.upper()} (released files)",
+                     head, {"modularity": cluster, "linear": linear}, book, {},
+                     {"release": released_fingerprint(experiment.release, experiment.head)})
 
 
 def evaluate_baseline(experiment: Experiment) -> Path:
@@ -283,13 +310,7 @@ def load_clusterbook(folder: str | Path) -> Clusterbook:
 def load_head(folder: str | Path) -> MLPHead | TRHead:
     """The head of a `fit_head` or `fit_probe` folder, on the CPU, frozen, in evaluation mode."""
     record, tensors = read_record(folder), load_tensors(Path(folder) / "head.safetensors")
-    experiment = Experiment.from_dict(record["experiment"])
-    # Only their width matters to the MLP head.
-    prototypes = tensors["clusterbook.prototypes"] if experiment.head == "tr" else tensors["f1.weight"][:1]
-    with torch.random.fork_rng(devices=[]):
-        head = _new_head(experiment, prototypes, tuple(record["notes"]["grid"]))
-    head.load_state_dict(tensors, strict=True)
-    return head.eval().requires_grad_(False)
+    return restore_head(tensors, tuple(record["notes"]["grid"]), record["experiment"]["dropout"])
 
 
 def load_probe(folder: str | Path, readout: str = "modularity") -> ClusterProbe | LinearProbe:
@@ -324,9 +345,11 @@ def collect_metrics(run_dir: str | Path) -> pd.DataFrame:
                 "label_free": True if baseline else experiment["label_free"], "seed": experiment["seed"],
                 "miou": result["miou"], "pacc": result["pacc"], "clusters_used": result["clusters_used"],
                 "num_clusters": result["num_clusters"], "images": record["dataset"]["images"],
-                "device": record["device"], "seconds": record["seconds"], "folder": path.parent.as_posix()})
+                "device": record["device"], "seconds": record["seconds"], "folder": path.parent.as_posix(),
+                "miou_all": result.get("miou_all"), "date": record.get("date"), "library": record["library"],
+                "weights": record["weights"]["sha256"]})
     columns = ["dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou", "pacc", "clusters_used",
-               "num_clusters", "images", "device", "seconds", "folder"]
+               "num_clusters", "images", "device", "seconds", "folder", "miou_all", "date", "library", "weights"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -337,7 +360,8 @@ def _folder(experiment: Experiment, stage: str) -> Path:
 
     What records the classes' names and colours depends on those too; prototypes and heads know of none.
     """
-    datasets = [open_dataset(experiment, "train", experiment.image_size)]
+    release = stage == "evaluation" and bool(experiment.release)
+    datasets = [] if release else [open_dataset(experiment, "train", experiment.image_size)]
     if "evaluation" in stage:
         datasets.append(open_dataset(experiment, "test", experiment.image_size))
         if experiment.crf_backend not in crf_backends():
@@ -349,6 +373,9 @@ def _folder(experiment: Experiment, stage: str) -> Path:
     parts = [Path(experiment.folder).name or experiment.dataset, experiment.backbone]
     if "baseline" not in stage and stage != "clusterbook":
         parts.append(experiment.head)
+    if release:  # wherever the files are
+        depends["release"] = released_fingerprint(experiment.release, experiment.head)
+        return artefact_folder(experiment.run_dir, stage, "-".join([*parts, "release"]), depends)
     return artefact_folder(experiment.run_dir, stage, "-".join([*parts, f"s{experiment.seed}"]), depends)
 
 

@@ -1,15 +1,18 @@
 """Frozen backbones: DINO's position resizing against a naive twin, strict loading, errors that say the way out."""
 
+import argparse
 import json
 import math
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from cause_lib import backbones
 from cause_lib.backbones import Backbone, load_backbone, resize_positions, weights_fingerprint
@@ -59,6 +62,13 @@ def file(tmp_path, monkeypatch):
     return tmp_path / f"{MINE}.safetensors"
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """The same architectures with one block: what is tested is keys, not depth."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, **({"depth": 1} | kwargs)))
+
+
 def save(state, path: Path) -> None:
     safetensors.torch.save_file({key: value.contiguous() for key, value in state.items()}, path)
 
@@ -104,9 +114,23 @@ def test_the_offset_matters():
     assert (ours - plain.flatten(2).transpose(1, 2)).abs().max() > 1e-2
 
 
-def test_native_positions_are_identical():
+@pytest.mark.parametrize("rule", backbones.POSITIONS)
+def test_native_positions_are_identical(rule):
     positions = torch.randn(1, 1 + 37 * 37, 4)
-    assert resize_positions(positions, (37, 37), (37, 37)) is positions
+    assert resize_positions(positions, (37, 37), (37, 37), rule=rule) is positions
+
+
+@pytest.mark.parametrize("new", [(20, 20), (7, 9), (14, 30)])
+def test_antialiased_positions_are_resized_as_a_picture_is(new):
+    """Pillow's bicubic filter, channel by channel: the exact size, and a wider filter where the grid shrinks."""
+    positions = torch.randn(1, 1 + 14 * 14, 3, generator=torch.Generator().manual_seed(0))
+    ours = resize_positions(positions, (14, 14), new, rule="antialiased")
+    planes = [Image.fromarray(plane.numpy()).resize(new[::-1], Image.Resampling.BICUBIC)
+              for plane in positions[0, 1:].T.unflatten(1, (14, 14))]
+    expected = torch.stack([torch.from_numpy(np.array(plane)).flatten() for plane in planes], dim=1)
+    torch.testing.assert_close(ours[0, 1:], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours[:, :1], positions[:, :1])
+    assert (ours - resize_positions(positions, (14, 14), new)).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("old", [14, 20, 28, 37])
@@ -135,6 +159,61 @@ def test_other_sizes_equal_timm_with_dino_positions(tiny, weights, size):
     tokens = load_backbone(MINE)(images)
     assert tokens.shape == (1, size[0] // 16 * (size[1] // 16), 192)
     torch.testing.assert_close(tokens, expected, rtol=1e-3, atol=2e-3)
+
+
+def test_positions_are_resized_by_the_rule_that_was_asked_for(weights):
+    images, tokens = torch.rand(1, 3, 64, 80), {}
+    for rule in backbones.POSITIONS:
+        backbone = load_backbone(MINE, positions=rule)
+        tokens[rule] = backbone(images)
+        expected = resize_positions(backbone.vit.pos_embed, (14, 14), (4, 5), rule=rule)
+        assert backbone.positions == rule and torch.equal(backbone._position_embedding((4, 5), images), expected)
+    assert not torch.equal(tokens["dino"], tokens["antialiased"])
+    assert torch.equal(load_backbone(MINE)(images), tokens["dino"])
+    with pytest.raises(ValueError, match="one of dino, antialiased, not 'bilinear'"):
+        load_backbone(MINE, positions="bilinear")
+
+
+def test_more_heads_read_the_same_weights(tiny, weights):
+    """Against timm's own ViT with that many heads, and the same tensors."""
+    other = timm.create_model(TINY, pretrained=False, num_heads=12).eval()
+    other.load_state_dict(tiny.state_dict())
+    images = torch.rand(1, 3, 224, 224)
+    twelve, three = load_backbone(MINE, 224, num_heads=12), load_backbone(MINE, 224, num_heads=3)
+    torch.testing.assert_close(twelve(images), other.forward_features((images - 0.5) / 0.5)[:, 1:].detach(),
+                               rtol=1e-5, atol=1e-5)
+    assert twelve.attention(images).shape == (1, 12, 197, 197) and "12 heads instead of its own 3" in twelve.description
+    assert twelve.weights_sha256 == three.weights_sha256
+    assert torch.equal(three(images), load_backbone(MINE, 224)(images)) and "instead" not in three.description
+    for heads in (0, 5, -3):
+        with pytest.raises(ValueError, match=f"width 192, which {heads} attention heads.*its own 3"):
+            load_backbone(MINE, num_heads=heads)
+
+
+@pytest.mark.parametrize("name", ["bundled", "bundled.random"])
+def test_heads_of_the_embedded_default(name):
+    own, six, images = load_backbone(name), load_backbone(name, num_heads=6), torch.rand(1, 3, 32, 32)
+    assert all(torch.equal(a, b) for a, b in zip(own.vit.state_dict().values(), six.vit.state_dict().values()))
+    assert six.weights_sha256 == own.weights_sha256 and not torch.equal(own(images), six(images))
+
+
+@pytest.mark.parametrize("patch", [8, 16])
+def test_the_released_reading_of_dino(shallow, tmp_path, monkeypatch, patch):
+    """`.released` is the plain name's file, read with twelve heads, and another identity."""
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    name = f"dino_vits{patch}"
+    vit = timm.create_model(f"vit_small_patch{patch}_224", pretrained=False, num_classes=0)
+    save(vit.state_dict(), tmp_path / f"{name}.safetensors")
+    released, plain = load_backbone(f"{name}.released"), load_backbone(name)
+    images = torch.rand(1, 3, 4 * patch, 4 * patch)
+    assert torch.equal(released(images), load_backbone(name, num_heads=12)(images))
+    assert not torch.equal(released(images), plain(images))
+    assert released.weights_sha256 == plain.weights_sha256 == weights_fingerprint(name)
+    assert weights_fingerprint(f"{name}.released") not in (weights_fingerprint(name), "")
+    assert (released.name, released.mean.tolist()) == (f"{name}.released", plain.mean.tolist())
+    load_backbone(f"{name}.released", num_heads=12)
+    with pytest.raises(ValueError, match=f"12 attention heads, so num_heads=6.*take '{name}' with num_heads"):
+        load_backbone(f"{name}.released", num_heads=6)
 
 
 @pytest.mark.parametrize("architecture", ["vit_tiny_r_s16_p8_224", "resnet18", "deit_tiny_distilled_patch16_224"])
@@ -226,6 +305,18 @@ def test_unknown_name_names_the_nearest(name, near):
             function(name)
 
 
+@pytest.mark.parametrize("name, says", [
+    ("dino_vits16", r"model\.safetensors from huggingface\.co/timm/vit_small_patch16_224\.dino \(here: Connection"),
+    ("dino_vits16.released", r"huggingface\.co/timm/vit_small_patch16_224\.dino.*put it as dino_vits16\.safetensors"),
+    ("ibot_vitb16", r"checkpoint_teacher\.pth, which its authors publish at https://github\.com/bytedance/ibot"),
+    ("msn_vits16", r"at https://dl\.fbaipublicfiles\.com/msn/vits16_800ep\.pth\.tar, put it as msn_vits16\.pth\.tar"),
+    (MINE, "a file of your own")])
+def test_what_to_fetch_is_one_sentence(name, says, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=f"{says}.*CAUSE_WEIGHTS.*not set.*backbone='bundled'") as error:
+        load_backbone(name)
+    assert str(error.value).endswith(".") and ". " not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["dino_vits16", "mae_vitb16", MINE, TINY])
 def test_no_weights_and_no_network(name, tmp_path, monkeypatch):
     for where in (None, tmp_path, tmp_path / "nowhere"):
@@ -302,6 +393,79 @@ def test_the_authors_own_file_name(tmp_path, monkeypatch):
     assert backbones._weights_path("dino_vits16").name == "dino_deitsmall16_pretrain.pth"
     (tmp_path / "dino_vits16.pth").write_bytes(b"x")
     assert backbones._weights_path("dino_vits16").name == "dino_vits16.pth"
+
+
+# --- backbones that only their authors publish ---
+
+def ibot(state):
+    """As iBOT's files hold a teacher: below `state_dict`, behind prefixes, with the projection head."""
+    wrapped = {f"module.backbone.{key}": value for key, value in state.items()}
+    wrapped |= {"module.backbone.masked_embed": torch.zeros(1, 1), "module.head.mlp.0.weight": torch.zeros(2, 2),
+                "module.head.last_layer2.weight_g": torch.zeros(2, 1)}
+    return {"state_dict": wrapped}
+
+
+def msn(state):
+    """As MSN's files hold the target encoder: beside optimiser state, prototypes and numbers."""
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    wrapped |= {"module.fc.fc1.weight": torch.zeros(2, 2), "module.fc.bn1.num_batches_tracked": torch.tensor(3)}
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(3))])
+    return {"target_encoder": wrapped, "encoder": {f"module.{key}": -value for key, value in state.items()},
+            "opt": optimizer.state_dict(), "prototypes": torch.zeros(4, 2), "epoch": 800, "scaler": {"scale": 2.0},
+            "loss": 1.5, "lr": 1e-3, "batch_size": 16, "world_size": 64, "temperature": 0.1}
+
+
+@pytest.fixture(scope="module")
+def authors():
+    """Random weights of a single block in the two architectures, under the authors' keys (which are timm's)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        return {name: timm.create_model(backbones.AUTHORS[name].architecture, pretrained=False, num_classes=0, depth=1)
+                for name in backbones.AUTHORS}
+
+
+@pytest.mark.parametrize("name, wrap, suffix", [("ibot_vitb16", ibot, ".pth"), ("msn_vits16", msn, ".pth.tar")])
+def test_authors_files(authors, shallow, tmp_path, monkeypatch, name, wrap, suffix):
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    vit, path = authors[name].eval(), tmp_path / (name + suffix)
+    torch.save(wrap(vit.state_dict()), path)
+    backbone, images = load_backbone(name, 224), torch.rand(1, 3, 224, 224)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.no_grad():
+        expected = vit.forward_features((images - mean) / std)[:, 1:]
+    torch.testing.assert_close(backbone(images), expected, rtol=1e-4, atol=1e-5)
+    assert backbone.weights_sha256 == weights_fingerprint(name) and path.name in backbone.description
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(path))  # the file itself, and tensors alone
+    assert load_backbone(name).weights_sha256 == backbone.weights_sha256
+    save(vit.state_dict(), tmp_path / f"{name}.safetensors")
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path / f"{name}.safetensors"))
+    assert torch.equal(load_backbone(name).vit.pos_embed, vit.pos_embed)
+
+
+@pytest.mark.parametrize("name, wrap, key", [("ibot_vitb16", ibot, "state_dict"),
+                                             ("msn_vits16", msn, "target_encoder")])
+def test_authors_files_load_strictly(authors, shallow, tmp_path, monkeypatch, capsys, name, wrap, key):
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+
+    def load(change):
+        content = wrap(authors[name].state_dict())
+        change(content)
+        torch.save(content, tmp_path / f"{name}.pth")
+        return load_backbone(name)
+
+    with pytest.raises(ValueError, match=rf"{name}.pth does not fit {name}.*1 missing \(pos_embed\)"):
+        load(lambda content: [content[key].pop(k) for k in [*content[key]] if k.endswith("pos_embed")])
+    with pytest.raises(ValueError, match=r"1 unknown \(student\.whatever\)"):
+        load(lambda content: content[key].update({"module.student.whatever": torch.zeros(1)}))
+    with pytest.raises(ValueError, match="holds both module.cls_token and cls_token"):
+        load(lambda content: content[key].update({"module.cls_token": torch.zeros(1), "cls_token": torch.zeros(1)}))
+    with pytest.raises(ValueError, match=f"neither itself nor as {key}"):
+        load(lambda content: content.update({key: 7}))
+    with pytest.raises(ValueError, match="more than tensors"):
+        load(lambda content: content.update(args=argparse.Namespace(arch="vit")))
+    with pytest.raises(ValueError, match="more than tensors"):
+        load(lambda content: content.update(args=Runs()))
+    assert "code has run" not in capsys.readouterr().out
 
 
 def change(state, how):

@@ -16,7 +16,7 @@ def test_presets_are_concrete_and_follow_dataset_head_and_patch():
     assert (patch14.image_size, patch14.train_size) == (322, 224)
     assert (camvid.clip_norm, camvid.replace(head="mlp").clip_norm) == (2.0, 0.1)
     assert camvid.probe_decay_steps == 80 and camvid.replace(head="mlp").probe_decay_steps == 200
-    open_ended = {"num_classes", "train_images", "test_images"}
+    open_ended = {"num_classes", "train_images", "test_images", "num_heads"}
     assert {f.name for f in dataclasses.fields(scenes) if getattr(scenes, f.name) is None} == open_ended
 
 
@@ -83,6 +83,16 @@ def test_heads_share_a_clusterbook_and_every_field_is_known():
     free = {"run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}
     assert set().union(*STAGE_FIELDS.values()) == fields - free
     assert set(PASS_FIELDS) <= fields and not {"seed", "head", "checkpoint_steps"} & set(PASS_FIELDS)
+
+
+def test_released_files_owe_nothing_to_training():
+    trained, released = Experiment(), Experiment(release="files")
+    for change in (dict(seed=3), dict(head_steps=9), dict(label_free=False), dict(crops="none")):
+        assert released.key("evaluation") == released.replace(**change).key("evaluation")
+        assert trained.key("evaluation") != trained.replace(**change).key("evaluation")
+    for change in (dict(release="others"), dict(head="mlp"), dict(image_size=96), dict(crf=False), dict(num_heads=6)):
+        assert released.key("evaluation") != released.replace(**change).key("evaluation")
+    assert released.key("probe") == trained.key("probe") and "release" not in trained.key("evaluation")
 
 
 def test_notebook_parameters_find_what_papermill_only_warns_of():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cause_lib.heads import MLPHead, TRHead, drop, ema_update
+from cause_lib.heads import MLPHead, TRHead, drop, ema_update, restore_head
 
 
 def test_shapes_and_other_grids():
@@ -90,3 +90,22 @@ def test_teacher_is_a_moving_average_with_storage_of_its_own():
     ema_update(teacher, student, 0.9)
     for a, t, s in zip(before, teacher.parameters(), student.parameters()):
         torch.testing.assert_close(t, 0.9 * a + 0.1 * s)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "tr"])
+def test_a_head_comes_back_from_its_tensors(kind):
+    """Kind and widths are read off them; nothing is drawn, and what does not fit is refused."""
+    head = MLPHead(8, 3) if kind == "mlp" else TRHead(torch.randn(5, 8), (2, 3), 3, hidden_dim=16)
+    head.eval().requires_grad_(False)
+    torch.manual_seed(0)
+    drawn = torch.rand(2)
+    torch.manual_seed(0)
+    again = restore_head(head.state_dict(), (2, 3), dropout=0.3)
+    assert torch.equal(torch.rand(2), drawn) and again.dropout == 0.3
+    tokens = torch.randn(2, 6, 8)
+    assert torch.equal(again(tokens), head(tokens)) and not again.training
+    with torch.no_grad():  # its storage is its own
+        next(again.parameters()).add_(1)
+    assert not torch.equal(again(tokens), head(tokens))
+    with pytest.raises(RuntimeError, match="unexpected"):
+        restore_head(head.state_dict() | {"unexpected": torch.zeros(1)}, (2, 3))

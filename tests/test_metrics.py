@@ -93,3 +93,30 @@ def test_an_update_never_waits_for_its_device():
 def test_count_is_bincount(shape):
     ids = torch.randint(0, 9, shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(count(ids, 11), torch.bincount(ids.flatten(), minlength=11))
+
+
+def test_mean_over_all_classes_counts_what_an_absent_class_was_given():
+    """Classes 0 and 1 occur, 2 and 3 do not; cluster 2 wins pixels, cluster 3 wins none."""
+    metrics = SegmentationMetrics(4)
+    metrics.update(torch.tensor([[[0, 0, 2, 1, 1]]]), torch.tensor([[[0, 0, 0, 1, 1]]]))
+    result = metrics.compute()
+    assert result["miou"] == pytest.approx((2 / 3 + 1) / 2) and result["miou_all"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert result["iou"] == [pytest.approx(2 / 3), 1.0, None, None]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_mean_over_all_classes_by_sets(seed):
+    g = torch.Generator().manual_seed(seed)
+    c, present = 6, 3 + seed % 4
+    label, prediction = (torch.randint(-low, high, (3, 40), generator=g) for low, high in ((1, present), (0, c)))
+    metrics = SegmentationMetrics(c)
+    metrics.update(prediction[:, None], label[:, None])
+    result = metrics.compute()
+    matched = torch.tensor(result["assignment"])[prediction]
+    known = label >= 0
+    ious = [float((known & (matched == k) & (label == k)).sum() / union) for k in range(c)
+            if (union := (known & ((matched == k) | (label == k))).sum())]
+    assert result["miou_all"] == pytest.approx(sum(ious) / len(ious))
+    assert result["miou_all"] <= result["miou"]
+    if len(label[known].unique()) == c:
+        assert result["miou_all"] == result["miou"]

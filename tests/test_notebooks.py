@@ -11,6 +11,7 @@ import numpy as np
 import papermill
 import pytest
 from PIL import Image
+from test_released import write
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -77,6 +78,16 @@ def test_own_pictures_without_labels_as_the_page_says(folder):
     (snippet,) = re.findall(r"```python\n(from cause_lib.release.*?)```", (ROOT / "book/howto.md").read_text(), re.S)
     check = 'assert mask.shape == (60, 90) and set(masks) == {"beach.jpg", "harbour.png", "town.jpg"}'
     subprocess.run([sys.executable, "-c", f"{snippet}\n{check}"], cwd=folder, check=True)
+
+
+def test_released_files_are_judged_without_training(tmp_path):
+    """Chapter 5 on files of the authors' names and shapes, for the embedded backbone and the classes of scenes."""
+    write(tmp_path / "release", "tr", dim=192, reduced=5, concepts=8, classes=12, side=6)
+    run(ROOT / "notebooks/05_evaluation.ipynb", tmp_path, release="release", image_size=48, test_images=2, crf=False)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["evaluation", "features"]
+    (ours,) = (tmp_path / "runs").glob("evaluation/*/metrics.json")
+    assert {(result["method"], result["readout"]) for result in json.loads(ours.read_text())["results"]} == {
+        ("CAUSE-TR (released files)", "modularity"), ("CAUSE-TR (released files)", "linear")}
 
 
 # one of each kind: its own parameters, Experiment's, a reader of results

@@ -118,6 +118,18 @@ def test_stages_of_a_line_wait_for_each_other():
         assert head.needs == (job_of(jobs, row, "clusterbook").output,)
 
 
+def test_released_files_are_judged_alone(table, tmp_path, monkeypatch):
+    """A line with `release` waits for nothing, wants no training pictures, and says which files are missing."""
+    rows = read_rows(table(f"dataset,release,head\nscenes,{tmp_path / 'files'},tr\nscenes,,tr\n"))
+    jobs = read_jobs(rows)
+    assert job_of(jobs, rows[0]).needs == () and len(job_of(jobs, rows[1]).needs) == 2
+    assert "release" in job_of(jobs, rows[0]).name and {stage: len(found) for stage, found in jobs.items()} == {
+        "clusterbook": 1, "head": 1, "baseline": 1, "evaluation": 2}
+    (sentence,) = check.missing(rows, fetch=False)
+    assert "has no modular.npy and no segment_tr.pth and no cluster_tr.pth" in sentence
+    assert check.missing(rows, fetch=False)[sentence] == [1]
+
+
 # --- reading ---
 
 

@@ -46,14 +46,20 @@ def missing(rows: Iterable[Row], *, fetch: bool) -> dict[str, list[int]]:
     # PyTorch and timm take seconds to import, and a table that cannot be read should be refused at once.
     from cause_lib.backbones import weights_fingerprint
     from cause_lib.data import load_dataset
+    from cause_lib.released import released_files
 
     sentences: dict[tuple, str | None] = {}
     found: dict[str, list[int]] = {}
     for row in rows:
         experiment = row.experiment
         looks = {("weights", experiment.backbone): lambda e=experiment: weights_fingerprint(e.backbone)}
-        for split, limit in ((experiment.train_split, experiment.train_images),
-                             (experiment.test_split, experiment.test_images)):
+        splits = [(experiment.test_split, experiment.test_images)]
+        if experiment.release:
+            looks["release", experiment.release, experiment.head] = lambda e=experiment: released_files(
+                e.release, e.head)
+        else:
+            splits.insert(0, (experiment.train_split, experiment.train_images))
+        for split, limit in splits:
             data = (experiment.dataset, split, experiment.folder, limit, experiment.num_classes)
             looks[data] = lambda e=experiment, s=split, n=limit: load_dataset(
                 e.dataset, s, image_size=e.image_size, folder=e.folder, limit=n, num_classes=e.num_classes,

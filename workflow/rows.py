@@ -144,7 +144,8 @@ def _value(text: str, kind: str | None) -> Any:
 
 
 def _add(jobs: dict[str, dict[str, Job]], row: Row, stage: str) -> str:
-    needs = tuple(_add(jobs, row, upstream) for upstream in UPSTREAM[stage])
+    alone = stage == "evaluation" and row.experiment.release  # released files are judged as they are
+    needs = tuple(_add(jobs, row, upstream) for upstream in (() if alone else UPSTREAM[stage]))
     name = _name(row.experiment, stage)
     parameters = row.parameters
     if stage == "baseline":  # the same whichever line needs it, and no head's settings in a notebook without a head
@@ -159,4 +160,5 @@ def _name(experiment: Experiment, stage: str) -> str:
     parts = [Path(experiment.folder).name or experiment.dataset, experiment.backbone]
     parts += [experiment.head] if "head" in key else []
     parts += [] if key.get("label_free", True) else ["labels"]
+    parts += ["release"] if key.get("release") else []
     return re.sub(r"[^\w.+-]+", "_", "-".join([*parts, f"s{experiment.seed}", digest]))

@@ -16,7 +16,7 @@ from functools import partial
 
 from cause_lib.data import camvid, cityscapes, cocostuff, pascalvoc
 from cause_lib.data.folder import open_folder
-from cause_lib.data.images import load_image, resize_and_crop, to_rgb
+from cause_lib.data.images import RESIZE, load_image, resize_and_crop, to_rgb
 from cause_lib.data.palette import palette
 from cause_lib.data.published import PUBLISHED_CROPS
 from cause_lib.data.scenes import open_scenes
@@ -58,20 +58,22 @@ def load_dataset(
     limit: int | None = None,
     num_classes: int | None = None,
     level: str = "object",
+    resize: str = "nearest",
     download: bool = True,
 ) -> SegmentationDataset:
     """A torch Dataset of {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}.
 
     name: "scenes" (generated; splits train, val, pretrain), "camvid" (train, val, test), "folder" (your own, any
         split), or a published table's (train, val): "cocostuff27", "coco81", "coco171", "cityscapes", "pascalvoc".
-    image_size: h = w, in pixels; the short side is brought to it by nearest neighbour, then the centre is cut out
-        ("pascalvoc" is squashed to a square instead, as published).
+    image_size: h = w, in pixels; the short side is brought to it, then the centre is cut out ("pascalvoc" is squashed
+        to a square instead, as published).
     folder: for "folder", a path or a name below $CAUSE_DATA.
     crops: "none"; "five" for five views a picture (corners and centre), each crop_ratio of every side; "double" for
         20 or "super" for 50 (those and their mirror images, at the ratios that published.py lists).
     limit: at most so many pictures, spread over the whole set; for "scenes", how many to draw.
     num_classes: for pictures without labels, how many clusters to look for (27 unless said).
     level: for "scenes", what is one class: a "part" (a person's head), an "object" (a person) or a "group" (the living).
+    resize: how pictures are resized, "nearest" neighbour as published, or "antialiased"; labels always "nearest".
     download: whether a set that is not on this machine may be fetched.
 
     Attributes of the result: name, split, classes, colors (uint8 (c, 3)), num_classes, has_labels, names (one an
@@ -83,6 +85,8 @@ def load_dataset(
         raise ValueError(f"unknown dataset '{name}'{_nearest(name, DATASETS)}: known are {', '.join(DATASETS)}")
     if crops not in CROPS:
         raise ValueError(f"unknown crops '{crops}'{_nearest(crops, CROPS)}: known are {', '.join(CROPS)}")
+    if resize not in RESIZE:
+        raise ValueError(f"unknown resize '{resize}'{_nearest(resize, RESIZE)}: known are {', '.join(RESIZE)}")
     if not 0 < crop_ratio <= 1:
         raise ValueError(f"crop_ratio is a part of each side, above 0 and at most 1, not {crop_ratio}")
     for key, value in (("image_size", image_size), ("limit", limit), ("num_classes", num_classes)):
@@ -101,7 +105,7 @@ def load_dataset(
             f"num_classes={num_classes}, but {folder or name} has {len(source.classes)} classes: leave num_classes out"
         )
     kind = pascalvoc.SquashedDataset if name == "pascalvoc" else SegmentationDataset
-    return kind(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio)
+    return kind(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio, resize=resize)
 
 
 def check_dataset(name: str) -> tuple[bool, list[str]]:

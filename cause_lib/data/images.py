@@ -2,7 +2,8 @@
 
 Resizing is DINO's evaluation transform, as STEGO and CAUSE use it: the short side becomes `size` by nearest
 neighbour, then the centre square is cut out. The published code resizes with Pillow, whose nearest neighbour looks
-up the pixel under the *centre* of the new one; torchvision calls that rule NEAREST_EXACT.
+up the pixel under the *centre* of the new one; torchvision calls that rule NEAREST_EXACT. Pictures, and never labels,
+can be resized with antialias instead: bilinear, with a filter as wide as a new pixel.
 
 Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers"; Hamilton et al. 2022 (STEGO).
 """
@@ -57,14 +58,21 @@ def load_label(path: str | Path, *, void: int = VOID) -> Tensor:
     return label.masked_fill((label == void) | (label == VOID), -1)
 
 
-def resize_and_crop(picture: Tensor, size: int) -> Tensor:
-    """DINO's evaluation transform: short side to `size` by nearest neighbour, then the centre square.
+RESIZE = {  # name -> how torchvision resizes
+    "nearest": {"interpolation": InterpolationMode.NEAREST_EXACT},
+    "antialiased": {"interpolation": InterpolationMode.BILINEAR, "antialias": True},
+}
 
-    picture: (h, w) or (c, h, w), any dtype. Returns (size, size) or (c, size, size) of the same dtype. An image and
-    its label of the same height and width get exactly the same source pixels. Small pictures are enlarged.
+
+def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest") -> Tensor:
+    """DINO's evaluation transform: short side to `size`, then the centre square.
+
+    picture: (h, w) or (c, h, w), any dtype. resize: a key of `RESIZE`. Returns (size, size) or (c, size, size) of the
+    same dtype. An image and its label of the same height and width get the same place, by nearest neighbour exactly the
+    same source pixels. Small pictures are enlarged.
     """
     planes = picture if picture.ndim == 3 else picture[None]
-    planes = F.resize(planes, [size], interpolation=InterpolationMode.NEAREST_EXACT)
+    planes = F.resize(planes, [size], **RESIZE[resize])
     planes = F.center_crop(planes, [size])
     return planes if picture.ndim == 3 else planes[0]
 

@@ -25,15 +25,14 @@ from pathlib import Path
 
 import numpy as np
 import pooch
-import torch
 from requests.exceptions import RequestException
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from cause_lib.data.images import RESIZE
 from cause_lib.data.published import check_split, find_root, open_pairs, read_list
 from cause_lib.data.source import Source, spread
-from cause_lib.data.views import CROPS, SegmentationDataset
+from cause_lib.data.views import SegmentationDataset
 
 BASE_URL = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/"
 ARCHIVE = "VOCtrainval_11-May-2012.tar"
@@ -114,20 +113,14 @@ def voc_palette(count: int) -> np.ndarray:
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
-def squash(picture: Tensor, size: int) -> Tensor:
-    """(h, w) or (c, h, w) -> (size, size) or (c, size, size), by nearest neighbour, whatever the shape before."""
+def squash(picture: Tensor, size: int, resize: str = "nearest") -> Tensor:
+    """(h, w) or (c, h, w) -> (size, size) or (c, size, size), whatever the shape before; resize: a key of `RESIZE`."""
     planes = picture if picture.ndim == 3 else picture[None]
-    planes = F.resize(planes, [size, size], interpolation=InterpolationMode.NEAREST_EXACT)
+    planes = F.resize(planes, [size, size], **RESIZE[resize])
     return planes if picture.ndim == 3 else planes[0]
 
 
 class SquashedDataset(SegmentationDataset):
     """Items as `SegmentationDataset`'s, each view squashed to a square instead of cropped to one."""
 
-    def __getitem__(self, index: int) -> dict:
-        if not 0 <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)}")
-        views, cut = CROPS[self.crops]
-        picture, view = divmod(index, len(views))
-        image, label = (squash(cut(t, self.crop_ratio)[view], self.image_size) for t in self._read(picture))
-        return {"image": F.to_dtype(image, torch.float32, scale=True), "label": label.long(), "index": index}
+    fit = staticmethod(squash)

@@ -26,9 +26,12 @@ class SegmentationDataset(Dataset):
     item), fingerprint (changes when the files or the generator behind the items change).
     """
 
-    def __init__(self, name: str, split: str, source: Source, *, image_size: int, crops: str, crop_ratio: float):
+    fit = staticmethod(resize_and_crop)  # a view of any shape to the square
+
+    def __init__(self, name: str, split: str, source: Source, *, image_size: int, crops: str, crop_ratio: float,
+                 resize: str = "nearest"):
         self.name, self.split, self.source = name, split, source
-        self.image_size, self.crops, self.crop_ratio = image_size, crops, crop_ratio
+        self.image_size, self.crops, self.crop_ratio, self.resize = image_size, crops, crop_ratio, resize
         self.classes, self.colors, self.num_classes = source.classes, source.colors, len(source.classes)
         self.has_labels, self.fingerprint = source.has_labels, source.fingerprint
         self.names = [name + view for name in source.names for view in CROPS[crops][0]]
@@ -42,7 +45,8 @@ class SegmentationDataset(Dataset):
             raise IndexError(f"item {index} of {len(self)}")
         views, cut = CROPS[self.crops]
         picture, view = divmod(index, len(views))
-        image, label = (resize_and_crop(cut(t, self.crop_ratio)[view], self.image_size) for t in self._read(picture))
+        image, label = (cut(t, self.crop_ratio)[view] for t in self._read(picture))
+        image, label = self.fit(image, self.image_size, self.resize), self.fit(label, self.image_size)
         return {"image": F.to_dtype(image, torch.float32, scale=True), "label": label.long(), "index": index}
 
     def _read(self, picture: int):

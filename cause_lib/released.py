@@ -1,0 +1,143 @@
+"""The files that the authors of CAUSE released, as our modules.
+
+    modular.npy            the clusterbook, (k, d)
+    segment_{mlp,tr}.pth   head, projection_head (student), head_ema, projection_head_ema (teacher), linear (a probe)
+    cluster_{mlp,tr}.pth   codebook (k, d), the clusterbook again, and cluster_probe (c, r), the centroids
+
+The teacher `head_ema` is the head that is judged. Every key of a file is accounted for, its shape too: the student and
+the projections must be whole, though nothing needs them. Their 1 x 1 convolutions (r, d, 1, 1) are our linear layers
+(r, d). No pickle is executed. Names as in the authors' code, https://github.com/ByungKwanLee/Causal-Unsupervised-
+Segmentation; formulas in heads.py and probes.py.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cause_lib.backbones import file_sha256, read_tensors, refuse_misfits, strip_prefixes
+from cause_lib.clusterbook import Clusterbook
+from cause_lib.heads import MLPHead, TRHead, restore_head
+from cause_lib.probes import ClusterProbe, LinearProbe
+
+SOURCE = "https://github.com/ByungKwanLee/Causal-Unsupervised-Segmentation"
+
+
+class Released(NamedTuple):
+    """What the authors released for one data set, backbone and head; all frozen, float32, on the CPU."""
+
+    head: MLPHead | TRHead
+    cluster: ClusterProbe
+    linear: LinearProbe
+    book: Clusterbook
+
+
+def released_files(folder: str | Path, head: str) -> dict[str, Path]:
+    """File name -> path of the three files that a head (`mlp` or `tr`) needs.
+
+    Raises:
+        FileNotFoundError: some are not in the folder; the message says which, and where its authors have them.
+    """
+    names = ("modular.npy", f"segment_{head}.pth", f"cluster_{head}.pth")
+    missing = [name for name in names if not (Path(folder) / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}: of the links in the tables at {SOURCE}, "
+                                f"put modular.npy (from 'Concept ClusterBook'), segment_{head}.pth and cluster_{head}"
+                                ".pth (from 'Seg Head Parameter') into that folder.")
+    return {name: Path(folder) / name for name in names}
+
+
+def released_fingerprint(folder: str | Path, head: str) -> dict[str, str]:
+    """File name -> SHA-256 (hex); raises as `released_files`."""
+    return {name: file_sha256(path) for name, path in released_files(folder, head).items()}
+
+
+def load_released(folder: str | Path, head: str = "tr") -> Released:
+    """The authors' files of one row of their tables.
+
+    Args:
+        folder: holds the three files. head: `mlp` or `tr`.
+
+    Raises:
+        FileNotFoundError: as `released_files`. ValueError: a file that holds more than tensors, or whose keys or shapes
+        are not those of the authors; the message names the file and the first of them.
+    """
+    book_path, segment_path, cluster_path = released_files(folder, head).values()
+    prototypes = _read_prototypes(book_path)  # (k, d)
+    segment, cluster = (strip_prefixes(read_tensors(path), ("module.",), path) for path in (segment_path, cluster_path))
+    # the projections and the linear probe wrap one layer each, called f
+    plain = {key: key.replace(".f.", ".") for key in segment}
+    segment = {key if plain[key] in segment else plain[key]: _as_linear(value).float()
+               for key, value in segment.items()}
+    num_classes, reduced_dim = (_size(segment, "linear.weight", axis) for axis in (0, 1))
+    grid = _grid(segment, segment_path)
+    like = _like(segment, head, prototypes, grid, reduced_dim)
+    expected = {f"{group}.{_theirs(key, head)}": shape for group in ("head", "head_ema") for key, shape in like.items()}
+    width = _size(segment, "projection_head_ema.weight", 0)
+    for group, out in (("projection_head", width), ("projection_head_ema", width), ("linear", num_classes)):
+        expected |= {f"{group}.weight": (out, reduced_dim), f"{group}.bias": (out,)}
+    refuse_misfits(segment, expected, segment_path, f"CAUSE-{head.upper()}")
+    refuse_misfits(cluster, {"codebook": tuple(prototypes.shape), "cluster_probe": (num_classes, reduced_dim)},
+                   cluster_path, f"{book_path.name} and {segment_path.name}")
+    if not torch.equal(cluster["codebook"].float(), prototypes):
+        warnings.warn(f"{cluster_path} has another clusterbook than {book_path}, which is taken, as in the authors' "
+                      "code.", stacklevel=2)
+    teacher = {key: segment[f"head_ema.{_theirs(key, head)}"] for key in like}
+    if head == "tr":
+        teacher["clusterbook.prototypes"] = prototypes
+    with torch.device("meta"):
+        linear = LinearProbe(num_classes, reduced_dim)
+    linear.load_state_dict({key: segment[f"linear.{key}"] for key in ("weight", "bias")}, assign=True)
+    centroids = ClusterProbe(num_classes, reduced_dim, centroids=cluster["cluster_probe"].float())
+    return Released(restore_head(teacher, grid), centroids.eval().requires_grad_(False),
+                    linear.eval().requires_grad_(False), Clusterbook(prototypes))
+
+
+def _read_prototypes(path: Path) -> Tensor:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is no array that numpy reads without running code ({error}).") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or not array.size or array.dtype.kind != "f":
+        raise ValueError(f"{path} must hold prototypes (k, d), floating, not {getattr(array, 'shape', array)}.")
+    return torch.from_numpy(array.astype(np.float32))  # (k, d)
+
+
+def _like(segment: dict[str, Tensor], head: str, prototypes: Tensor, grid: tuple[int, int],
+          reduced_dim: int) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of our head, of the widths that the files themselves decide."""
+    with torch.device("meta"):
+        if head == "mlp":
+            ours = MLPHead(prototypes.shape[1], reduced_dim)
+        else:
+            ours = TRHead(torch.empty(prototypes.shape), grid, reduced_dim,
+                          hidden_dim=_size(segment, "head_ema.tr.linear1.weight", 0))
+    return {key: tuple(value.shape) for key, value in ours.state_dict().items() if key != "clusterbook.prototypes"}
+
+
+def _theirs(key: str, head: str) -> str:
+    """A key of our heads as the authors' files have it: of TR, all but the positions is below `tr`, the MLP too."""
+    return key if head == "mlp" or key == "query_pos" else f"tr.{key.removeprefix('mlp.')}"
+
+
+def _as_linear(value: Tensor) -> Tensor:
+    """A 1 x 1 convolution's weight (r, d, 1, 1) as a linear layer's (r, d); all else as it is."""
+    return value[..., 0, 0] if value.shape[2:] == (1, 1) else value
+
+
+def _size(tensors: dict[str, Tensor], key: str, axis: int) -> int:
+    """A width that the file itself decides; 1 if the tensor is not there, which is found out when keys are compared."""
+    return tensors[key].shape[axis] if key in tensors and tensors[key].ndim == 2 else 1
+
+
+def _grid(segment: dict[str, Tensor], path: Path) -> tuple[int, int]:
+    count = _size(segment, "head_ema.query_pos", 0)
+    if (side := math.isqrt(count)) ** 2 != count:
+        raise ValueError(f"{path} has {count} positions (head_ema.query_pos), and no square grid has so many patches.")
+    return side, side
