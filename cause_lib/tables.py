@@ -33,8 +33,8 @@ def sortable(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, capti
     """
     formats = formats or {}
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
-    body = "\n".join(f"<tr>{''.join(_cell(row.get(name), formats.get(name), name == columns[0]) for name in columns)}</tr>"
-                     for row in rows)
+    lines = [[_cell(row.get(name), formats.get(name), name == columns[0]) for name in columns] for row in rows]
+    body = "\n".join(f"<tr>{''.join(line)}</tr>" for line in lines)
     return (f'<table class="sortable">\n<caption>{html.escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
             f"<tbody>\n{body}\n</tbody>\n</table>")
 

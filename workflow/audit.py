@@ -41,11 +41,12 @@ def audit(rows: list[Row]) -> pd.DataFrame:
     papers = {_setting(row): row for row in rows if row.label == PAPER}
     for row in rows:
         if _setting(row) not in papers:
-            said = ", ".join(f"{name} {value}" for name, value in zip(SETTING, _setting(row)) if value not in (None, ""))
+            setting = zip(SETTING, _setting(row))
+            said = ", ".join(f"{name} {value}" for name, value in setting if value not in (None, ""))
             raise ValueError(f"line {row.number} ({row.label}) has nothing to be held against: add a line whose row is "
                              f"'{PAPER}' with {said}.")
     found = results(rows)
-    runs = {key: line for key, line in zip(zip(found["line"], found["readout"], found["crf"]), found.to_dict("records"))}
+    runs = {(line["line"], line["readout"], line["crf"]): line for line in found.to_dict("records")}
     lines = []
     for row in rows:
         paper = papers[_setting(row)]

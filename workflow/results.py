@@ -3,9 +3,10 @@
     python -m workflow.results experiments/published.csv results.csv results.md
     python -m workflow.results experiments/published.csv book/results/published.csv
 
-A line is one result: a line of the table, a read-out, with or without CRF; and what made it: settings, library, weights,
-device, date, and the seconds that it took. Published numbers come from a file beside the table, `<table>_rows.csv`,
-which has them by `row`; mIoU and pAcc are in per cent, as published. The Markdown table can be left out.
+A line is one result: a line of the table, a read-out, with or without CRF; and what made it: settings, library,
+weights, device, date, and the seconds that it took. Published numbers come from a file beside the table,
+`<table>_rows.csv`, which has them by `row`; mIoU and pAcc are in per cent, as published. The Markdown table can be left
+out.
 
 If the file is there already, its lines stay for whatever this machine has no run of: runs of one table on several
 machines add up.
