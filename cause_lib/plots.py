@@ -526,12 +526,13 @@ def category_bars(rows: dict, classes, *, title="IoU by category", ax=None):
     percent = {name: 100 * np.array([np.nan if value is None else float(value) for value in values])
                for name, values in rows.items()}
     places = np.argsort(-np.nan_to_num(list(percent.values())[-1], nan=-1.0), kind="stable")
-    thick = 0.8 / len(rows)
+    thick, highest = 0.8 / len(rows), max(np.nan_to_num(values).max() for values in percent.values())
     for which, (name, values) in enumerate(percent.items()):
         mean = f"mean {np.nanmean(values):.1f} %" if np.isfinite(values).any() else "no class occurs"
         ax.bar(np.arange(len(classes)) - 0.4 + (which + 0.5) * thick, np.nan_to_num(values[places]), thick * 0.92,
                color=CYCLE[which % 8], label=f"{name}: {mean}")
-    ax.set(title=title, ylabel="intersection over union (%)", xticks=range(len(classes)), ylim=(0, 100))
+    ax.set(title=title, ylabel="intersection over union (%)", xticks=range(len(classes)),
+           ylim=(0, min(100, 1.25 * highest or 100)))  # room for the legend
     ax.set_xticklabels([classes[place] for place in places], rotation=55, ha="right", rotation_mode="anchor")
     ax.grid(axis="x", visible=False)
     ax.legend(fontsize=9)

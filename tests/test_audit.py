@@ -172,14 +172,14 @@ def test_paper_and_code_says_so_where_nothing_was_measured(page):
     assert not plt.get_fignums()
 
 
-def test_paper_and_code_shows_the_change_of_each_seed(page, table, tmp_path, capsys):
+def test_paper_and_code_shows_the_change_of_each_seed(page, table):
     one = audit.audit(read_rows(table))
     several = pd.concat([one.assign(seed=seed, miou=one["paper_miou"] + seed - 0.5) for seed in (0, 1, 2)])
     shown = page("differences.md", {"audit.csv": several.to_csv(index=False)})
     (text,) = html(shown)
     assert text.count("<tr>") == 1 + 6 and text.count("+0.5 (−0.5, +0.5, +1.5)") == 6
-    assert "label_free=False" in text and "CAUSE-MLP" in text and not prose(shown)
-    said = capsys.readouterr().out
+    assert "label_free=False" in text and "CAUSE-MLP" in text
+    said = prose(shown)
     assert one["date"][0] in said and one["device"][0] in said and one["library"][0] in said
     (axes,) = [plt.figure(number).axes[0] for number in plt.get_fignums()]
     assert [label.get_text() for label in axes.get_yticklabels()] == [audit.CRF, audit.ALL_CLASSES, "labels"]
@@ -206,9 +206,9 @@ def test_reproducing_puts_reruns_beside_what_was_published(page, table):
     assert "cityscapes-dino_vitb8-tr" in set(pd.read_csv(ROOT / "experiments/published_rows.csv")["row"])
     shown = page("reproducing.md", {"published.csv": found.to_csv(index=False)}, own)
     (text,) = html(shown)
-    assert text.count("<tr>") == 1 + 36 and "Of 35 rows, **1**" in prose(shown)
+    assert text.count("<tr>") == 1 + 36 and "Of 35 rows, **1** rerun" in prose(shown)
     lines = [re.findall(r"<t[dh][^>]*>([^<]*)", line) for line in text.split("\n")]
-    lines = [line for line in lines if line[:3] == ["Cityscapes, 27 classes", "CAUSE-TR", "DINO ViT-B/8"]]
+    lines = [line for line in lines if line[:3] == ["Cityscapes 27", "CAUSE-TR", "DINO ViT-B/8"]]
     sharpened = found[found["crf"] & (found["readout"] == "modularity")]
     assert [line[7:10] for line in lines] == [["no", "yes", "0"], ["yes", "yes", "0"]]
     assert [line[5] for line in lines] == [f"{value:.1f}" for value in sharpened["miou"]]
