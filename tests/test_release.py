@@ -98,8 +98,8 @@ def test_other_weights_than_those_trained_with_are_refused(trained, monkeypatch)
         backbone.weights_sha256 = "0" * 64
         return backbone
 
-    load = release.load_backbone
-    monkeypatch.setattr(release, "load_backbone", other)
+    load = release.open_backbone
+    monkeypatch.setattr(release, "open_backbone", other)
     with pytest.raises(ValueError, match="other weights"):
         Segmenter.load(trained[1])
     assert read_record(trained[1])["stage"] == "evaluation"
