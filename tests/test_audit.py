@@ -103,6 +103,15 @@ def test_total_seconds_are_those_of_every_stage_behind(table):
         sum(read_record(folder)["seconds"] for folder in folders), abs=0.05)
 
 
+def test_results_are_found_without_the_pictures(table, monkeypatch):
+    """A table of many data sets is read where only some of them are, and nothing is fetched for the others."""
+    whole = results.results(read_rows(table))
+    monkeypatch.setattr("cause_lib.features.load_dataset", lambda *_, **__: pytest.fail("a data set was asked for"))
+    monkeypatch.setattr("cause_lib.backbones._weights_path", lambda *_: pytest.fail("weights were asked for"))
+    pd.testing.assert_frame_equal(results.results(read_rows(table)), whole)
+    assert results.results(read_rows(ROOT / "experiments/published.csv")).empty
+
+
 def test_results_of_several_machines_add_up(table, tmp_path, capsys):
     target = tmp_path / "book/results.csv"
     results.main(str(table), str(target))

@@ -21,7 +21,8 @@ from pathlib import Path
 import pandas as pd
 
 from cause_lib.artefacts import read_record
-from cause_lib.stages import collect_metrics, find
+from cause_lib.config import Experiment
+from cause_lib.stages import collect_metrics
 from workflow.rows import KEYS, PLACES, Row, read_rows
 
 COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou", "miou_all",
@@ -41,8 +42,9 @@ def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFr
         cells as JSON.
     """
     frames = [pd.DataFrame(columns=COLUMNS)]
+    left = {run_dir: evaluations(run_dir) for run_dir in {row.experiment.run_dir for row in rows}}
     for row in rows:
-        if (folder := find(row.experiment, KEYS[row.stage])) is not None:
+        if (folder := left[row.experiment.run_dir].get(_name(row.experiment, KEYS[row.stage]))) is not None:
             settings = {name: value for name, value in row.parameters.items() if name not in PLACES}
             frames.append(collect_metrics(folder).assign(
                 line=row.number, row=row.label, settings=json.dumps(settings), total_seconds=total_seconds(folder)))
@@ -52,6 +54,17 @@ def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFr
         wanted = published[["row", "miou", "pacc"]].rename(columns=lambda n: n if n == "row" else f"published_{n}")
         table = table.merge(wanted, on="row", how="left")
     return table.reindex(columns=COLUMNS)
+
+
+def evaluations(run_dir: str | Path) -> dict[str, Path]:
+    """The evaluations below a folder by their settings, the latest of each; asks for neither pictures nor weights."""
+    paths = sorted(Path(run_dir).glob("*evaluation/*/metrics.json"), key=lambda path: path.stat().st_mtime)
+    records = ((path.parent, read_record(path.parent)) for path in paths)
+    return {_name(Experiment.from_dict(record["experiment"]), record["stage"]): folder for folder, record in records}
+
+
+def _name(experiment: Experiment, stage: str) -> str:
+    return json.dumps([stage, experiment.key(stage)], sort_keys=True)
 
 
 def total_seconds(folder: Path) -> float:
