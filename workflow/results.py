@@ -47,7 +47,8 @@ def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFr
         if (folder := left[row.experiment.run_dir].get(_name(row.experiment, KEYS[row.stage]))) is not None:
             settings = {name: value for name, value in row.parameters.items() if name not in PLACES}
             frames.append(collect_metrics(folder).assign(
-                line=row.number, row=row.label, settings=json.dumps(settings), total_seconds=total_seconds(folder)))
+                line=row.number, row=row.label, settings=json.dumps(settings, sort_keys=True),
+                total_seconds=total_seconds(folder)))
     table = pd.concat(frames[1:] or frames, ignore_index=True)
     table[PERCENT] = (100 * table[PERCENT].astype(float)).round(2)
     if published is not None:
