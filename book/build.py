@@ -1,9 +1,9 @@
 """Builds the book: _config.yml, _toc.yml, book/, notebooks/ -> _build/html, every notebook run, a warning is an error.
 
 Jupyter Book keeps executed notebooks and asks only whether their code cells changed. What they import counts as well:
-when cause_lib, a library that it computes with or the benchmarks' results are other ones than last time, the kept
-outputs and the runs of the embedded default in notebooks/runs are thrown away. Runs on other backbones are somebody's
-work and stay where they are.
+when cause_lib, a library that it computes with, the results of benchmarks and reruns or the tables of experiments are
+other ones than last time, the kept outputs and the runs of the embedded default in notebooks/runs are thrown away. Runs
+on other backbones are somebody's work and stay where they are.
 """
 
 import hashlib
@@ -43,7 +43,8 @@ def drop_default_runs(runs: Path) -> None:
 def main() -> int:
     """Returns the exit status of Jupyter Book: 0 only where nothing failed and nothing warned."""
     key = BUILD / "library.sha256"
-    fingerprint = library_fingerprint(ROOT / "cause_lib", ROOT / "benchmarks" / "results")
+    read = ("cause_lib", "benchmarks/results", "book/results", "experiments")
+    fingerprint = library_fingerprint(*(ROOT / folder for folder in read))
     if not key.exists() or key.read_text() != fingerprint:
         shutil.rmtree(BUILD, ignore_errors=True)
         drop_default_runs(ROOT / "notebooks" / "runs")

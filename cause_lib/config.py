@@ -74,8 +74,8 @@ _JUDGE = ("test_split", "test_images", "crf", "crf_iterations", "crf_backend")
 _RELEASE = _FEATURES + ("image_size", "num_classes", "head", "release") + _JUDGE
 _BASELINE = _DATA + ("image_size", "num_classes", "batch_size", "kmeans_restarts", "seed")
 
-#: The fields that each stage's artefact depends on; run_dir, device and the like are not among them. Of frozen features,
-#: those beyond the pictures and their size, which their names and fingerprint stand for.
+#: The fields that each stage's artefact depends on; run_dir, device and the like are not among them. Of frozen
+#: features, those beyond the pictures and their size, which their names and fingerprint stand for.
 STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "features": _FEATURES,
     "clusterbook": _TRAIN,
@@ -114,8 +114,8 @@ class Experiment:
         resize: how pictures are brought to their size; labels always by nearest neighbour. `nearest`, as published, or
             `antialiased` (bilinear, low-passed where they shrink).
         backbone: a name of `cause_lib.backbones`, or a timm name.
-        num_heads: attention heads that the backbone is read with (None: its architecture's own; the released code: twice
-            ViT-S's own).
+        num_heads: attention heads that the backbone is read with (None: its architecture's own; the released code:
+            twice ViT-S's own).
         positions: how the backbone's position embeddings are resized, by `dino`'s rule, as published, or `antialiased`.
         num_concepts: prototypes k of the clusterbook (2048).
         concept_steps: updates of step 1 (published: one epoch).

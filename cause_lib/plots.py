@@ -516,6 +516,56 @@ def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Every run, its
     return ax
 
 
+@in_style
+def category_bars(rows: dict, classes, *, title="IoU by category", ax=None):
+    """Upright bars: a group a category, one bar a method, the categories in the order of the last method's IoU.
+
+    rows: a dict method -> c IoUs as fractions, None or NaN where a class does not occur. Returns the Axes.
+    """
+    ax = new_axes(ax, (max(5.5, 0.2 * len(classes) * (len(rows) + 1) + 1.0), 3.6))
+    percent = {name: 100 * np.array([np.nan if value is None else float(value) for value in values])
+               for name, values in rows.items()}
+    places = np.argsort(-np.nan_to_num(list(percent.values())[-1], nan=-1.0), kind="stable")
+    thick, highest = 0.8 / len(rows), max(np.nan_to_num(values).max() for values in percent.values())
+    for which, (name, values) in enumerate(percent.items()):
+        mean = f"mean {np.nanmean(values):.1f} %" if np.isfinite(values).any() else "no class occurs"
+        ax.bar(np.arange(len(classes)) - 0.4 + (which + 0.5) * thick, np.nan_to_num(values[places]), thick * 0.92,
+               color=CYCLE[which % 8], label=f"{name}: {mean}")
+    ax.set(title=title, ylabel="intersection over union (%)", xticks=range(len(classes)),
+           ylim=(0, min(100, 1.25 * highest or 100)))  # room for the legend
+    ax.set_xticklabels([classes[place] for place in places], rotation=55, ha="right", rotation_mode="anchor")
+    ax.grid(axis="x", visible=False)
+    ax.legend(fontsize=9)
+    return ax
+
+
+@in_style
+def change_points(items: dict, *, xlabel="change of mIoU (points)", title="", ax=None):
+    """What each of several changes did: a line a change, a point a run, a stroke at the mean, nothing changed at zero.
+
+    items: a dict change -> a dict of series (such as the read-out) -> changes, one a run. Series differ in colour and
+    in the shape of their points. Returns the Axes.
+    """
+    series = list(dict.fromkeys(name for parts in items.values() for name in parts))
+    ax = new_axes(ax, (6.8, (0.16 + 0.2 * len(series)) * len(items) + 1.2))
+    ax.axvline(0.0, color="#555555", linewidth=1.2, zorder=1)
+    for which, name in enumerate(series):
+        color, marker = CYCLE[which % 8], "osD^v"[which % 5]
+        lines = [(place + 0.5 * (which + 0.5) / len(series) - 0.25, as_array(parts[name]).astype(float))
+                 for place, parts in enumerate(items.values()) if name in parts]
+        for i, (height, values) in enumerate(lines):
+            ax.scatter(values, np.full(len(values), height), s=30, color=color, marker=marker, alpha=0.75, zorder=3,
+                       label=f"{name}, one run" if i == 0 else None)
+            ax.scatter(values.mean(), height, s=190, marker="|", linewidths=2.6, color=color, zorder=4,
+                       label=f"{name}, mean" if i == 0 else None)
+    ax.set(title=title, xlabel=xlabel, yticks=range(len(items)))
+    ax.set_yticklabels(list(items))
+    ax.invert_yaxis()
+    ax.margins(x=0.08)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+    return ax
+
+
 # --- front-door ---
 
 @in_style

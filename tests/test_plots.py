@@ -227,6 +227,29 @@ def test_results_points_show_every_run_its_mean_and_range():
     drawn(ax)
 
 
+def test_category_bars_go_from_best_to_worst_of_the_last_method():
+    ax = plots.category_bars({"k-means": [0.5, None, 0.1], "TR": [0.2, float("nan"), 0.9]}, CLASSES)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["tree", "sky", "road"]
+    assert [bar.get_height() for bar in ax.patches] == pytest.approx([10, 50, 0, 90, 20, 0])
+    assert legend(ax) == ["k-means: mean 30.0 %", "TR: mean 55.0 %"]
+    drawn(ax)
+    assert legend(plots.category_bars({"none": [None] * 3}, CLASSES)) == ["none: no class occurs"]
+
+
+def test_change_points_show_every_run_and_its_mean():
+    items = {"labels": {"modularity": [1.0, 2.0, 6.0], "k-means": [0.5, 0.5, -1.0]}, "bank": {"k-means": [-3.0]}}
+    ax = plots.change_points(items)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["labels", "bank"]
+    drawn_points = [points.get_offsets() for points in ax.collections]
+    assert [np.asarray(points)[:, 0].tolist() for points in drawn_points] == [
+        [1, 2, 6], [3], [0.5, 0.5, -1], [0], [-3], [-3]]
+    heights = [float(points[0, 1]) for points in drawn_points]
+    assert all(abs(height - place) < 0.5 for height, place in zip(heights, [0, 0, 0, 0, 1, 1]))
+    assert heights[0] != heights[2]
+    assert legend(ax) == ["modularity, one run", "modularity, mean", "k-means, one run", "k-means, mean"]
+    drawn(ax)
+
+
 # --- front door ---
 
 @pytest.mark.parametrize("forbidden", [(), [("T", "Y")], [("U", "M")]])

@@ -1,45 +1,92 @@
 """The numbers of a table that has been run, beside the published ones where there are any.
 
     python -m workflow.results experiments/published.csv results.csv results.md
+    python -m workflow.results experiments/published.csv book/results/published.csv
 
-A line is one result: a line of the table, a read-out, with or without CRF. Published numbers come from a file beside
-the table, `<table>_rows.csv`, which has them by `row`; mIoU and pAcc are in per cent, as published.
+A line is one result: a line of the table, a read-out, with or without CRF; and what made it: settings, library,
+weights, device, date, and the seconds that it took. Published numbers come from a file beside the table,
+`<table>_rows.csv`, which has them by `row`; mIoU and pAcc are in per cent, as published. The Markdown table can be left
+out.
+
+If the file is there already, its lines stay for whatever this machine has no run of: runs of one table on several
+machines add up.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pandas as pd
 
-from cause_lib.stages import collect_metrics, find
-from workflow.rows import KEYS, Row, read_rows
+from cause_lib.artefacts import read_record
+from cause_lib.config import Experiment
+from cause_lib.stages import collect_metrics
+from workflow.rows import KEYS, PLACES, Row, read_rows
 
-COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou", "pacc",
-           "published_miou", "published_pacc", "clusters_used", "num_clusters", "images", "device", "seconds", "folder"]
+COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou", "miou_all",
+           "pacc", "published_miou", "published_pacc", "clusters_used", "num_clusters", "images", "date", "device",
+           "seconds", "total_seconds", "library", "weights", "settings", "folder"]
+UNSEEN = ["library", "weights", "settings", "folder"]  # too wide for a page
+PERCENT = ["miou", "miou_all", "pacc"]
 
 
 def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFrame:
     """What the lines left in their run_dir; lines that have not been run are not in it.
 
     published: columns `row`, `miou` and `pacc`, in per cent.
+
+    Returns:
+        COLUMNS; `seconds` are those of judging, `total_seconds` those of all stages behind the line, `settings` its
+        cells as JSON.
     """
     frames = [pd.DataFrame(columns=COLUMNS)]
+    left = {run_dir: evaluations(run_dir) for run_dir in {row.experiment.run_dir for row in rows}}
     for row in rows:
-        if (folder := find(row.experiment, KEYS[row.stage])) is not None:
-            frames.append(collect_metrics(folder).assign(line=row.number, row=row.label))
+        if (folder := left[row.experiment.run_dir].get(_name(row.experiment, KEYS[row.stage]))) is not None:
+            settings = {name: value for name, value in row.parameters.items() if name not in PLACES}
+            frames.append(collect_metrics(folder).assign(
+                line=row.number, row=row.label, settings=json.dumps(settings, sort_keys=True),
+                total_seconds=total_seconds(folder)))
     table = pd.concat(frames[1:] or frames, ignore_index=True)
-    table[["miou", "pacc"]] = (100 * table[["miou", "pacc"]].astype(float)).round(2)
+    table[PERCENT] = (100 * table[PERCENT].astype(float)).round(2)
     if published is not None:
         wanted = published[["row", "miou", "pacc"]].rename(columns=lambda n: n if n == "row" else f"published_{n}")
         table = table.merge(wanted, on="row", how="left")
     return table.reindex(columns=COLUMNS)
 
 
+def evaluations(run_dir: str | Path) -> dict[str, Path]:
+    """The evaluations below a folder by their settings, the latest of each; asks for neither pictures nor weights."""
+    paths = sorted(Path(run_dir).glob("*evaluation/*/metrics.json"), key=lambda path: path.stat().st_mtime)
+    records = ((path.parent, read_record(path.parent)) for path in paths)
+    return {_name(Experiment.from_dict(record["experiment"]), record["stage"]): folder for folder, record in records}
+
+
+def _name(experiment: Experiment, stage: str) -> str:
+    return json.dumps([stage, experiment.key(stage)], sort_keys=True)
+
+
+def total_seconds(folder: Path) -> float:
+    """Seconds of an artefact's stage and of every stage behind it; features that several runs share not counted."""
+    record, run_dir = read_record(folder), folder.parent.parent
+    return round(record["seconds"] + sum(total_seconds(run_dir / place) for place in record["upstream"].values()), 2)
+
+
+def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
+    """`table`, and those lines of the file at `path`, if there is one, whose settings `table` has no result of."""
+    if not Path(path).is_file():
+        return table
+    kept = pd.read_csv(path)
+    frames = [frame for frame in (table, kept[~kept["settings"].isin(table["settings"])]) if len(frame)]
+    return pd.concat(frames, ignore_index=True).reindex(columns=table.columns) if frames else table
+
+
 def markdown(table: pd.DataFrame) -> str:
-    """The same, without the folders, as a table of a Markdown page; what is unknown is left empty."""
-    shown = table.drop(columns="folder").astype(object).where(table.drop(columns="folder").notna(), "")
+    """The same, without the widest columns, as a table of a Markdown page; what is unknown is left empty."""
+    shown = table.drop(columns=UNSEEN).astype(object)
+    shown = shown.where(shown.notna(), "")
     lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.astype(str).values.tolist()]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -50,9 +97,15 @@ def published_beside(table: str | Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
-if __name__ == "__main__":
-    source, as_csv, as_markdown = sys.argv[1:]
+def main(source: str, as_csv: str, as_markdown: str | None = None) -> None:
     numbers = results(read_rows(source), published_beside(source))
+    numbers = with_kept(numbers, as_csv)
+    Path(as_csv).parent.mkdir(parents=True, exist_ok=True)
     numbers.to_csv(as_csv, index=False)
-    Path(as_markdown).write_text(markdown(numbers), encoding="utf8")
-    print(f"{len(numbers)} results in {as_csv} and {as_markdown}")
+    if as_markdown is not None:
+        Path(as_markdown).write_text(markdown(numbers), encoding="utf8")
+    print(f"{len(numbers)} results in {as_csv}" + (f" and {as_markdown}" if as_markdown else ""))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
