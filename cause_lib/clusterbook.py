@@ -183,6 +183,16 @@ class Clusterbook(nn.Module):
         unit = F.normalize(self.prototypes, dim=-1)
         return unit @ unit.T
 
+    def thresholds(self, positive_quantile: float, negative_quantile: float) -> tuple[float, float]:
+        """phi+ and phi- as quantiles of D_M off its diagonal: the same share of concept pairs is positive, or negative,
+        wherever their cosines lie. With one concept there are no pairs: 1 and -1."""
+        k = len(self.prototypes)
+        if k < 2:
+            return 1.0, -1.0
+        pairs = self.similarity[~torch.eye(k, dtype=torch.bool, device=self.prototypes.device)].sort().values
+        return tuple(float(pairs[round(quantile * (len(pairs) - 1))]) for quantile in
+                     (positive_quantile, negative_quantile))
+
     @torch.no_grad()
     def assign(self, tokens: Tensor) -> Tensor:
         """id(t) = argmax_k cos(t, m_k), the sharpened p(m | t): tokens (b, n, d) -> concepts (b, n) int64."""

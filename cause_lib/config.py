@@ -39,7 +39,20 @@ PRESETS: dict[str, dict[str, Any]] = {
               projection_dim=2048, head_steps=200, probe_steps=200),
 }
 
+# What a recipe says, whatever the data set: the published one, and the one whose prototypes and clusters stay alive
+# (chapter 10 has the reason of each). A data set's preset gives way to it.
+RECIPES: dict[str, dict[str, Any]] = {
+    "published": dict(prototype_start="uniform", bank_capacity=100, probe_start="uniform", concept_readout=0,
+                      smoothing=0.0),
+    "alive": dict(prototype_start="tokens", num_concepts=512, concept_steps=0, bank_capacity=0, positive_quantile=0.99,
+                  negative_quantile=0.8, head_steps=300, probe_start="kmeans", probe_steps=100, concept_readout=1024,
+                  smoothing=0.1),
+}
+
 CHOICES: dict[str, tuple[str, ...]] = {
+    "recipe": tuple(RECIPES),
+    "prototype_start": ("uniform", "tokens"),
+    "probe_start": ("uniform", "kmeans"),
     "crops": ("five", "double", "super", "none"),
     "positions": ("dino", "antialiased"),
     "resize": ("nearest", "antialiased"),
@@ -52,7 +65,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # Closed ranges; a bound that is None is open to that side.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "num_classes": (1, 10_000), "image_size": (1, 4096), "train_size": (1, 4096), "crop_ratio": (0.05, 1.0),
-    "train_images": (1, None), "test_images": (1, None), "num_heads": (1, 1024), "num_concepts": (1, 65_536), "concept_steps": (0, None),
+    "train_images": (1, None), "test_images": (1, None), "num_heads": (1, 1024),
+    "num_concepts": (1, 65_536), "concept_steps": (0, None), "concept_readout": (0, 65_536), "smoothing": (0.0, None),
+    "positive_quantile": (0.0, 1.0), "negative_quantile": (0.0, 1.0),
     "modularity_temperature": (1e-6, None), "thin": (1, 64), "reduced_dim": (1, None), "projection_dim": (1, None),
     "head_steps": (0, None), "bank_capacity": (0, None), "bank_fraction": (0.0, 1.0),
     "contrast_temperature": (1e-6, None), "positive_threshold": (-1.0, 1.0), "negative_threshold": (-1.0, 1.0),
@@ -64,14 +79,15 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
 
 _FEATURES = ("dataset", "folder", "resize", "backbone", "num_heads", "positions", "precision")
 _DATA = _FEATURES + ("crops", "crop_ratio", "train_split", "train_images")
-_TRAIN = _DATA + ("image_size", "num_concepts", "concept_steps", "modularity_temperature", "thin", "lr", "batch_size",
+_TRAIN = _DATA + ("image_size", "num_concepts", "prototype_start", "concept_steps", "modularity_temperature", "thin", "lr", "batch_size",
                   "seed", "order_seed")
 _HEAD = _TRAIN + ("head", "train_size", "reduced_dim", "projection_dim", "head_steps", "bank_capacity", "bank_fraction",
-                  "contrast_temperature", "positive_threshold", "negative_threshold", "ema_decay", "shared_start",
-                  "dropout", "clip_norm", "weight_decay")
-_PROBE = _HEAD + ("label_free", "num_classes", "probe_steps", "probe_decay_steps", "kmeans_restarts")
+                  "contrast_temperature", "positive_threshold", "negative_threshold", "positive_quantile",
+                  "negative_quantile", "ema_decay", "shared_start", "dropout", "clip_norm", "weight_decay")
+_PROBE = _HEAD + ("label_free", "num_classes", "probe_start", "probe_steps", "probe_decay_steps", "kmeans_restarts",
+                   "concept_readout")
 _JUDGE = ("test_split", "test_images", "crf", "crf_iterations", "crf_backend")
-_RELEASE = _FEATURES + ("image_size", "num_classes", "head", "release") + _JUDGE
+_RELEASE = _FEATURES + ("image_size", "num_classes", "head", "smoothing", "release") + _JUDGE
 _BASELINE = _DATA + ("image_size", "num_classes", "batch_size", "kmeans_restarts", "seed")
 
 #: The fields that each stage's artefact depends on; run_dir, device and the like are not among them. Of frozen
@@ -82,12 +98,17 @@ STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "head": _HEAD,
     "probe": _PROBE,
     "baseline": _BASELINE,
-    "evaluation": _PROBE + _JUDGE + ("release",),
+    "evaluation": _PROBE + _JUDGE + ("smoothing", "release"),
     "baseline_evaluation": _BASELINE + _JUDGE,
 }
 
-# Fields that came later: at their default they are left out of names, so that what was made before them is still found.
-SINCE: tuple[str, ...] = ("resize", "num_heads", "positions", "shared_start", "release")
+# Fields that came later: with these values, which say what was always done before them, they are left out of names, so
+# that what was made before is still found.
+SINCE: dict[str, Any] = {"resize": "nearest", "num_heads": None, "positions": "dino", "shared_start": False,
+                         "release": "", "prototype_start": "uniform", "positive_quantile": None,
+                         "negative_quantile": None, "probe_start": "uniform", "concept_readout": 0, "smoothing": 0.0}
+
+_NEVER = object()  # what no field's value is
 
 #: What decides which tokens each update of a head sees, and how they are come by: heads that agree share one pass.
 PASS_FIELDS: tuple[str, ...] = _DATA + ("num_classes", "train_size", "batch_size", "order_seed", "run_dir", "device",
@@ -102,6 +123,8 @@ class Experiment:
         ValueError: a value of the wrong type or out of range; the message names the field and what it may be.
 
     Fields, with the published value where there is one:
+        recipe: `published`, or `alive`, where prototypes and clusters start from tokens and stay in use; what of the
+            fields is left at None follows it.
         dataset: `scenes` (generated), `camvid`, `folder` (your own pictures, found at `folder`), or a set of the
             published tables: `cocostuff27`, `coco81`, `coco171`, `cityscapes`, `pascalvoc`.
         folder: for `dataset="folder"`, a path, or a name below `CAUSE_DATA`.
@@ -118,6 +141,7 @@ class Experiment:
             twice ViT-S's own).
         positions: how the backbone's position embeddings are resized, by `dino`'s rule, as published, or `antialiased`.
         num_concepts: prototypes k of the clusterbook (2048).
+        prototype_start: `uniform` random numbers, as published, or training `tokens`, by k-means++ and three rounds.
         concept_steps: updates of step 1 (published: one epoch).
         modularity_temperature: tau of Eq. 3 (0.1).
         thin: one random patch of every thin x thin block takes part in a loss (4; 1: all patches).
@@ -128,6 +152,8 @@ class Experiment:
         head_steps: updates of step 2 (published: two epochs).
         bank_capacity, bank_fraction: teacher projections kept per concept (100; 0: no bank), share of each batch (0.5).
         contrast_temperature, positive_threshold, negative_threshold: Eq. 4 (0.07), phi+ (0.3), phi- (0.1).
+        positive_quantile, negative_quantile: phi+ and phi- as quantiles of D_M off its diagonal, in place of those
+            constants (None: the constants).
         ema_decay: teacher's share of its own past at each update (0.99).
         shared_start: True: the teacher starts as the student is after its first update, since in the released code they
             share storage until then; False: as the student is before it.
@@ -136,11 +162,15 @@ class Experiment:
         weight_decay: Adam's, in step 2 (1e-4).
         label_free: True: no label is ever used in training. False: the released code's step 3, where the linear
             probe's cross-entropy also trains the head.
+        probe_start: `uniform` random centroids, as published, or those of `kmeans`.
         probe_steps, probe_decay_steps: updates of step 3 (published: TR five epochs, MLP one); the rate is halved every
             so many (TR: twice, MLP: never).
         lr, batch_size: Adam's rate (1e-3), pictures an update (16).
         seed: every random choice. order_seed: draws the order of the pictures (None: seed); with it set the same, heads
             of several seeds see the same batches and train together (`stages.fit_heads`).
+        concept_readout: a third read-out, k-means of so many concepts of the head's features (0: none).
+        smoothing: temperature at which a patch's features are averaged, when judged, with those of patches like it in its
+            picture (0: not at all).
         kmeans_restarts: restarts of k-means, the one with the smallest inertia is kept (5).
         crf, crf_iterations: judge with a dense CRF too; mean-field iterations (10).
         crf_backend: `torch`, on the run's device; or `pydensecrf`, the published path, where it is installed.
@@ -149,6 +179,7 @@ class Experiment:
         num_workers: processes that read pictures. checkpoint_steps: a killed stage loses at most so many updates.
     """
 
+    recipe: str = "published"
     dataset: str = "scenes"
     folder: str = ""
     num_classes: int | None = None
@@ -165,6 +196,7 @@ class Experiment:
     num_heads: int | None = None
     positions: str = "dino"
     num_concepts: int | None = None
+    prototype_start: str | None = None
     concept_steps: int | None = None
     modularity_temperature: float = 0.1
     thin: int | None = None
@@ -173,23 +205,28 @@ class Experiment:
     reduced_dim: int = 90
     projection_dim: int | None = None
     head_steps: int | None = None
-    bank_capacity: int = 100
+    bank_capacity: int | None = None
     bank_fraction: float = 0.5
     contrast_temperature: float = 0.07
     positive_threshold: float = 0.3
     negative_threshold: float = 0.1
+    positive_quantile: float | None = None
+    negative_quantile: float | None = None
     ema_decay: float = 0.99
     shared_start: bool = False
     dropout: float = 0.1
     clip_norm: float | None = None
     weight_decay: float = 1e-4
     label_free: bool = True
+    probe_start: str | None = None
     probe_steps: int | None = None
     probe_decay_steps: int | None = None
     lr: float = 1e-3
     batch_size: int = 16
     seed: int = 0
     order_seed: int | None = None
+    concept_readout: int | None = None
+    smoothing: float | None = None
     kmeans_restarts: int = 5
     crf: bool = True
     crf_iterations: int = 10
@@ -211,6 +248,11 @@ class Experiment:
         if self.negative_threshold > self.positive_threshold:
             raise ValueError(f"negative_threshold {self.negative_threshold} must not be above "
                              f"positive_threshold {self.positive_threshold}.")
+        if (self.positive_quantile is None) != (self.negative_quantile is None):
+            raise ValueError("positive_quantile and negative_quantile go together: give both, or neither.")
+        if self.positive_quantile is not None and self.negative_quantile > self.positive_quantile:
+            raise ValueError(f"negative_quantile {self.negative_quantile} must not be above "
+                             f"positive_quantile {self.positive_quantile}.")
         if self.dataset == "folder" and not self.folder:
             raise ValueError('dataset "folder" needs the parameter folder: a path, or a name below CAUSE_DATA.')
         if self.folder and self.dataset != "folder":
@@ -218,7 +260,7 @@ class Experiment:
                              'set dataset to "folder", or leave folder empty.')
 
     def _presets(self) -> dict[str, Any]:
-        preset = PRESETS["*"] | PRESETS.get(self.dataset, {})
+        preset = PRESETS["*"] | PRESETS.get(self.dataset, {}) | RECIPES[self.recipe]
         if self.dataset != "scenes" and re.search(r"(vit[a-z]|patch)14", self.backbone):
             preset["image_size"] = 322  # the multiple of 14 next to 320
         size = self.image_size or preset["image_size"]
@@ -271,18 +313,17 @@ class Experiment:
 
         Of those, an evaluation of released files depends on none that belongs to training.
         """
-        default = {field.name: field.default for field in dataclasses.fields(self)}
         names = _RELEASE if stage == "evaluation" and self.release else STAGE_FIELDS[stage]
         return {name: value for name in names
-                if (value := getattr(self, name)) != default[name] or name not in SINCE}
+                if (value := getattr(self, name)) != SINCE.get(name, _NEVER)}
 
 
 # Which fields a preset follows.
 PRESET_DEPENDS: dict[str, set[str]] = {
-    name: {"dataset"} for preset in PRESETS.values() for name in preset
+    name: {"dataset", "recipe"} for preset in (*PRESETS.values(), *RECIPES.values()) for name in preset
 } | {
     "image_size": {"dataset", "backbone"}, "train_size": {"dataset", "backbone", "head", "image_size"},
-    "clip_norm": {"head"}, "probe_decay_steps": {"dataset", "head", "probe_steps"}, "order_seed": {"seed"},
+    "clip_norm": {"head"}, "probe_decay_steps": {"dataset", "recipe", "head", "probe_steps"}, "order_seed": {"seed"},
 }
 
 
@@ -350,7 +391,7 @@ def _checked(name: str, value: Any, types: tuple[type, ...]) -> Any:
     if not fits:
         wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
         raise ValueError(f"Parameter {name} must be {wanted}, not {value!r} ({type(value).__name__}).")
-    if name in CHOICES and value not in CHOICES[name]:
+    if name in CHOICES and value is not None and value not in CHOICES[name]:
         raise ValueError(f"Parameter {name} must be one of {', '.join(CHOICES[name])}, not {value!r}.")
     if name in RANGES and isinstance(value, (int, float)):
         low, high = RANGES[name]

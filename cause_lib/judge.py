@@ -26,6 +26,7 @@ from cause_lib.config import Experiment
 from cause_lib.crf import crf_backends, dense_crf
 from cause_lib.features import FrozenFeatures, device_name
 from cause_lib.metrics import SegmentationMetrics, count
+from cause_lib.probes import smooth
 from cause_lib.processes import total_counts
 
 GALLERY = 8  # pictures whose masks are kept
@@ -84,7 +85,8 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
         places = [(place, index - first) for place, index in enumerate(kept) if first <= index < first + len(views)]
         for place, i in places:
             gallery["image"][place], gallery["label"][place] = (images[i] * 255).round(), labels[i]
-        features = mirror_mean(tokens, mirrored, grid, head)  # (b, r, rows, columns)
+        # (b, r, rows, columns); raw tokens, the baseline, are never smoothed
+        features = mirror_mean(tokens, mirrored, grid, head, 0.0 if head is None else experiment.smoothing)
         features = F.interpolate(features, labels.shape[1:], mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
         if book is not None:
             wins += count(book.assign(tokens), len(wins))
@@ -154,18 +156,21 @@ def row_name(row: tuple[str, bool]) -> str:
 
 
 @torch.no_grad()
-def mirror_mean(tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None = None) -> Tensor:
+def mirror_mean(tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None = None,
+                smoothing: float = 0.0) -> Tensor:
     """Features of a picture and of its mirror image, the latter turned back, averaged.
 
     Args:
         tokens, mirrored: (b, n, d) of the picture and of its mirror image. head: None takes the tokens themselves.
+        smoothing: temperature of `smooth`, for the mean; 0: none.
 
     Returns:
         (b, r, rows, columns) float32.
     """
     both = [x if head is None else head(x, grid) for x in (tokens, mirrored)]
     straight, turned = (x.float().transpose(1, 2).unflatten(2, grid) for x in both)  # (b, r, rows, columns)
-    return (straight + turned.flip(-1)) / 2
+    mean = (straight + turned.flip(-1)) / 2
+    return smooth(mean.flatten(2).mT, smoothing).mT.unflatten(2, grid) if smoothing else mean
 
 
 def load_gallery(folder: str | Path) -> dict[str, Tensor]:

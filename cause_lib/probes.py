@@ -3,6 +3,7 @@
     ClusterProbe   cos(f, centroid_j); the published read-out, its centroids trained by Eq. 3 on the head's features
     cosine_kmeans  maximise sum_i max_j cos(x_i, centroid_j): spherical k-means (Dhillon and Modha 2001) with k-means++
                    starts (Arthur and Vassilvitskii 2007); the tables' baseline on tokens, and a second read-out
+    concept_kmeans the same among concepts of the features, whatever their size: a third read-out
     LinearProbe    logits from labels; only used where `label_free=False` asks for the released code's step 3
 """
 
@@ -48,6 +49,48 @@ class LinearProbe(nn.Linear):
     def log_probabilities(self, features: Tensor) -> Tensor:
         """log softmax of the logits: features (..., r) -> (..., c), at most 0."""
         return F.log_softmax(self(features), dim=-1)
+
+
+@torch.no_grad()
+def smooth(features: Tensor, temperature: float) -> Tensor:
+    """Each patch's features, averaged with those of the patches of its picture by softmax(cos / temperature).
+
+    One step of mean shift (Cheng 1995) among the patches of a picture. In the terms of Eq. 1, p(Y | t', m) is averaged
+    over the patches t' that share what the patch is taken for.
+
+    Args:
+        features: (b, n, r) floating. temperature: the smaller, the more alike patches must be; 0 leaves them alone.
+
+    Returns:
+        (b, n, r)
+    """
+    if temperature == 0:
+        return features
+    unit = F.normalize(features, dim=-1)
+    return (unit @ unit.mT / temperature).softmax(dim=-1) @ features
+
+
+@torch.no_grad()
+def concept_kmeans(points: Tensor, num_clusters: int, num_concepts: int, *, restarts: int = 5,
+                   generator: torch.Generator) -> Tensor:
+    """Spherical k-means of concepts in place of points: a region counts for what is in it, not how often it is seen.
+
+    First `num_concepts` concepts by k-means++ and three rounds; then their clusters, each concept weighted by the fourth
+    root of the points it has. Plain k-means spends clusters on whatever fills most of the pictures.
+
+    Args:
+        points: (m, d) floating, any length. num_clusters: c. num_concepts: how many concepts, at most m are made.
+        restarts, generator: as for `cosine_kmeans`; a restart is cheap, so there are four times as many.
+
+    Returns:
+        (c, d) centroids of length one.
+    """
+    points = F.normalize(points, dim=-1)
+    concepts = cosine_kmeans(points, min(num_concepts, len(points)), restarts=1, iterations=3, generator=generator)
+    own = (points @ concepts.T).argmax(dim=1)
+    size = torch.bincount(own, minlength=len(concepts)).to(points)  # (concepts,)
+    return cosine_kmeans(concepts[size > 0], num_clusters, restarts=4 * restarts, weights=size[size > 0] ** 0.25,
+                         generator=generator)
 
 
 @torch.no_grad()

@@ -57,10 +57,10 @@ class Segmenter:
 
     def __init__(self, backbone: Backbone, head: nn.Module, probe: nn.Module, *, image_size: int, classes: list[str],
                  colors: np.ndarray, assignment: list[int] | None = None, readout: str = "modularity",
-                 resize: str = "nearest", record: dict[str, Any] | None = None) -> None:
+                 resize: str = "nearest", smoothing: float = 0.0, record: dict[str, Any] | None = None) -> None:
         self.backbone, self.head, self.probe = backbone, head, probe
         self.image_size, self.classes, self.colors, self.readout = image_size, classes, colors, readout
-        self.resize, self.record = resize, record
+        self.resize, self.smoothing, self.record = resize, smoothing, record
         self.matched = assignment is not None
         self._assignment = torch.tensor(assignment if self.matched else range(len(classes)))
 
@@ -71,7 +71,7 @@ class Segmenter:
         Args:
             run: a folder of `evaluate` or `fit_probe`, or a run_dir that holds exactly one such run. Where the authors'
                 released files were judged, those are read again.
-            readout: `modularity`, `kmeans`, or `linear` of a run with `label_free=False`.
+            readout: `modularity`, `kmeans`, `concepts` of a run that has it, or `linear` of one with `label_free=False`.
 
         Raises:
             FileNotFoundError: nothing trained there. ValueError: several runs there, the message lists them; no such
@@ -101,7 +101,8 @@ class Segmenter:
         return cls(backbone.to(device), load_head(folder).to(device), load_probe(folder, readout).to(device),
                    image_size=experiment.image_size, classes=record["notes"]["classes"],
                    colors=np.array(record["notes"]["colors"], dtype=np.uint8), assignment=assignment, readout=readout,
-                   resize=experiment.resize, record=judged)
+                   resize=experiment.resize, smoothing=Experiment.from_dict(judged["experiment"]).smoothing,
+                   record=judged)
 
     @classmethod
     def from_release(cls, folder: str | Path, backbone: str | Backbone, *, head: str = "tr",
@@ -194,7 +195,7 @@ class Segmenter:
         return cls(backbone.to(device), head.to(device), probe.eval().requires_grad_(False).to(device),
                    image_size=config["image_size"], classes=config["classes"], readout=config["readout"],
                    colors=np.array(config["colors"], dtype=np.uint8), assignment=config["assignment"],
-                   resize=config["resize"], record=config["record"])
+                   resize=config["resize"], smoothing=config["smoothing"], record=config["record"])
 
     def save_pretrained(self, folder: str | Path, *, name: str | None = None, licence: str | None = None) -> Path:
         """Write a folder that `from_pretrained` reads, to the same bits: weights, `config.json` and a model card.
@@ -219,7 +220,7 @@ class Segmenter:
         kind = "tr" if isinstance(self.head, TRHead) else "mlp"
         config = {"format": FORMAT, "library": library_version(), "head": kind, "readout": self.readout,
                   "grid": self.head.grid if kind == "tr" else [1, 1], "image_size": self.image_size,
-                  "resize": self.resize, "sha256": file_sha256(folder / WEIGHTS), "classes": self.classes,
+                  "resize": self.resize, "smoothing": self.smoothing, "sha256": file_sha256(folder / WEIGHTS), "classes": self.classes,
                   "colors": self.colors.tolist(), "assignment": self._assignment.tolist() if self.matched else None,
                   "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
                                "sha256": vit.weights_sha256, "included": included}, "record": shareable(self.record)}
@@ -281,7 +282,7 @@ class Segmenter:
         how = {"nearest": {"mode": "nearest"}, "antialiased": {"mode": "bilinear", "antialias": True}}[self.resize]
         small = F.interpolate(image[None].to(device), size=size, **how)  # (1, 3, rows p, columns p)
         grid = (size[0] // patch, size[1] // patch)
-        features = mirror_mean(self.backbone(small), self.backbone(small.flip(-1)), grid, self.head)
+        features = mirror_mean(self.backbone(small), self.backbone(small.flip(-1)), grid, self.head, self.smoothing)
         features = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
         scores = self.probe.log_probabilities(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (1, c, rows p, ...)
         if crf:

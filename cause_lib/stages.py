@@ -37,15 +37,17 @@ from cause_lib.data import SegmentationDataset
 from cause_lib.features import FrozenFeatures, device_name, open_dataset
 from cause_lib.heads import MLPHead, TRHead, ema_update, projection, restore_head
 from cause_lib.judge import judge, load_gallery
-from cause_lib.probes import ClusterProbe, LinearProbe, cosine_kmeans
+from cause_lib.probes import ClusterProbe, LinearProbe, concept_kmeans, cosine_kmeans
 from cause_lib.processes import current_part
 from cause_lib.released import load_released, released_fingerprint
 from cause_lib.training import Run, batches_for, descend, generator_for, new_scaler, seed_for, session, train
 
 __all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "fit_baseline", "fit_clusterbook", "fit_head",
-           "fit_heads", "fit_probe", "load_clusterbook", "load_gallery", "load_head", "load_probe", "read_record"]
+           "fit_heads", "fit_probe", "load_clusterbook", "load_gallery", "load_head", "load_probe", "read_record",
+           "thresholds_for"]
 
 KMEANS_POINTS, KMEANS_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
+START_POINTS = 25_600  # of which prototypes, or concepts of features, are made
 
 
 # --- the stages ---
@@ -57,7 +59,7 @@ def fit_clusterbook(experiment: Experiment) -> Path:
         return folder
     with session(experiment) as accelerator:
         features = FrozenFeatures(experiment, "train", experiment.image_size, accelerator)
-        start = initial_prototypes(experiment.num_concepts, features.dim, generator_for(experiment, "prototypes"))
+        start = _first_prototypes(experiment, features)
         book = nn.ParameterDict({"prototypes": nn.Parameter(start.to(accelerator.device))})
         optimizer = torch.optim.Adam(book.parameters(), lr=experiment.lr)
         scaler = new_scaler(accelerator)
@@ -129,6 +131,7 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
         bank = ConceptBank(experiment.num_concepts, experiment.projection_dim, experiment.bank_capacity,
                            device=accelerator.device)
     similarity = book.similarity
+    high, low = thresholds_for(experiment, book)
 
     def update(tokens: Tensor, step: int) -> Tensor:
         generator = generator_for(experiment, "head", step)
@@ -141,8 +144,7 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
         z, concepts = part.gather(z), part.gather(book.assign(tokens[:, kept]))  # (b, n', p), (b, n'), all processes'
         loss = concept_contrastive_loss(seen, z, concepts, similarity, bank,
                                         temperature=experiment.contrast_temperature,
-                                        positive_threshold=experiment.positive_threshold,
-                                        negative_threshold=experiment.negative_threshold,
+                                        positive_threshold=high, negative_threshold=low,
                                         projection=student["projection"], part=part)
         descend(optimizer, loss, experiment.clip_norm, scaler)
         ema_update(teacher, student, 0.0 if experiment.shared_start and step == 0 else experiment.ema_decay)
@@ -154,6 +156,13 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
 
     state = {"student": student, "teacher": teacher} | ({"bank": bank} if bank is not None else {})
     return Run(experiment, folder, experiment.head_steps, state, optimizer, update, scaler)
+
+
+def thresholds_for(experiment: Experiment, book: Clusterbook) -> tuple[float, float]:
+    """phi+ and phi- of a run: its constants, or its quantiles of the clusterbook's D_M."""
+    if experiment.positive_quantile is None:
+        return experiment.positive_threshold, experiment.negative_threshold
+    return book.thresholds(experiment.positive_quantile, experiment.negative_quantile)
 
 
 def fit_probe(experiment: Experiment) -> Path:
@@ -176,7 +185,10 @@ def fit_probe(experiment: Experiment) -> Path:
                              "set label_free to True.")
         torch.manual_seed(seed_for(experiment, "probe"))
         num_classes = features.dataset.num_classes
-        probe = ClusterProbe(num_classes, experiment.reduced_dim).to(accelerator.device)
+        points = centroids = None
+        if experiment.probe_start == "kmeans":
+            points, centroids = _kmeans_of_head(experiment, features, head)
+        probe = ClusterProbe(num_classes, experiment.reduced_dim, centroids).to(accelerator.device)
         state: dict[str, Any] = {"probe": probe}
         if not experiment.label_free:
             state |= {"linear": LinearProbe(num_classes, experiment.reduced_dim).to(accelerator.device),
@@ -214,11 +226,14 @@ def fit_probe(experiment: Experiment) -> Path:
         run = Run(experiment, folder, experiment.probe_steps, state, optimizer, update, scaler)
         train([run], "probe", accelerator, features)
         head.eval().requires_grad_(False)
-        points = _sample(experiment, features, head)  # (m, r)
-        centroids = cosine_kmeans(points, num_classes, restarts=experiment.kmeans_restarts,
-                                  generator=generator_for(experiment, "k-means"),
-                                  progress=accelerator.is_main_process)
+        if points is None or not experiment.label_free:  # the head is another one now
+            points, centroids = _kmeans_of_head(experiment, features, head)
         probes = {"modularity": probe.centroids, "kmeans": centroids}
+        if experiment.concept_readout:
+            generator = generator_for(experiment, "concept k-means")
+            some = torch.randperm(len(points), generator=generator)[:START_POINTS].to(points.device)
+            probes["concepts"] = concept_kmeans(points[some], num_classes, experiment.concept_readout,
+                                                restarts=experiment.kmeans_restarts, generator=generator)
         if not experiment.label_free:
             probes |= {f"linear.{name}": value for name, value in state["linear"].state_dict().items()}
         return _finish(folder, experiment, "probe", accelerator, features, {"probe": probes, "head": head.state_dict()},
@@ -256,7 +271,7 @@ def evaluate(experiment: Experiment) -> Path:
         head = load_head(upstream).to(accelerator.device)
         book = load_clusterbook(fit_clusterbook(experiment)).to(accelerator.device)
         readouts = {name: load_probe(upstream, name).to(accelerator.device)
-                    for name in ("modularity", "kmeans") + (() if experiment.label_free else ("linear",))}
+                    for name in _readouts(experiment)}
         return judge(experiment, "evaluation", folder, accelerator, f"CAUSE-{experiment.head.upper()}", head, readouts,
                       book, {"probe": upstream})
 
@@ -355,6 +370,11 @@ def collect_metrics(run_dir: str | Path) -> pd.DataFrame:
 
 # --- what they share ---
 
+def _readouts(experiment: Experiment) -> list[str]:
+    return ["modularity", "kmeans", *["concepts"] * bool(experiment.concept_readout),
+            *["linear"] * (not experiment.label_free)]
+
+
 def _folder(experiment: Experiment, stage: str) -> Path:
     """An artefact's place: named by the fields that it depends on, the pictures and the backbone's weights.
 
@@ -383,6 +403,23 @@ def _new_head(experiment: Experiment, prototypes: Tensor, grid: tuple[int, int])
     if experiment.head == "mlp":
         return MLPHead(prototypes.shape[1], experiment.reduced_dim, experiment.dropout)
     return TRHead(prototypes, grid, experiment.reduced_dim, dropout=experiment.dropout)
+
+
+def _kmeans_of_head(experiment: Experiment, features: FrozenFeatures, head: nn.Module) -> tuple[Tensor, Tensor]:
+    """A head's features of random patches, (m, r), and their k-means centroids, (c, r)."""
+    points = _sample(experiment, features, head.eval())
+    return points, cosine_kmeans(points, features.dataset.num_classes, restarts=experiment.kmeans_restarts,
+                                 generator=generator_for(experiment, "k-means"),
+                                 progress=features.accelerator.is_main_process)
+
+
+def _first_prototypes(experiment: Experiment, features: FrozenFeatures) -> Tensor:
+    generator = generator_for(experiment, "prototypes")
+    if experiment.prototype_start == "uniform":
+        return initial_prototypes(experiment.num_concepts, features.dim, generator)
+    tokens = _sample(experiment, features)
+    tokens = tokens[torch.randperm(len(tokens), generator=generator)[:START_POINTS].to(tokens.device)]
+    return cosine_kmeans(tokens, experiment.num_concepts, restarts=1, iterations=3, generator=generator)
 
 
 @torch.no_grad()

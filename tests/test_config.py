@@ -16,7 +16,7 @@ def test_presets_are_concrete_and_follow_dataset_head_and_patch():
     assert (patch14.image_size, patch14.train_size) == (322, 224)
     assert (camvid.clip_norm, camvid.replace(head="mlp").clip_norm) == (2.0, 0.1)
     assert camvid.probe_decay_steps == 80 and camvid.replace(head="mlp").probe_decay_steps == 200
-    open_ended = {"num_classes", "train_images", "test_images", "num_heads"}
+    open_ended = {"num_classes", "train_images", "test_images", "num_heads", "positive_quantile", "negative_quantile"}
     assert {f.name for f in dataclasses.fields(scenes) if getattr(scenes, f.name) is None} == open_ended
 
 
@@ -53,7 +53,7 @@ def test_round_trip():
 
 @pytest.mark.parametrize("wrong, said", [
     (dict(num_concept=3), "did you mean 'num_concepts'"),
-    (dict(qqqqqq=3), "the parameters are: dataset"),
+    (dict(qqqqqq=3), "the parameters are: recipe, dataset"),
     (dict(num_concepts="many"), "num_concepts must be int or None, not 'many'"),
     (dict(seed=True), "seed must be int"),
     (dict(label_free="False"), "label_free must be bool"),
@@ -80,7 +80,7 @@ def test_heads_share_a_clusterbook_and_every_field_is_known():
     assert tr.key("head") == tr.replace(label_free=False).key("head")
     assert tr.key("probe") != tr.replace(label_free=False).key("probe")
     fields = {f.name for f in dataclasses.fields(Experiment)}
-    free = {"run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}
+    free = {"recipe", "run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}
     assert set().union(*STAGE_FIELDS.values()) == fields - free
     assert set(PASS_FIELDS) <= fields and not {"seed", "head", "checkpoint_steps"} & set(PASS_FIELDS)
 
