@@ -40,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 # What a recipe says, whatever the data set: the published one, and the one whose prototypes and clusters stay alive
-# (chapter 10 has the reason of each). A data set's preset gives way to it.
+# (chapter 9 has the reason of each). A data set's preset gives way to it.
 RECIPES: dict[str, dict[str, Any]] = {
     "published": dict(prototype_start="uniform", bank_capacity=100, probe_start="uniform", concept_readout=0,
                       smoothing=0.0),
