@@ -37,7 +37,7 @@ def test_effective_number_of_equal_and_of_one():
 
 def test_the_gradient_reaches_winners_of_pairs_alone():
     """By the definition: k is reached if it wins some pair with a weight that is not nought."""
-    tokens, prototypes, tau = randn(2, 3, 5), randn(30, 5, seed=1), 0.1
+    tokens, prototypes, tau = randn(2, 3, 5) + 0.5, randn(30, 5, seed=1), 0.1  # so that there are edges
     winners = set()
     for picture in tokens:
         affinity = (F.normalize(picture, dim=-1) @ F.normalize(prototypes, dim=-1).T).clamp(min=0)  # (n, k)
