@@ -81,7 +81,8 @@ def neighbours(concepts: Tensor, similarity: Tensor, positive_threshold: float,
     """How many positives and negatives each anchor has in its batch.
 
     Args:
-        concepts: (b, n) int64 of one batch. similarity: D_M, (k, k). positive_threshold, negative_threshold: phi+, phi-.
+        concepts: (b, n) int64 of one batch. similarity: D_M, (k, k).
+        positive_threshold, negative_threshold: phi+, phi-.
 
     Returns:
         positives, negatives: (b, n) int64 each; the rest of the b n - 1 others is ignored.
