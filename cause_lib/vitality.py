@@ -4,6 +4,7 @@
     effective   exp(-sum_k s_k log s_k) with s_k its share of them: how many equally used prototypes would be as varied
     reached     prototypes that get a gradient of Eq. 3 at all: of each pair of patches only argmax_k C_ik C_jk does
     modularity  H of Eq. 3, as a number
+    seen_by     what each update of a stage sees
     watch       step 1, or the modularity probe's training, with what it made on the way
     neighbours  an anchor's positives and negatives in its batch (Eq. 4), without a matrix of patches by patches:
                 P_a = sum_l [D_M[id(a), l] > phi+] N_l - 1,  N_l the patches of concept l, the anchor itself left out
@@ -11,14 +12,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from cause_lib.clusterbook import Clusterbook, modularity_loss
+from cause_lib.clusterbook import Clusterbook, modularity_loss, thin_grid
+from cause_lib.config import Experiment
+from cause_lib.features import FrozenFeatures
 from cause_lib.metrics import count
-from cause_lib.training import descend
+from cause_lib.training import batches_for, descend, generator_for
 
 
 @torch.no_grad()
@@ -45,6 +48,26 @@ def reached(tokens: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Ten
     prototypes = prototypes.detach().clone().requires_grad_(True)
     modularity_loss(tokens, prototypes, temperature).backward()
     return (prototypes.grad != 0).any(dim=1)
+
+
+def seen_by(run: Experiment, stage: str, features: FrozenFeatures, steps: int,
+            network: nn.Module | None = None) -> Iterator[Tensor]:
+    """What each of the first updates of a stage sees: its batch, of every picture the patches of the thinned grid.
+
+    Args:
+        stage: `clusterbook`, `head` or `probe`. features: those that the stage is trained on.
+        network: a head, whose features are given; None: the tokens themselves.
+
+    Yields:
+        (b, n', d or r), `steps` times.
+    """
+    batches = batches_for(run, stage, len(features), steps)
+    patches = [thin_grid(features.grid, run.thin, generator_for(run, stage, step)) for step in range(steps)]
+    if network is None:
+        yield from features.stream(batches, patches)
+    else:
+        for tokens, kept in zip(features.stream(batches), patches):
+            yield network(tokens, features.grid, kept.to(tokens.device))
 
 
 def watch(start: Tensor, batches: Iterable[Tensor], *, temperature: float = 0.1, lr: float = 1e-3,

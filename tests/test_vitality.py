@@ -8,11 +8,11 @@ import torch.nn.functional as F
 
 from cause_lib import stages
 from cause_lib.artefacts import load_tensors
-from cause_lib.clusterbook import initial_prototypes, modularity_loss, modularity_matrix, thin_grid
+from cause_lib.clusterbook import initial_prototypes, modularity_loss, modularity_matrix
 from cause_lib.features import FrozenFeatures
 from cause_lib.probes import ClusterProbe
-from cause_lib.training import batches_for, generator_for, seed_for, session
-from cause_lib.vitality import effective, modularity, neighbours, reached, watch, wins
+from cause_lib.training import generator_for, seed_for, session
+from cause_lib.vitality import effective, modularity, neighbours, reached, seen_by, watch, wins
 
 
 def randn(*shape, seed=0):
@@ -85,24 +85,19 @@ def test_what_is_watched_is_what_the_stages_train(tiny):
         with session(run) as accelerator:
             if run.concept_steps:
                 tokens = FrozenFeatures(run, "train", run.image_size, accelerator)
-                patches = [thin_grid(tokens.grid, run.thin, generator_for(run, "clusterbook", step))
-                           for step in range(run.concept_steps)]
                 start = stages._first_prototypes(run, tokens)
                 if run.prototype_start == "uniform":
                     assert torch.equal(start, initial_prototypes(run.num_concepts, tokens.dim,
                                                                  generator_for(run, "prototypes")))
-                stream = tokens.stream(batches_for(run, "clusterbook", len(tokens), run.concept_steps), patches)
+                stream = seen_by(run, "clusterbook", tokens, run.concept_steps)
                 made = load_tensors(stages.fit_clusterbook(run) / "clusterbook.safetensors")["prototypes"]
                 assert torch.equal(watch(start, stream)[1][-1], made)
 
             views = FrozenFeatures(run, "train", run.train_size, accelerator)
             probes, head = load_tensors(stages.fit_probe(run) / "probe.safetensors"), stages.load_head(
                 stages.fit_probe(run))
-            kept = [thin_grid(views.grid, run.thin, generator_for(run, "probe", step))
-                    for step in range(run.probe_steps)]
             torch.manual_seed(seed_for(run, "probe"))
             start = probes["kmeans"] if run.probe_start == "kmeans" else None
             start = ClusterProbe(views.dataset.num_classes, run.reduced_dim, start).centroids
-            stream = views.stream(batches_for(run, "probe", len(views), run.probe_steps))
-            features = [head(tokens, views.grid, patches) for tokens, patches in zip(stream, kept)]
-            assert torch.equal(watch(start, features)[1][-1], probes["modularity"])
+            stream = seen_by(run, "probe", views, run.probe_steps, head)
+            assert torch.equal(watch(start, stream)[1][-1], probes["modularity"])
