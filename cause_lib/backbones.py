@@ -13,15 +13,12 @@ an offset of 0.1, no antialias. With positions="antialiased" they are resized to
 import difflib
 import hashlib
 import os
-import pickle
-from collections.abc import Callable, Mapping
-from functools import cache, lru_cache, partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import huggingface_hub
-import safetensors
-import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
@@ -29,6 +26,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+from cause_lib.weights import file_sha256, read_tensors, refuse_misfits, strip_prefixes
 
 # name -> (timm's name, how its weights were learned). A weights file does not tell the number of attention heads: every
 # ViT here has its architecture's own (six for ViT-S), which is what it was trained with.
@@ -383,7 +382,7 @@ def _sha256_of_tensors(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-# --- where weights are found and how they are read ---
+# --- where weights are found ---
 
 def _weights_path(name: str) -> Path:
     """The weights file of `name`: from `CAUSE_WEIGHTS` (folder or file), the user's cache of the hub, or the hub."""
@@ -463,64 +462,3 @@ def _load_strictly(vit: VisionTransformer, path: Path, name: str) -> None:
     found = {key: value.float() for key, value in found.items() if not key.startswith(unused)}
     refuse_misfits(found, {key: tuple(value.shape) for key, value in vit.state_dict().items()}, path, name)
     vit.load_state_dict(found, strict=True, assign=True)
-
-
-def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path, what: str) -> None:
-    """ValueError naming the file and the first keys that are missing, unknown or of another shape; None if all fit."""
-    missing = [key for key in expected if key not in found]
-    unknown = [key for key in found if key not in expected]
-    misshaped = [f"{key} {tuple(found[key].shape)} instead of {shape}"
-                 for key, shape in expected.items() if key in found and tuple(found[key].shape) != shape]
-    faults = [f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-              for kind, keys in (("missing", missing), ("unknown", unknown), ("of another shape", misshaped)) if keys]
-    if faults:
-        raise ValueError(f"{path} does not fit {what}: of its tensors, {'; '.join(faults)}.")
-
-
-def strip_prefixes(state: Mapping[str, Tensor], prefixes: tuple[str, ...], path: Path) -> dict[str, Tensor]:
-    """Keys without what wrapping put before them, such as `module.` for several GPUs; ValueError if two become one."""
-    for prefix in prefixes:
-        plain = {key.removeprefix(prefix): value for key, value in state.items()}
-        if len(plain) < len(state):
-            twice = next(key for key in state if key.startswith(prefix) and key.removeprefix(prefix) in state)
-            raise ValueError(f"{path} holds both {twice} and {twice.removeprefix(prefix)}: keep the one that you mean.")
-        state = plain
-    return dict(state)
-
-
-def read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """The tensors of a weights file, or those of its entry `wrappers`; whatever is beside that entry is left alone.
-
-    Never runs code: ValueError for a file that holds more than tensors, numbers, texts and containers of them.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors (or is damaged) and is not opened, since unpickling runs "
-                         f"code; save its state dict alone, best as safetensors.") from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no readable weights file: {error}") from error
-    for wrapper in wrappers:
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict (names to tensors)"
-                         + (f", neither itself nor as {' or '.join(wrappers)}." if wrappers else "."))
-    return state
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file, computed once as long as it stays as it is."""
-    stat = path.stat()
-    return _sha256_of(path.resolve(), stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache
-def _sha256_of(path: Path, mtime_ns: int, size: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -79,8 +79,8 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
 
 _FEATURES = ("dataset", "folder", "resize", "backbone", "num_heads", "positions", "precision")
 _DATA = _FEATURES + ("crops", "crop_ratio", "train_split", "train_images")
-_TRAIN = _DATA + ("image_size", "num_concepts", "prototype_start", "concept_steps", "modularity_temperature", "thin", "lr", "batch_size",
-                  "seed", "order_seed")
+_TRAIN = _DATA + ("image_size", "num_concepts", "prototype_start", "concept_steps", "modularity_temperature",
+                  "thin", "lr", "batch_size", "seed", "order_seed")
 _HEAD = _TRAIN + ("head", "train_size", "reduced_dim", "projection_dim", "head_steps", "bank_capacity", "bank_fraction",
                   "contrast_temperature", "positive_threshold", "negative_threshold", "positive_quantile",
                   "negative_quantile", "ema_decay", "shared_start", "dropout", "clip_norm", "weight_decay")
@@ -169,8 +169,8 @@ class Experiment:
         seed: every random choice. order_seed: draws the order of the pictures (None: seed); with it set the same, heads
             of several seeds see the same batches and train together (`stages.fit_heads`).
         concept_readout: a third read-out, k-means of so many concepts of the head's features (0: none).
-        smoothing: temperature at which a patch's features are averaged, when judged, with those of patches like it in its
-            picture (0: not at all).
+        smoothing: temperature at which a patch's features are averaged, when judged, with those of patches like it in
+            its picture (0: not at all).
         kmeans_restarts: restarts of k-means, the one with the smallest inertia is kept (5).
         crf, crf_iterations: judge with a dense CRF too; mean-field iterations (10).
         crf_backend: `torch`, on the run's device; or `pydensecrf`, the published path, where it is installed.

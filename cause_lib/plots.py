@@ -508,12 +508,8 @@ def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Every run, its
                    label="one run (seed)" if height == 0 else None)
         ax.scatter(values.mean(), height, s=260, marker="|", linewidths=2.4, color=PALETTE["vermillion"], zorder=4,
                    label="mean over runs" if height == 0 else None)
-    ax.set(title=title, xlabel=xlabel, yticks=range(len(groups)))
-    ax.set_yticklabels(list(groups))
-    ax.invert_yaxis()
     ax.margins(y=0.12)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-    return ax
+    return _line_each(ax, groups, title, xlabel)
 
 
 @in_style
@@ -558,10 +554,15 @@ def change_points(items: dict, *, xlabel="change of mIoU (points)", title="", ax
                        label=f"{name}, one run" if i == 0 else None)
             ax.scatter(values.mean(), height, s=190, marker="|", linewidths=2.6, color=color, zorder=4,
                        label=f"{name}, mean" if i == 0 else None)
-    ax.set(title=title, xlabel=xlabel, yticks=range(len(items)))
-    ax.set_yticklabels(list(items))
-    ax.invert_yaxis()
     ax.margins(x=0.08)
+    return _line_each(ax, items, title, xlabel)
+
+
+def _line_each(ax, names, title: str, xlabel: str):
+    """Axes whose lines, from the top, are what `names` says; the legend beside them. Returns the Axes."""
+    ax.set(title=title, xlabel=xlabel, yticks=range(len(names)))
+    ax.set_yticklabels(list(names))
+    ax.invert_yaxis()
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
     return ax
 
@@ -1087,7 +1088,8 @@ def _merging_tree(ax, names, tree, thresholds, alone, rival) -> None:
     if alone is not None and alone > end:
         ax.axvspan(alone, end, facecolor="#F3F3F3", edgecolor="#CCCCCC", hatch="//", linewidth=0, zorder=-1)
         ax.set_title(f"hatched: tied to {rival} too", loc="right", fontsize=9, fontweight="normal")
-    ax.set(xlabel=r"$\phi^+$ (cosine, no unit)", xlim=(1.1, end), ylim=(len(names) - 0.4, -0.6), yticks=range(len(names)), xticks=[1.0, *thresholds])
+    ax.set(xlabel=r"$\phi^+$ (cosine, no unit)", xlim=(1.1, end), ylim=(len(names) - 0.4, -0.6),
+           yticks=range(len(names)), xticks=[1.0, *thresholds])
     ax.set_yticklabels([names[part] for part in order])
     ax.grid(False)
     ax.spines["left"].set_visible(False)

@@ -75,8 +75,8 @@ def concept_kmeans(points: Tensor, num_clusters: int, num_concepts: int, *, rest
                    generator: torch.Generator) -> Tensor:
     """Spherical k-means of concepts in place of points: a region counts for what is in it, not how often it is seen.
 
-    First `num_concepts` concepts by k-means++ and three rounds; then their clusters, each concept weighted by the fourth
-    root of the points it has. Plain k-means spends clusters on whatever fills most of the pictures.
+    First `num_concepts` concepts by k-means++ and three rounds; then their clusters, each concept weighted by the
+    fourth root of the points it has. Plain k-means spends clusters on whatever fills most of the pictures.
 
     Args:
         points: (m, d) floating, any length. num_clusters: c. num_concepts: how many concepts, at most m are made.

@@ -28,7 +28,7 @@ from torchvision.transforms.v2 import functional as vision
 from tqdm.auto import tqdm
 
 from cause_lib.artefacts import is_complete, library_version, read_record
-from cause_lib.backbones import BUNDLED, Backbone, file_sha256, load_backbone, read_tensors
+from cause_lib.backbones import BUNDLED, Backbone, load_backbone
 from cause_lib.card import model_card, shareable
 from cause_lib.config import Experiment
 from cause_lib.crf import dense_crf
@@ -40,6 +40,7 @@ from cause_lib.judge import mirror_mean
 from cause_lib.probes import ClusterProbe, LinearProbe
 from cause_lib.released import load_released, released_fingerprint
 from cause_lib.stages import load_head, load_probe
+from cause_lib.weights import file_sha256, read_tensors
 
 CONFIG, WEIGHTS, BACKBONE, CARD = "config.json", "model.safetensors", "backbone.safetensors", "README.md"
 FORMAT = "cause_lib.Segmenter 1"  # what a config.json of ours begins with; another number once its layout changes
@@ -71,7 +72,8 @@ class Segmenter:
         Args:
             run: a folder of `evaluate` or `fit_probe`, or a run_dir that holds exactly one such run. Where the authors'
                 released files were judged, those are read again.
-            readout: `modularity`, `kmeans`, `concepts` of a run that has it, or `linear` of one with `label_free=False`.
+            readout: `modularity`, `kmeans`, `concepts` of a run that has it, or `linear` of one with
+                `label_free=False`.
 
         Raises:
             FileNotFoundError: nothing trained there. ValueError: several runs there, the message lists them; no such
@@ -220,8 +222,9 @@ class Segmenter:
         kind = "tr" if isinstance(self.head, TRHead) else "mlp"
         config = {"format": FORMAT, "library": library_version(), "head": kind, "readout": self.readout,
                   "grid": self.head.grid if kind == "tr" else [1, 1], "image_size": self.image_size,
-                  "resize": self.resize, "smoothing": self.smoothing, "sha256": file_sha256(folder / WEIGHTS), "classes": self.classes,
-                  "colors": self.colors.tolist(), "assignment": self._assignment.tolist() if self.matched else None,
+                  "resize": self.resize, "smoothing": self.smoothing, "sha256": file_sha256(folder / WEIGHTS),
+                  "classes": self.classes, "colors": self.colors.tolist(),
+                  "assignment": self._assignment.tolist() if self.matched else None,
                   "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
                                "sha256": vit.weights_sha256, "included": included}, "record": shareable(self.record)}
         (folder / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf8")

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cause_lib.backbones import file_sha256, read_tensors, refuse_misfits, strip_prefixes
 from cause_lib.clusterbook import Clusterbook
 from cause_lib.heads import MLPHead, TRHead, restore_head
 from cause_lib.probes import ClusterProbe, LinearProbe
+from cause_lib.weights import file_sha256, read_tensors, refuse_misfits, strip_prefixes
 
 SOURCE = "https://github.com/ByungKwanLee/Causal-Unsupervised-Segmentation"
 

@@ -59,7 +59,9 @@ def fit_clusterbook(experiment: Experiment) -> Path:
         return folder
     with session(experiment) as accelerator:
         features = FrozenFeatures(experiment, "train", experiment.image_size, accelerator)
+        started = time.time()
         start = _first_prototypes(experiment, features)
+        starting = time.time() - started
         book = nn.ParameterDict({"prototypes": nn.Parameter(start.to(accelerator.device))})
         optimizer = torch.optim.Adam(book.parameters(), lr=experiment.lr)
         scaler = new_scaler(accelerator)
@@ -75,7 +77,7 @@ def fit_clusterbook(experiment: Experiment) -> Path:
         used = Clusterbook(book["prototypes"]).used(tokens)
         notes = {"prototypes_used": used, "num_concepts": experiment.num_concepts, "tokens": len(tokens)}
         return _finish(folder, experiment, "clusterbook", accelerator, features, {"clusterbook": book.state_dict()},
-                       notes, run.seconds, run.history)
+                       notes, starting + run.seconds, run.history)
 
 
 def fit_head(experiment: Experiment) -> Path:
@@ -187,7 +189,7 @@ def fit_probe(experiment: Experiment) -> Path:
         num_classes = features.dataset.num_classes
         points = centroids = None
         if experiment.probe_start == "kmeans":
-            points, centroids = _kmeans_of_head(experiment, features, head)
+            points, centroids = _kmeans(experiment, features, head)
         probe = ClusterProbe(num_classes, experiment.reduced_dim, centroids).to(accelerator.device)
         state: dict[str, Any] = {"probe": probe}
         if not experiment.label_free:
@@ -227,7 +229,7 @@ def fit_probe(experiment: Experiment) -> Path:
         train([run], "probe", accelerator, features)
         head.eval().requires_grad_(False)
         if points is None or not experiment.label_free:  # the head is another one now
-            points, centroids = _kmeans_of_head(experiment, features, head)
+            points, centroids = _kmeans(experiment, features, head)
         probes = {"modularity": probe.centroids, "kmeans": centroids}
         if experiment.concept_readout:
             generator = generator_for(experiment, "concept k-means")
@@ -248,9 +250,7 @@ def fit_baseline(experiment: Experiment) -> Path:
     with session(experiment) as accelerator:
         started = time.time()
         features = FrozenFeatures(experiment, "train", experiment.image_size, accelerator)
-        centroids = cosine_kmeans(_sample(experiment, features), features.dataset.num_classes,
-                                  restarts=experiment.kmeans_restarts, generator=generator_for(experiment, "k-means"),
-                                  progress=accelerator.is_main_process)
+        _, centroids = _kmeans(experiment, features)
         return _finish(folder, experiment, "baseline", accelerator, features, {"probe": {"kmeans": centroids}},
                        {"grid": features.grid} | _names(features.dataset), time.time() - started)
 
@@ -371,8 +371,10 @@ def collect_metrics(run_dir: str | Path) -> pd.DataFrame:
 # --- what they share ---
 
 def _readouts(experiment: Experiment) -> list[str]:
-    return ["modularity", "kmeans", *["concepts"] * bool(experiment.concept_readout),
-            *["linear"] * (not experiment.label_free)]
+    """The read-outs that `fit_probe` leaves for a run."""
+    there = {"modularity": True, "kmeans": True, "concepts": experiment.concept_readout > 0,
+             "linear": not experiment.label_free}
+    return [name for name, wanted in there.items() if wanted]
 
 
 def _folder(experiment: Experiment, stage: str) -> Path:
@@ -405,15 +407,16 @@ def _new_head(experiment: Experiment, prototypes: Tensor, grid: tuple[int, int])
     return TRHead(prototypes, grid, experiment.reduced_dim, dropout=experiment.dropout)
 
 
-def _kmeans_of_head(experiment: Experiment, features: FrozenFeatures, head: nn.Module) -> tuple[Tensor, Tensor]:
-    """A head's features of random patches, (m, r), and their k-means centroids, (c, r)."""
-    points = _sample(experiment, features, head.eval())
+def _kmeans(experiment: Experiment, features: FrozenFeatures, head: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    """Tokens, or a head's features, of random patches, (m, d or r), and their k-means centroids, (c, d or r)."""
+    points = _sample(experiment, features, head)
     return points, cosine_kmeans(points, features.dataset.num_classes, restarts=experiment.kmeans_restarts,
                                  generator=generator_for(experiment, "k-means"),
                                  progress=features.accelerator.is_main_process)
 
 
 def _first_prototypes(experiment: Experiment, features: FrozenFeatures) -> Tensor:
+    """Where step 1 starts: (k, d) float32, as published or from training tokens."""
     generator = generator_for(experiment, "prototypes")
     if experiment.prototype_start == "uniform":
         return initial_prototypes(experiment.num_concepts, features.dim, generator)

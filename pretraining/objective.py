@@ -63,30 +63,15 @@ class Distilled(nn.Module):
         x = torch.cat([first.expand(len(x), -1, -1).to(x.dtype), x], dim=1)  # (b, 1 + n, d)
         return vit.norm(vit.blocks(x))[:, 1:]
 
-    def cosines(self, tokens: Tensor, relative: bool = False) -> Tensor:
+    def cosines(self, tokens: Tensor) -> Tensor:
         """Tokens (b, n, d) -> cosines (b, n, K) with the prototypes, float32.
 
         Before, each dimension gets mean zero and variance one over the batch: the tokens of an untrained ViT are so
-        alike that balancing alone would call them all the same for ever. relative: less what a picture and what a row
-        have in common (`less_common`), too.
+        alike that balancing alone would call them all the same for ever.
         """
         x = self.head(tokens).float()
-        if relative:
-            x = less_common(x)
         x = F.batch_norm(x.flatten(0, -2), None, None, training=True).view_as(x)
         return F.normalize(x, dim=-1) @ F.normalize(self.prototypes, dim=-1).T
-
-
-def less_common(x: Tensor) -> Tensor:
-    """What a patch has that its picture and its row, over the batch, do not share: (b, n, d) of square views, the same.
-
-    The weather of a picture, and how high up a patch is, can be told from any view of it. A teacher that votes by them
-    asks for nothing else.
-    """
-    side = round(x.shape[1] ** 0.5)
-    x = x.unflatten(1, (side, side))  # (b, rows, columns, d)
-    picture, row, all_ = (x.mean(dim=over, keepdim=True) for over in ((1, 2), (0, 2), (0, 1, 2)))
-    return (x - picture - row + all_).flatten(1, 2)
 
 
 def at_places(cosines: Tensor, places: Tensor) -> Tensor:

@@ -54,8 +54,7 @@ class Settings:
     wide_size, wide_share: the teacher's view, its side in pixels and how much of the picture's side it shows at least.
     narrow_size, narrow_share, narrow_views: the student's, from which share of the side to which, and how many.
     recolour: how strongly the student's colours are changed, 0 to 1. hidden_share: of its patches, about.
-    prototypes, hidden_dim, bottleneck_dim: the head, see `Distilled`. relative: 1: the teacher votes by what a patch
-        has that its picture and its row do not share (`less_common`).
+    prototypes, hidden_dim, bottleneck_dim: the head, see `Distilled`.
     student_temperature, teacher_temperature: of the softmax, of the balancing.
     steps, batch_size, lr, final_lr, warmup, clip_norm: updates, pictures an update, AdamW's rate, updates in which it
         rises, bound of the gradient's norm. weight_decay; ema_decay: from, to.
@@ -81,7 +80,6 @@ class Settings:
     prototypes: int = 128
     hidden_dim: int = 512
     bottleneck_dim: int = 96
-    relative: int = 0
     student_temperature: float = 0.1
     teacher_temperature: float = 0.03
     steps: int = 9000
@@ -180,8 +178,7 @@ def objective(accelerator: Accelerator, student: Distilled, teacher: Distilled, 
     shared = ((places >= 0) & (places < 1)).all(dim=-1)  # (s b, n): what the teacher does not see has no target
     with accelerator.autocast():
         with torch.no_grad():
-            said = teacher(views["wide"], views["wide_at"])  # (b, n', d)
-            said = teacher.cosines(said, relative=bool(settings.relative))  # (b, n', K)
+            said = teacher.cosines(teacher(views["wide"], views["wide_at"]))  # (b, n', K)
             said = at_places(said.repeat(settings.narrow_views, 1, 1), places)  # (s b, n, K)
         cosines = student.cosines(student(views["narrow"], views["narrow_at"], views["hidden"]))  # (s b, n, K)
     q = balance(said[shared], settings.teacher_temperature)

@@ -15,7 +15,7 @@ import pretraining.train
 import pretraining.views
 from cause_lib.backbones import small_vit
 from pretraining.judge import judge_tokens, kmeans_score, knn_score, linear_score, patch_labels, rgb_statistics
-from pretraining.objective import Distilled, at_places, balance, distillation, less_common
+from pretraining.objective import Distilled, at_places, balance, distillation
 from pretraining.train import (
     QUICK,
     Settings,
@@ -97,15 +97,6 @@ def test_views_are_put_at_their_place_among_the_positions():
         moved.vit.pos_embed.data[0, 1:].unflatten(0, (6, 6))[:3, :4] = positions
         torch.testing.assert_close(one(images[i:i + 1], place[i:i + 1]),
                                    moved(images[i:i + 1], torch.zeros(1, 2, dtype=torch.int64)))
-
-
-def test_less_common_leaves_no_mean_of_a_picture_or_a_row():
-    x = torch.randn(3, 16, 5, dtype=torch.float64, generator=generator())
-    relative = less_common(x).unflatten(1, (4, 4))
-    for over in ((1, 2), (0, 2)):
-        torch.testing.assert_close(relative.mean(dim=over), torch.zeros_like(relative.mean(dim=over)))
-    common = torch.randn(3, 1, 1, 5, dtype=torch.float64) + torch.randn(1, 4, 1, 5, dtype=torch.float64)
-    torch.testing.assert_close(less_common(x + common.expand(3, 4, 4, 5).flatten(1, 2)), less_common(x))
 
 
 def test_at_places_reads_between_patches():
