@@ -10,9 +10,9 @@ READY := .venv/ready
 book: $(READY)
 	$(BIN)/python book/build.py
 
-# Fast ones first; each line stops the rest where it fails.
+# Fast ones first, a file a process and a core each; each line stops the rest where it fails.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not notebook and not book"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not notebook and not book" -n auto --maxprocesses 4 --dist loadfile
 	$(BIN)/python -m pytest -m notebook
 	$(BIN)/python -m pytest -m book
 
