@@ -66,7 +66,7 @@ def open_camvid(split: str, *, limit: int | None, download: bool, **_) -> Source
         classes=list(CLASSES),
         colors=np.array(list(CLASSES.values()), dtype=np.uint8),
         read=PictureFiles(images, labels, len(CLASSES), **({"void": len(CLASSES)} if published else {})),
-        fingerprint=fingerprint_files(root, images + labels, times=False),
+        fingerprint=fingerprint_files(root, images + labels, contents=False),
     )
 
 

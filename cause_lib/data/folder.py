@@ -48,7 +48,7 @@ def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int 
         classes=classes,
         colors=colors,
         read=PictureFiles(images, labels, len(classes)),
-        fingerprint=fingerprint_files(root, images + (labels or []), times=True, extra=len(classes)),
+        fingerprint=fingerprint_files(root, images + (labels or []), contents=True, extra=len(classes)),
         has_labels=labels is not None,
     )
 
@@ -77,7 +77,7 @@ def name_classes(root: Path, home: Path, num_classes: int | None) -> tuple[list[
         count = num_classes or len(classes)  # nothing will ever match clusters to these names
     elif label_folders:
         files = tuple(path for folder in label_folders for path in sorted(folder.glob("*.png")))
-        count = max(largest_id(files, fingerprint_files(root, files, times=True)) + 1, num_classes or 1)
+        count = max(largest_id(files, fingerprint_files(root, files, contents=True)) + 1, num_classes or 1)
         return [f"class {i}" for i in range(count)], palette(count)
     else:
         count = num_classes or DEFAULT_CLUSTERS

@@ -89,7 +89,7 @@ def open_pairs(
         classes=classes,
         colors=colors,
         read=files if table is None else Relabelled(files, torch.tensor([*table, -1], dtype=torch.int32)),
-        fingerprint=fingerprint_files(root, [*images, *labels], times=False, extra=what.split()[0]),
+        fingerprint=fingerprint_files(root, [*images, *labels], contents=False, extra=what.split()[0]),
     )
 
 

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,20 @@ def spread(items: Sequence, limit: int | None) -> list:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def fingerprint_files(root: Path, files: Sequence[Path], *, times: bool, extra: object = None) -> str:
-    """SHA-256 (16 hex digits) over the files' relative names and sizes, their times if asked for, and `extra`."""
+def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool, extra: object = None) -> str:
+    """SHA-256 (16 hex digits) over the files' relative names and sizes, their contents if asked for, and `extra`.
+
+    Times are never asked: a copy, a checkout or a disk mounted anew holds the same pictures.
+    """
     entries = []
     for path in files:
         stat = path.stat()
-        entries.append((path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns if times else 0))
+        digest = _digest(path, stat.st_size, stat.st_mtime_ns) if contents else 0
+        entries.append((path.relative_to(root).as_posix(), stat.st_size, digest))
     return hashlib.sha256(json.dumps([entries, extra]).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=None)
+def _digest(path: Path, size: int, time: int) -> str:
+    """SHA-256 of a file; read once for as long as size and time stay."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
