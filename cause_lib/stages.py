@@ -42,9 +42,9 @@ from cause_lib.processes import current_part
 from cause_lib.released import load_released, released_fingerprint
 from cause_lib.training import Run, batches_for, descend, generator_for, new_scaler, seed_for, session, train
 
-__all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "fit_baseline", "fit_clusterbook", "fit_head",
-           "fit_heads", "fit_probe", "load_clusterbook", "load_gallery", "load_head", "load_probe", "read_record",
-           "thresholds_for"]
+__all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "first_prototypes", "fit_baseline",
+           "fit_clusterbook", "fit_head", "fit_heads", "fit_probe", "load_clusterbook", "load_gallery", "load_head",
+           "load_probe", "read_record", "thresholds_for"]
 
 KMEANS_POINTS, KMEANS_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
 START_POINTS = 25_600  # of which prototypes, or concepts of features, are made
@@ -60,7 +60,7 @@ def fit_clusterbook(experiment: Experiment) -> Path:
     with session(experiment) as accelerator:
         features = FrozenFeatures(experiment, "train", experiment.image_size, accelerator)
         started = time.time()
-        start = _first_prototypes(experiment, features)
+        start = first_prototypes(experiment, features)
         starting = time.time() - started
         book = nn.ParameterDict({"prototypes": nn.Parameter(start.to(accelerator.device))})
         optimizer = torch.optim.Adam(book.parameters(), lr=experiment.lr)
@@ -78,6 +78,16 @@ def fit_clusterbook(experiment: Experiment) -> Path:
         notes = {"prototypes_used": used, "num_concepts": experiment.num_concepts, "tokens": len(tokens)}
         return _finish(folder, experiment, "clusterbook", accelerator, features, {"clusterbook": book.state_dict()},
                        notes, starting + run.seconds, run.history)
+
+
+def first_prototypes(experiment: Experiment, features: FrozenFeatures) -> Tensor:
+    """Where step 1 starts, on the views it is trained on: (k, d) float32, as published or from training tokens."""
+    generator = generator_for(experiment, "prototypes")
+    if experiment.prototype_start == "uniform":
+        return initial_prototypes(experiment.num_concepts, features.dim, generator)
+    tokens = _sample(experiment, features)
+    tokens = tokens[torch.randperm(len(tokens), generator=generator)[:START_POINTS].to(tokens.device)]
+    return cosine_kmeans(tokens, experiment.num_concepts, restarts=1, iterations=3, generator=generator)
 
 
 def fit_head(experiment: Experiment) -> Path:
@@ -413,16 +423,6 @@ def _kmeans(experiment: Experiment, features: FrozenFeatures, head: nn.Module | 
     return points, cosine_kmeans(points, features.dataset.num_classes, restarts=experiment.kmeans_restarts,
                                  generator=generator_for(experiment, "k-means"),
                                  progress=features.accelerator.is_main_process)
-
-
-def _first_prototypes(experiment: Experiment, features: FrozenFeatures) -> Tensor:
-    """Where step 1 starts: (k, d) float32, as published or from training tokens."""
-    generator = generator_for(experiment, "prototypes")
-    if experiment.prototype_start == "uniform":
-        return initial_prototypes(experiment.num_concepts, features.dim, generator)
-    tokens = _sample(experiment, features)
-    tokens = tokens[torch.randperm(len(tokens), generator=generator)[:START_POINTS].to(tokens.device)]
-    return cosine_kmeans(tokens, experiment.num_concepts, restarts=1, iterations=3, generator=generator)
 
 
 @torch.no_grad()

@@ -85,7 +85,7 @@ def test_what_is_watched_is_what_the_stages_train(tiny):
         with session(run) as accelerator:
             if run.concept_steps:
                 tokens = FrozenFeatures(run, "train", run.image_size, accelerator)
-                start = stages._first_prototypes(run, tokens)
+                start = stages.first_prototypes(run, tokens)
                 if run.prototype_start == "uniform":
                     assert torch.equal(start, initial_prototypes(run.num_concepts, tokens.dim,
                                                                  generator_for(run, "prototypes")))
