@@ -92,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if unknown := set(given.chapters) - set(there):
             parser.error(f"unknown chapter {min(unknown)!r}: HEAD has {', '.join(there)}.")
         for name in given.chapters or there:
-            found = {"date": datetime.date.today().isoformat(), "commit": commit} | measure_chapter(there[name], Path(folder))
+            found = {"date": datetime.date.today().isoformat(), "commit": commit}
+            found |= measure_chapter(there[name], Path(folder))
             print(f"{name:16} {found['seconds']:8.1f} s {found['peak_bytes'] / 2**20:8.0f} MiB", flush=True)
             results = json.loads(given.output.read_text(encoding="utf8")) if given.output.is_file() else {}
             given.output.parent.mkdir(parents=True, exist_ok=True)

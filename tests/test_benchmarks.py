@@ -47,7 +47,8 @@ def write_notebook(path, *sources):
     cells = [{"cell_type": "code", "id": f"cell-{i}", "metadata": {}, "source": source, "outputs": [],
               "execution_count": None} for i, source in enumerate(sources)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    path.write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}))
+    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(notebook))
     return path
 
 
@@ -66,7 +67,8 @@ def test_a_chapter_that_fails_is_an_error_with_its_reason(tmp_path):
 
 def test_chapters_come_from_the_last_commit(tmp_path):
     commit = chapters.checkout(tmp_path)
-    assert len(commit) == 40 and (tmp_path / "notebooks/01_frontdoor.ipynb").is_file() and not (tmp_path / ".git").exists()
+    assert len(commit) == 40 and (tmp_path / "notebooks/01_frontdoor.ipynb").is_file()
+    assert not (tmp_path / ".git").exists()
 
 
 def test_kept_times_of_chapters_are_of_chapters():
