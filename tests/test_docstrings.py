@@ -26,7 +26,8 @@ def test_formulas_and_columns_keep_their_place():
 
 def test_sections_stay_and_lists_of_names_become_one():
     assert made("Args:\n    x: (n,) `float`.") == "Args:\n    x: (n,) ``float``."
-    assert made("first, second: (n,)\n    of them\nthird: 1") == "Args:\n    first, second: (n,)\n        of them\n    third: 1"
+    named = "first, second: (n,)\n    of them\nthird: 1"
+    assert made(named) == "Args:\n    first, second: (n,)\n        of them\n    third: 1"
     assert made("Fields, as published:\n    k: many") == "Fields, as published:\n\nArgs:\n    k: many"
 
 

@@ -139,3 +139,11 @@ def test_no_result_of_a_run_is_typed_into_a_page():
         text = re.sub(blocks, "", text, flags=re.DOTALL)
         typed = re.findall(r"[^.\n]*\b\d+(?:\.\d+)? ?(?:%|per cent|points|seconds|minutes|MiB)[^.\n]*", text)
         assert not typed, f"{path.name}: {typed}"
+
+
+def test_the_cards_settings_are_the_records():
+    """Chapter 8 names a few settings of the training in its prose; the record beside the weights has them all."""
+    settings = json.loads((ROOT / "cause_lib/bundled.json").read_text())["settings"]
+    text = prose(NOTEBOOKS[7])
+    assert f"s(i) / {settings['student_temperature']}" in text and f"t / {settings['teacher_temperature']}" in text
+    assert settings["recolour"] == 0.5 and "half of what the student sees has its hues turned" in text
