@@ -126,11 +126,11 @@ def memory_of(row: Row, form: str, device: str, quick: bool = False) -> dict[str
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() if device == "cuda" else _high_water()
+    before = torch.cuda.memory_allocated() if device == "cuda" else high_water()
     seconds: list[float] = []
     while len(seconds) < 5 and sum(seconds) < 2:
         seconds.append(_timed(run, device)[1])
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _high_water()
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else high_water()
     return {"extra_bytes": peak - before, "peak_bytes": peak, "seconds": seconds, "median": statistics.median(seconds)}
 
 
@@ -168,7 +168,7 @@ def _timed(run: Callable[[], Any], device: str) -> tuple[float | None, float]:
     return None if value is None else float(value), spent
 
 
-def _high_water() -> int:
+def high_water() -> int:
     """Most bytes this process has ever held."""
     try:  # getrusage's maximum would include what the process was started by
         lines = Path("/proc/self/status").read_text().splitlines()

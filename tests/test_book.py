@@ -1,5 +1,6 @@
 """The whole book, built as `make book` builds it: no warning, and pages whose numbers, figures and links are there."""
 
+import json
 import os
 import re
 import subprocess
@@ -104,3 +105,24 @@ def test_links_between_pages_and_files_lead_somewhere(pages):
 def test_every_chapters_time_is_told(pages):
     for name in CHAPTERS:
         assert name in pages["book/machine"].html
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_light_and_leads_on(name, pages):
+    page, here = pages[name], PAGES.index(name)
+    assert len(page.html.encode()) < 1.5e6
+    assert ('class="left-prev"' in page.html, 'class="right-next"' in page.html) == (here > 0, here < len(PAGES) - 1)
+    assert "search-button" in page.html
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_can_be_downloaded_as_a_notebook(name, pages):
+    assert any(link.endswith(f"_sources/{name}.ipynb") for link in pages[name].links)
+    assert json.loads((HTML / f"_sources/{name}.ipynb").read_text())["cells"]
+
+
+def test_library_pages_have_what_the_docstrings_say(pages):
+    assert {"cause_lib.frontdoor.front_door", "cause_lib.contrast.ConceptBank.update"} <= pages["book/api"].ids
+    assert {"cause_lib.stages.evaluate", "cause_lib.config.Experiment"} <= pages["book/api_runs"].ids
+    assert {"cause_lib.release.Segmenter.load", "cause_lib.plots.gallery"} <= pages["book/api_use"].ids
+    assert "W_ij delta_ij" in pages["book/api"].html  # an equation of a module's header
