@@ -116,15 +116,15 @@ def tr_head() -> str:
     parts = [
         _box(60, 70, "token of\na patch", "T", width=96, height=48),
         _box(214, 70, "nearest prototype\n+ position", "M", width=150, height=48),
-        _arrow((108, 70), (138, 70)), _arrow((214, 94), (214, 146)), _words(223, 116, "asks", size=14, anchor="start"),
-        '<rect x="122" y="124" width="144" height="168" rx="10" fill="none" stroke="currentColor" '
+        _arrow((108, 70), (138, 70)), _arrow((194, 94), (194, 143)), _words(204, 115, "asks", size=14, anchor="start"),
+        '<rect x="122" y="126" width="144" height="168" rx="10" fill="none" stroke="currentColor" '
         'stroke-dasharray="3 4" opacity="0.7"/>',
-        _box(194, 167, "self-attention", width=128), _arrow((194, 187), (194, 200)),
-        _box(194, 221, "cross-attention", width=128), _arrow((194, 241), (194, 250)),
-        _box(194, 271, "feed-forward", width=128),
-        _box(308, 221, "all\ntokens", "T", width=56, height=48), _arrow((280, 221), (260, 221)),
+        _box(194, 161, "self-attention", width=128, height=34), _arrow((194, 178), (194, 193)),
+        _box(194, 211, "cross-attention", width=128, height=34), _arrow((194, 228), (194, 243)),
+        _box(194, 261, "feed-forward", width=128, height=34),
+        _box(310, 211, "all\ntokens", "T", width=58, height=48), _arrow((281, 211), (260, 211)),
         _line((60, 94), (60, 324)), _arrow((60, 324), (178, 324)),
-        _arrow((194, 291), (194, 309)), _plus(194, 324),
+        _arrow((194, 278), (194, 309)), _plus(194, 324),
         _arrow((194, 338), (194, 353)), _box(194, 370, "MLP head", width=128, height=32),
         _arrow((194, 386), (194, 402)), _box(194, 423, "its feature", "Y", width=128),
     ]
@@ -175,11 +175,11 @@ def pipeline(columns: int) -> str:
             parts.append(_arrow((x + SIDE + 14, y + SIDE / 2), (x + 158, y + SIDE / 2)))
         else:
             parts.append(_arrow((x - 14, y + SIDE / 2), (x - 62, y + SIDE / 2)))
-    says = ("A small landscape, eight times. The image is cut into patches, and a frozen vision transformer makes a token "
-            "T of each. Each token gets its concept M of the clusterbook, finer than any class. A head makes features Y "
-            "of them, in which kindred patches lie together; a probe groups these into clusters; a CRF sharpens the "
-            "edges on the pixels; matching gives each cluster the name of a class: sky, tree, grass, road; and counting "
-            "right pixels gives numbers.")
+    says = ("A small landscape, eight times. The image is cut into patches, and a frozen vision transformer makes a "
+            "token T of each. Each token gets its concept M of the clusterbook, finer than any class. A head makes "
+            "features Y of them, in which kindred patches lie together; a probe groups these into clusters; a CRF "
+            "sharpens the edges on the pixels; matching gives each cluster the name of a class (sky, tree, grass or "
+            "road); and counting right pixels gives numbers.")
     rows = -(-len(STEPS) // columns)
     return _svg(172 * columns + 4, 172 * rows, "From an image to numbers", says, parts)
 
@@ -198,7 +198,8 @@ def _part(x: float, y: float) -> str:
 def _scene(colors: Mapping[str, str]) -> str:
     """The small landscape, its parts in the given colours."""
     return (f'<rect width="96" height="96" fill="{colors["sky"]}"/>'
-            f'<circle cx="74" cy="20" r="11" fill="{colors["sun"]}"/><rect y="54" width="96" height="42" fill="{colors["grass"]}"/>'
+            f'<circle cx="74" cy="20" r="11" fill="{colors["sun"]}"/>'
+            f'<rect y="54" width="96" height="42" fill="{colors["grass"]}"/>'
             f'<path d="M60 54H72L95 96H37Z" fill="{colors["road"]}"/>'
             f'<rect x="20" y="50" width="8" height="22" fill="{colors["trunk"]}"/>'
             f'<circle cx="24" cy="34" r="19" fill="{colors["crown"]}"/>')
@@ -250,7 +251,7 @@ def _bars() -> str:
 
 
 def _svg(width: int, height: int, title: str, says: str, parts: list[str], *, heading: str = "") -> str:
-    """An SVG as wide as its place allows, at most in its own size; its name and description are for those who listen."""
+    """An SVG as wide as its place allows, at most its own size; its name and description are for those who listen."""
     top = -16 if heading else 0
     shown = _words(0, 2, heading, anchor="start", weight=600) if heading else ""
     return (f'<svg xmlns="http://www.w3.org/2000/svg" class="diagram" viewBox="0 {top} {width} {height - top}" '
@@ -268,12 +269,13 @@ def _words(x: float, y: float, words: str, *, size: float = 16, anchor: str = "m
 
 
 def _node(name: str, x: float, y: float, *, radius: float = RADIUS, size: float = 22) -> str:
-    """A variable: its letter in a disc of its colour, which hides what lies behind it in the book; dashed if nobody sees it."""
+    """A variable: its letter in a disc of its colour; dashed if nobody sees it."""
     dashes = ' stroke-dasharray="5 4"' if name == "U" else ""
     ground = f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" fill="var(--pst-color-background, transparent)"/>'
     return (f'<g data-node="{name}">{ground}<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" fill="{NODES[name]}" '
             f'fill-opacity="0.22" stroke="{NODES[name]}" stroke-width="3"{dashes}/>'
-            f'<text x="{x:g}" y="{y + 0.34 * size:g}" font-size="{size:g}" font-style="italic" font-family="serif" text-anchor="middle">{name}</text></g>')
+            f'<text x="{x:g}" y="{y + 0.34 * size:g}" font-size="{size:g}" font-style="italic" '
+            f'font-family="serif" text-anchor="middle">{name}</text></g>')
 
 
 def _box(x: float, y: float, words: str, node: str = "", *, width: float = 140, height: float = 40) -> str:
@@ -323,8 +325,8 @@ def page_files() -> dict[str, str]:
     both = {"UM": "confounded", "TY": "bypass"}
     ways = "".join(f'<div class="{name}">{pipeline(columns)}</div>' for name, columns in (("wide", 4), ("narrow", 2)))
     caption = ("The way of a picture through CAUSE: each step is a chapter's. Chapters 2 to 4 make the treatment T, "
-               "the mediator M and the outcome Y. Labels are looked at only at the very end, to give clusters the names of "
-               "classes and to count what is right.")
+               "the mediator M and the outcome Y. Labels are looked at only at the very end, to give clusters the "
+               "names of classes and to count what is right.")
     return {
         "pipeline.html": f'<figure class="diagram">{ways}<figcaption>{caption}</figcaption></figure>\n',
         "smoking.svg": causal_graph(story, forbidden=both, absent=tuple(both)) + "\n",

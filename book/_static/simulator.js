@@ -80,7 +80,7 @@ function readings(s) {
 /** "right" or how far off, of an answer. */
 function verdict(value, truth) {
   const off = value - truth;
-  return Math.abs(off) < SAME ? "right" : `${round(off)} points too ${off > 0 ? "high" : "low"}`;
+  return Math.abs(off) < SAME ? "right" : `${round(off)} too ${off > 0 ? "high" : "low"}`;
 }
 
 /** What is right and what is wrong now, in words. */
@@ -97,7 +97,7 @@ function sentence(s, found) {
   const broken = [s.bypass > 0 && "smoking also harms without tar", s.confounding > 0 && "the gene also decides who has tar"];
   const why = broken.filter(Boolean).join(", and ");
   if (frontdoor !== "right") said.push(`Front-door adjustment is ${frontdoor}, because ${why}.`);
-  else said.push(why ? `Front-door adjustment is right, though not by right: ${why}.`
+  else said.push(why ? `Front-door adjustment is right here, although ${why}.`
     : "Front-door adjustment is right, and has never seen the gene.");
   return said.join(" ");
 }
@@ -117,7 +117,7 @@ function mark(track, name, from, to = from) {
 
 /** Draw the bars of all answers, and the truth as a line through them. */
 function drawBars(root, found) {
-  for (const row of root.querySelectorAll("tr[data-answer]")) {
+  for (const row of root.querySelectorAll("[data-answer]")) {
     const value = found[row.dataset.answer];
     const track = row.querySelector(".track");
     mark(track, "zero", 0);
