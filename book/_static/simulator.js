@@ -86,7 +86,8 @@ function verdict(value, truth) {
 /** What is right and what is wrong now, in words. */
 function sentence(s, found) {
   const { truth } = found;
-  const [naive, backdoor, frontdoor] = ["naive", "backdoor", "frontdoor"].map((name) => verdict(found[name], truth));
+  const [naive, backdoor, frontdoor] = ["naive", "backdoor", "frontdoor"].map((name) =>
+    verdict(found[name], truth).replace(" too", " points too"));
   const said = [Math.abs(truth) < SAME ? "In this world smoking has no effect on cancer."
     : `In this world smoking raises the share of the ill by ${round(truth)} percentage points.`];
   said.push(naive === "right" ? "Seeing is right: the gene opens no second path from smoking to cancer."
