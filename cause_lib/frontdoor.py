@@ -97,22 +97,29 @@ class StructuralModel:
         )
 
     @classmethod
-    def smoking(cls, *, bypass=0.0, confounding=0.0) -> StructuralModel:
+    def smoking(cls, *, bypass=0.0, confounding=0.0, u_t=1.0, u_y=1.0, t_m=1.0, m_y=1.0) -> StructuralModel:
         """The story that front-door adjustment is told with, in made-up numbers; every variable is 0 (no) or 1 (yes).
 
         U a gene, T smoking, M tar in the lungs, Y cancer. bypass in [0, 1] lets smoking harm without tar (T -> Y),
         confounding in [0, 1] lets the gene keep tar in the lungs (U -> M); with both at 0 the front door is open.
+        u_t, u_y, t_m, m_y in [0, 1] are the strengths of the story's own arrows: 0 takes one away, 1 is the story as
+        it is told. u_t may be negative, down to -1: a gene that keeps people from smoking.
+        Raises ValueError where a strength is out of its range. The simulator page computes the same tables.
         """
-        for name, strength in (("bypass", bypass), ("confounding", confounding)):
-            if not 0.0 <= strength <= 1.0:
-                raise ValueError(f"{name} is a strength between 0 and 1, not {strength}.")
-        tar = np.array([[0.1, 0.9], [0.1, 0.9]])  # (u, t)
+        strengths = {"bypass": bypass, "confounding": confounding, "u_t": u_t, "u_y": u_y, "t_m": t_m, "m_y": m_y}
+        for name, strength in strengths.items():
+            lowest = -1 if name == "u_t" else 0
+            if not lowest <= strength <= 1:
+                raise ValueError(f"{name} is a strength between {lowest} and 1, not {strength}.")
+        smoke = np.array([0.5 - 0.3 * u_t, 0.5 + 0.3 * u_t])  # (u,)
+        tar = np.array([[0.5 - 0.4 * t_m, 0.5 + 0.4 * t_m]]).repeat(2, axis=0)  # (u, t)
         tar[1] += confounding * (0.95 - tar[1])
-        cancer = np.array([[0.05, 0.15], [0.35, 0.55]])  # (u, m)
+        harm = 0.1 * m_y * np.array([1, 1 + u_y])  # (u,) of tar: the gene doubles it
+        cancer = 0.05 + np.array([[0, harm[0]], [0.3 * u_y, 0.3 * u_y + harm[1]]])  # (u, m)
         cancer = np.stack([cancer, cancer + 0.3 * bypass], axis=1)  # (u, t, m)
         return cls(
             p_u=[0.7, 0.3],
-            p_t=[[0.8, 0.2], [0.2, 0.8]],
+            p_t=np.stack([1 - smoke, smoke], axis=-1),
             p_m=np.stack([1 - tar, tar], axis=-1),
             p_y=np.stack([1 - cancer, cancer], axis=-1),
         )

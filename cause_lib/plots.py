@@ -1,4 +1,4 @@
-"""Every figure of the book, as a function that takes plain arrays and returns its Axes.
+"""Every chart of the book, as a function that takes plain arrays and returns its Axes; diagrams are in diagrams.py.
 
 One visual language for all chapters: a white ground, the palette of Okabe and Ito (2008, "Color universal design") for
 categories, cividis for amounts and a blue-to-orange diverging map for signed values, all three made to survive colour
@@ -573,34 +573,6 @@ def _line_each(ax, names, title: str, xlabel: str):
 def side_by_side(number: int = 2, *, height: float = 3.5, sharey: bool = False):
     """An array of `number` Axes in a row, for figures that are compared; `height` in inches."""
     return plt.subplots(1, number, figsize=(4.8 * number, height), sharey=sharey, layout="constrained")[1]
-
-
-@in_style
-def causal_graph(captions: dict, *, forbidden=(), title="", ax=None):
-    """The front-door graph: U acts on T and Y, T acts on M, M acts on Y; U is dashed, because nobody sees it.
-
-    captions: a dict of "U", "T", "M", "Y" -> a word or two below the node; forbidden: pairs such as ("T", "Y") or
-    ("U", "M") that would break the front door, drawn dashed in vermillion. Returns the Axes.
-    """
-    places = {"U": (1.5, 1.15), "T": (0.0, 0.0), "M": (1.5, 0.0), "Y": (3.0, 0.0)}
-    ax = bare(new_axes(ax, (5.6, 2.9)), title)
-    edges = [("U", "T"), ("U", "Y"), ("T", "M"), ("M", "Y")]
-    for start, end in [*edges, *forbidden]:
-        wrong = (start, end) not in edges
-        hidden = start == "U"
-        arrow = {"arrowstyle": "-|>", "mutation_scale": 16, "shrinkA": 19, "shrinkB": 19, "linewidth": 1.8,
-                 "color": PALETTE["vermillion"] if wrong else "#777777" if hidden else "#222222",
-                 "linestyle": (0, (4, 3)) if hidden or wrong else "-",
-                 "connectionstyle": "arc3,rad=0.42" if (start, end) == ("T", "Y") else "arc3"}
-        ax.annotate("", places[end], places[start], arrowprops=arrow)
-    for name, (x, y) in places.items():
-        hidden = name == "U"
-        ax.scatter(x, y, s=1100, facecolor="white", edgecolor="#777777" if hidden else PALETTE["blue"], linewidth=1.8,
-                   linestyle=(0, (3, 2)) if hidden else "-", zorder=3)
-        ax.text(x, y, f"${name}$", ha="center", va="center", fontsize=14, zorder=4)
-        ax.text(x, y + (0.31 if hidden else -0.31), captions[name], ha="center", va="bottom" if hidden else "top")
-    ax.set(xlim=(-0.8, 3.8), ylim=(-1.0 if forbidden else -0.65, 1.75))
-    return ax
 
 
 @in_style

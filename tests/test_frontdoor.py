@@ -101,6 +101,29 @@ def test_smoking_story_numbers():
     assert naive[1] - naive[0] > 2.5 * (truth[1] - truth[0])
 
 
+@pytest.mark.parametrize("arrow, same", [("u_t", "p_t"), ("u_y", "p_y"), ("t_m", "p_m"), ("m_y", "p_y")])
+def test_an_arrow_of_strength_nought_is_not_there(arrow, same):
+    model = StructuralModel.smoking(**{arrow: 0})
+    table = np.moveaxis(getattr(model, same), 2 if arrow == "m_y" else 1 if arrow == "t_m" else 0, 0)
+    np.testing.assert_allclose(table[1], table[0], rtol=0, atol=1e-15)  # what it starts from makes no difference
+    for other in {"p_t", "p_m", "p_y"} - {same}:
+        np.testing.assert_array_equal(getattr(model, other), getattr(StructuralModel.smoking(), other))
+    np.testing.assert_allclose(front_door(model.observed()), model.interventional(), rtol=0, atol=1e-14)
+
+
+def test_a_gene_that_keeps_people_from_smoking_makes_it_look_healthy():
+    model = StructuralModel.smoking(u_t=-1)
+    naive, truth = observational(model.observed())[:, 1], model.interventional()[:, 1]
+    assert naive[1] < naive[0] and truth[1] > truth[0]
+    np.testing.assert_allclose(front_door(model.observed())[:, 1], truth, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name, strength", [("bypass", 1.1), ("u_y", -0.1), ("u_t", -1.1), ("m_y", float("nan"))])
+def test_strengths_out_of_range_are_refused(name, strength):
+    with pytest.raises(ValueError, match=f"{name} is a strength between"):
+        StructuralModel.smoking(**{name: strength})
+
+
 @pytest.mark.parametrize("violation", ["bypass", "confounding"])
 def test_each_violation_alone_breaks_it_and_more_of_it_breaks_it_more(violation):
     biases = []

@@ -252,16 +252,6 @@ def test_change_points_show_every_run_and_its_mean():
 
 # --- front door ---
 
-@pytest.mark.parametrize("forbidden", [(), [("T", "Y")], [("U", "M")]])
-def test_causal_graph_names_its_nodes(forbidden):
-    captions = {"U": "hidden", "T": "treatment", "M": "mediator", "Y": "outcome"}
-    ax = plots.causal_graph(captions, forbidden=forbidden)
-    assert set(captions.values()) <= {text.get_text() for text in ax.texts}
-    arrows = [text for text in ax.texts if getattr(text, "arrow_patch", None) is not None]
-    assert len(arrows) == 4 + len(forbidden)
-    drawn(ax)
-
-
 def test_intervention_bars_are_percentages():
     ax = plots.intervention_bars({"seeing": [0.25, 0.5], "doing": torch.tensor([0.125, 0.25])}, ["no", "yes"])
     assert sorted(bar.get_height() for bar in ax.patches) == [12.5, 25, 25, 50]
