@@ -144,7 +144,7 @@
         `${plural(count.positive, "is", "are")} positive, ${count.ignored} ignored and ${count.negative} negative; ` +
         `${plural(count.same, "is", "are")} of its own concept.`;
       page.querySelector(".own").replaceChildren(...describe(book, own,
-        [`the nearest of ${plural(book.wins[own], "patch", "patches")} in ${plural(book.pictures, "picture", "pictures")}`]));
+        [`wins ${plural(book.wins[own], "patch", "patches")} of ${plural(book.pictures, "picture", "pictures")}`]));
       page.querySelector(".nearest").replaceChildren(...nearest(book, own).map((i) => {
         const is = NAMES[relation(alike(book, own, i), hundredths("positive"), hundredths("negative"))];
         return make("li", { class: "concept", "data-concept": book.numbers[i] }, ...describe(book, i,

@@ -110,7 +110,7 @@ def _examples(pixels: np.ndarray, concepts: np.ndarray, closeness: np.ndarray, n
 
     They are those nearest to the prototype, first one of each picture. A patch is cut out with its eight neighbours.
     """
-    (rows, columns), n = grid, concepts.shape[1]
+    rows, columns = grid
     high, wide = pixels.shape[1] // rows, pixels.shape[2] // columns
     padded = np.pad(pixels, ((0, 0), (high, high), (wide, wide), (0, 0)), mode="edge")
     tiles, counts = [], []

@@ -178,3 +178,22 @@ def test_no_wider_than_the_page(opened, width):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     box = part(page, ".picture").bounding_box()
     assert box["height"] == pytest.approx(box["width"] * ROWS / COLUMNS, abs=2)
+
+
+def test_it_starts_where_a_notebook_puts_it(opened, world):
+    """Notebooks set the HTML of a box, which runs no script, and then make each script again."""
+    page = opened()
+    assert page.evaluate("""() => {
+        const box = document.createElement("div");
+        box.innerHTML = document.querySelector(".concept-explorer").outerHTML;
+        box.firstElementChild.removeAttribute("data-ready");
+        document.body.append(box);
+        for (const old of box.querySelectorAll("script")) {
+            const script = document.createElement("script");
+            for (const { name, value } of old.attributes) script.setAttribute(name, value);
+            script.textContent = old.textContent;
+            old.replaceWith(script);
+        }
+        return box.firstElementChild.shadowRoot !== null;
+    }""")
+    assert holds(said(page, 2), counted(world, 0, CENTRE, "published", 0.3, 0.1))
