@@ -68,6 +68,11 @@
     return element;
   }
 
+  /** Set an attribute if it changes: what is set is drawn again. */
+  function put(element, name, value) {
+    if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
+  }
+
   const plural = (count, one, many) => `${count} ${count === 1 ? one : many}`;
   const shown = (similarity) => (Math.round(similarity / 20) / 100).toFixed(2).replace("-", "\u2212");
 
@@ -124,11 +129,11 @@
           count[is] += 1;
           count.same += patches[x] === own;
         }
-        cell.dataset.relation = is;
+        put(cell, "data-relation", is);
         cell.toggleAttribute("data-same", patches[x] === own && is !== "anchor");
-        cell.tabIndex = x === now.kept ? 0 : -1;
-        cell.setAttribute("aria-selected", is === "anchor");
-        cell.setAttribute("aria-label", `row ${Math.floor(x / columns) + 1}, column ${(x % columns) + 1}, concept ${book.numbers[patches[x]]}, ${is}`);
+        put(cell, "tabindex", x === now.kept ? 0 : -1);
+        put(cell, "aria-selected", is === "anchor");
+        put(cell, "aria-label", `row ${Math.floor(x / columns) + 1}, column ${(x % columns) + 1}, concept ${book.numbers[patches[x]]}, ${is}`);
       });
       Object.assign(root.dataset, { picture: now.picture, book: book.name, anchor: now.anchor, kept: now.kept, concept: book.numbers[own],
         positive: count.positive, ignored: count.ignored, negative: count.negative });
