@@ -285,7 +285,8 @@ def anchor_relations(image, relation, grid, anchor: int, *,
     """An anchor patch on its picture, with the patches it attracts, ignores and pushes away.
 
     image: (3, h, w); relation: (n,) 1 positive, 0 ignored, -1 negative; grid: (rows, columns); anchor: a patch number.
-    Positives carry a plus and negatives a minus, for eyes and printers without colour. Returns the Axes.
+    Positives carry a plus and negatives a minus, for eyes and printers without colour; the legend counts them without
+    the anchor itself. Returns the Axes.
     """
     rows, columns = grid
     relation = as_array(relation).reshape(rows, columns)
@@ -304,7 +305,8 @@ def anchor_relations(image, relation, grid, anchor: int, *,
     star = plt.Line2D([], [], linestyle="none", marker="*", markersize=12, color=PALETTE["yellow"],
                       markeredgecolor="black", label="anchor")
     names = {1: "positive (+)", 0: "ignored", -1: "negative (−)"}
-    patches = [Patch(color=paint[v], label=f"{name}: {int((relation == v).sum())}") for v, name in names.items()]
+    others = np.delete(relation.reshape(-1), anchor)
+    patches = [Patch(color=paint[v], label=f"{name}: {int((others == v).sum())}") for v, name in names.items()]
     ax.legend(handles=[star, *patches], loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 

@@ -143,7 +143,7 @@ def test_similarity_histogram_shows_shares_and_thresholds():
 def test_anchor_relations_counts_and_stars():
     relation = torch.tensor([1, 1, 0, -1, -1, -1])
     ax = plots.anchor_relations(torch.rand(3, 20, 30), relation, (2, 3), 4)
-    assert legend(ax) == ["anchor", "positive (+): 2", "ignored: 1", "negative (−): 3"]
+    assert legend(ax) == ["anchor", "positive (+): 2", "ignored: 1", "negative (−): 2"]
     assert ax.collections[-1].get_offsets().tolist() == [[1, 1]]
     drawn(ax)
 

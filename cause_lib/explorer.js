@@ -1,0 +1,223 @@
+/* The concept explorer of cause_lib/explorer.py: point at a patch and see its concept, its kin, and Eq. 4 at work.
+
+   Every `.concept-explorer` of the page gets a shadow root, so that no style or name of the page reaches in or out. The
+   element itself says what is shown, for tests and for other scripts: data-picture and data-anchor (places, from 0),
+   data-book, data-concept (the prototype's number), data-positive, data-ignored, data-negative (patches of the picture)
+   and data-kept (the patch that a click or a key chose; while the mouse points at another, data-anchor is that one). */
+(() => {
+  "use strict";
+  const NAMES = { 1: "positive", 0: "ignored", "-1": "negative" };
+
+  /** Base64 of little-endian int16 as numbers. */
+  function decode(text) {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    return new Int16Array(bytes.buffer);
+  }
+
+  /** D_M of the concepts at places i and j as the data has it, 2 floor(1000 D) + 1 between thousandths. */
+  function alike(book, i, j) {
+    if (i === j) return 2000;
+    const [low, high] = i < j ? [i, j] : [j, i];
+    return book.similarity[(high * (high - 1)) / 2 + low];
+  }
+
+  /** Eq. 4: 1 positive, 0 ignored, -1 negative; thresholds in hundredths. */
+  function relation(similarity, positive, negative) {
+    return similarity > 20 * positive ? 1 : similarity < 20 * negative ? -1 : 0;
+  }
+
+  /** What every patch of a picture is to the anchor: an array of 1, 0 and -1. The anchor itself gets what its concept gets. */
+  function relations(book, patches, anchor, positive, negative) {
+    return Array.from(patches, (concept) => relation(alike(book, patches[anchor], concept), positive, negative));
+  }
+
+  /** Places of the concepts most like that at place i, the nearest first. */
+  function nearest(book, i) {
+    const others = book.numbers.map((_, j) => j).filter((j) => j !== i);
+    return others.sort((a, b) => alike(book, i, b) - alike(book, i, a)).slice(0, book.nearest);
+  }
+
+  /** Where a key leads from a patch, or null if it leads nowhere. */
+  function step(key, control, anchor, rows, columns) {
+    const [row, column] = [Math.floor(anchor / columns), anchor % columns];
+    const at = (r, c) => Math.min(Math.max(r, 0), rows - 1) * columns + Math.min(Math.max(c, 0), columns - 1);
+    switch (key) {
+      case "ArrowLeft": return at(row, column - 1);
+      case "ArrowRight": return at(row, column + 1);
+      case "ArrowUp": return at(row - 1, column);
+      case "ArrowDown": return at(row + 1, column);
+      case "PageUp": return at(0, column);
+      case "PageDown": return at(rows - 1, column);
+      case "Home": return control ? 0 : at(row, 0);
+      case "End": return control ? rows * columns - 1 : at(row, columns - 1);
+      default: return null;
+    }
+  }
+
+  /** The book with its packed numbers as arrays; `first` is where each concept's examples begin on the sheet. */
+  function unpack(book) {
+    let sum = 0;
+    const first = book.examples.map((count) => (sum += count) - count);
+    return { ...book, first, patches: book.patches.map(decode), similarity: decode(book.similarity) };
+  }
+
+  function make(tag, attributes, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  }
+
+  /** Set an attribute if it changes: what is set is drawn again. */
+  function put(element, name, value) {
+    if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
+  }
+
+  const plural = (count, one, many) => `${count} ${count === 1 ? one : many}`;
+  const shown = (similarity) => (Math.round(similarity / 20) / 100).toFixed(2).replace("-", "\u2212");
+
+  /** A line about a concept: example patches, its number, and what `words` says. */
+  function describe(book, i, words) {
+    const tiles = Array.from({ length: book.examples[i] }, (_, e) => {
+      const at = book.first[i] + e;
+      return make("span", { class: "tile", style: `--x: ${at % book.across}; --y: ${Math.floor(at / book.across)}` });
+    });
+    return [make("span", { class: "tiles", "aria-hidden": "true" }, ...tiles),
+      make("span", {}, make("b", {}, `concept ${book.numbers[i]}`), make("br", {}), ...words)];
+  }
+
+  /** A fieldset's radio buttons, one for each of `labels`, the first one on. */
+  function choose(fieldset, name, labels, chosen) {
+    labels.forEach((children, place) => {
+      const input = make("input", { type: "radio", name, value: place });
+      input.checked = place === 0;
+      input.addEventListener("change", () => chosen(place));
+      fieldset.append(make("label", {}, input, ...children));
+    });
+    fieldset.hidden = labels.length < 2;
+  }
+
+  /** Turn one `.concept-explorer` into what it is named. */
+  function explore(root) {
+    const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+    const [rows, columns] = data.grid;
+    const books = data.books.map(unpack);
+    const page = root.attachShadow({ mode: "open" });
+    page.append(root.querySelector("template").content.cloneNode(true));
+    const [board, image, sheet] = [page.querySelector("[role=grid]"), page.querySelector("img"), make("style", {})];
+    const sliders = { positive: page.querySelector("[name=positive]"), negative: page.querySelector("[name=negative]") };
+    const middle = Math.floor(rows / 2) * columns + Math.floor(columns / 2);
+    const now = { picture: 0, book: 0, kept: middle, anchor: middle };
+    page.append(sheet);
+
+    const cells = Array.from({ length: rows * columns }, (_, x) => make("div", { role: "gridcell", tabindex: -1, "data-patch": x }));
+    for (let row = 0; row < rows; row++) board.append(make("div", { role: "row" }, ...cells.slice(row * columns, (row + 1) * columns)));
+    board.style.setProperty("--columns", columns);
+    image.style.aspectRatio = `${data.size[1]} / ${data.size[0]}`;  // its place is there before it is
+
+    const hundredths = (name) => Math.round(100 * sliders[name].value);
+
+    function paint() {
+      const book = books[now.book];
+      const patches = book.patches[now.picture];
+      const own = patches[now.anchor];
+      const found = relations(book, patches, now.anchor, hundredths("positive"), hundredths("negative"));
+      const count = { positive: 0, ignored: 0, negative: 0, same: 0 };
+      cells.forEach((cell, x) => {
+        const is = x === now.anchor ? "anchor" : NAMES[found[x]];
+        if (is !== "anchor") {
+          count[is] += 1;
+          count.same += patches[x] === own;
+        }
+        put(cell, "data-relation", is);
+        cell.toggleAttribute("data-same", patches[x] === own && is !== "anchor");
+        put(cell, "tabindex", x === now.kept ? 0 : -1);
+        put(cell, "aria-selected", is === "anchor");
+        put(cell, "aria-label", `row ${Math.floor(x / columns) + 1}, column ${(x % columns) + 1}, concept ${book.numbers[patches[x]]}, ${is}`);
+      });
+      Object.assign(root.dataset, { picture: now.picture, book: book.name, anchor: now.anchor, kept: now.kept, concept: book.numbers[own],
+        positive: count.positive, ignored: count.ignored, negative: count.negative });
+      page.querySelectorAll("[data-count]").forEach((place) => { place.textContent = count[place.dataset.count]; });
+      page.querySelectorAll("output").forEach((place) => {
+        place.textContent = Number(place.parentElement.querySelector("input").value).toFixed(2).replace("-", "\u2212");
+      });
+      say(book, own, count);
+    }
+
+    function say(book, own, count) {
+      page.querySelector(".summary").textContent = `Concept ${book.numbers[own]}. Of the ${cells.length - 1} other patches ` +
+        `${plural(count.positive, "is", "are")} positive, ${count.ignored} ignored and ${count.negative} negative; ` +
+        `${plural(count.same, "is", "are")} of its own concept.`;
+      page.querySelector(".own").replaceChildren(...describe(book, own,
+        [`wins ${plural(book.wins[own], "patch", "patches")} of ${plural(book.pictures, "picture", "pictures")}`]));
+      page.querySelector(".nearest").replaceChildren(...nearest(book, own).map((i) => {
+        const is = NAMES[relation(alike(book, own, i), hundredths("positive"), hundredths("negative"))];
+        return make("li", { class: "concept", "data-concept": book.numbers[i] }, ...describe(book, i,
+          [`${shown(alike(book, own, i))} `, make("span", { class: "mark", "data-relation": is }), ` ${is}`]));
+      }));
+    }
+
+    function keep(anchor) {
+      now.kept = now.anchor = anchor;
+      paint();
+      cells[anchor].focus({ preventScroll: true });
+    }
+
+    function point(anchor) {
+      if (anchor === now.anchor) return;
+      now.anchor = anchor;
+      paint();
+    }
+
+    function openPicture(picture) {
+      now.picture = picture;
+      image.src = data.pictures[picture].image;
+      board.setAttribute("aria-label", `Patches of ${data.pictures[picture].name}, ${rows} rows of ${columns}`);
+      paint();
+    }
+
+    function openBook(book) {
+      now.book = book;
+      const { sheet: picture, across } = books[book];
+      sheet.textContent = `.tile { background-image: url("${picture}"); --across: ${across}; }`;
+      ownThresholds();
+    }
+
+    function ownThresholds() {
+      for (const name of ["positive", "negative"]) sliders[name].value = books[now.book][name];
+      paint();
+    }
+
+    const cellOf = (event) => event.target.closest("[data-patch]");
+    board.addEventListener("pointerover", (event) => {
+      if (event.pointerType !== "touch" && cellOf(event)) point(Number(cellOf(event).dataset.patch));
+    });
+    board.addEventListener("pointerleave", () => point(now.kept));
+    board.addEventListener("click", (event) => { if (cellOf(event)) keep(Number(cellOf(event).dataset.patch)); });
+    board.addEventListener("keydown", (event) => {
+      const to = step(event.key, event.ctrlKey || event.metaKey, now.kept, rows, columns);
+      if (to === null || event.altKey) return;
+      event.preventDefault();
+      keep(to);
+    });
+    sliders.positive.addEventListener("input", () => {  // phi- is never above phi+: the one takes the other along
+      if (hundredths("negative") > hundredths("positive")) sliders.negative.value = sliders.positive.value;
+      paint();
+    });
+    sliders.negative.addEventListener("input", () => {
+      if (hundredths("negative") > hundredths("positive")) sliders.positive.value = sliders.negative.value;
+      paint();
+    });
+    page.querySelector("button").addEventListener("click", ownThresholds);
+    choose(page.querySelector(".pictures"), "picture", data.pictures.map(({ name, image: src }) =>
+      [make("img", { src, alt: name, title: name })]), openPicture);
+    choose(page.querySelector(".books"), "book", books.map(({ name, alive, prototypes }) =>
+      [make("span", {}, name, make("small", {}, ` ${alive} of ${prototypes} in use`))]), openBook);
+    openBook(0);
+    openPicture(0);
+    root.dataset.ready = "";
+  }
+
+  if (typeof document !== "undefined") document.querySelectorAll(".concept-explorer:not([data-ready])").forEach(explore);
+  if (typeof module !== "undefined") module.exports = { decode, alike, relation, relations, nearest, step, unpack };
+})();
