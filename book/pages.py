@@ -54,9 +54,10 @@ def size_of(path: Path) -> tuple[int, int] | None:
 
 
 def finish_page(page: Path) -> None:
-    """Rewrites a page's pictures (WebP, their size, fetched when they come near) and drops the icons' script."""
+    """Rewrites a page's pictures (WebP, their size, fetched when they come near) and references, drops the icons' script."""
     html = page.read_text(encoding="utf8")
     html = re.sub(r'\s*<script[^>]*scripts/fontawesome\.js[^>]*></script>', "", html)
+    html = html.replace('role="doc-biblioentry"', 'role="listitem"')  # as their list, role="list", wants them
     html = re.sub(r'(_images/[^"/]+)\.png"', r'\1.webp"', html)
 
     def sized(match: re.Match) -> str:

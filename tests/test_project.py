@@ -26,7 +26,7 @@ STAGES = [path for path in NOTEBOOKS if path.name[:2] in ("02", "03", "04", "05"
 TABLES = sorted({*(ROOT / "experiments").glob("*.csv")} - {ROOT / "experiments/published_rows.csv"})
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 CONDA_NAMES = {"torch": "pytorch"}
-PIP_ONLY = ("playwright", "axe-playwright-python")  # conda users get them from pip
+PIP_ONLY = ("sphinx-mathjax-offline", "playwright", "axe-playwright-python")  # conda users get them from pip
 
 
 def tracked_text() -> dict[Path, str]:
