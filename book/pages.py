@@ -1,0 +1,90 @@
+"""Last touches to the rendered pages, a Sphinx extension: nothing from other hosts, pictures that keep their place, light files.
+
+MathJax lies beside the pages (from the package sphinx-mathjax-offline) instead of being fetched from another host. What
+the theme loads and no page uses goes: Thebe, Jupyter's widgets, and Font Awesome's script of 1.5 MB, since its font draws
+the same icons. Pictures become lossless WebP, about half of PNG's bytes, and say their size, so that text below them does
+not jump when they arrive.
+"""
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+from PIL import Image
+from sphinx.application import Sphinx
+
+MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2/*")
+UNUSED = re.compile(r"thebe|widget|require\.min\.js", re.I)
+
+
+def drop_unused(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Takes the scripts and styles that no page uses out of a page's lists."""
+    for kind in ("script_files", "css_files"):
+        context[kind] = [file for file in context[kind] if not UNUSED.search(
+            f"{file} {getattr(file, 'filename', '')} {getattr(file, 'attributes', '')}"[:400])]
+
+
+def copy_mathjax(static: Path) -> None:
+    """Puts what the pages need of MathJax into `static`/mathjax."""
+    source = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
+    for path in (path for pattern in MATHJAX for path in source.glob(pattern)):
+        target = static / "mathjax" / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def to_webp(path: Path) -> Path:
+    """A PNG as lossless WebP beside it; the PNG goes."""
+    target = path.with_suffix(".webp")
+    with Image.open(path) as image:
+        opaque = image.mode == "RGBA" and image.getextrema()[3] == (255, 255)
+        (image.convert("RGB") if opaque else image).save(target, lossless=True, method=4)
+    path.unlink()
+    return target
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """Width and height of a picture in pixels; of an SVG, its viewBox's; None where it does not say."""
+    if path.suffix == ".svg":
+        box = re.search(r'viewBox="[\d.-]+ [\d.-]+ ([\d.]+) ([\d.]+)"', path.read_text(encoding="utf8"))
+        return box and tuple(round(float(side)) for side in box.groups())
+    with Image.open(path) as image:
+        return image.size
+
+
+def finish_page(page: Path) -> None:
+    """Rewrites a page's pictures (WebP, their size, fetched when they come near) and references, drops the icons' script."""
+    html = page.read_text(encoding="utf8")
+    html = re.sub(r'\s*<script[^>]*scripts/fontawesome\.js[^>]*></script>', "", html)
+    html = html.replace('role="doc-biblioentry"', 'role="listitem"')  # as their list, role="list", wants them
+    html = re.sub(r'(_images/[^"/]+)\.png"', r'\1.webp"', html)
+
+    def sized(match: re.Match) -> str:
+        tag, source = match.group(), re.search(r'src="([^"?]+)', match.group())
+        path = page.parent / source.group(1) if source else None
+        if " width=" in tag or path is None or not path.is_file() or not (size := size_of(path)):
+            return tag
+        return tag.replace("<img", f'<img width="{size[0]}" height="{size[1]}" loading="lazy"', 1)
+
+    page.write_text(re.sub(r"<img\b[^>]*>", sized, html), encoding="utf8")
+
+
+def finish(app: Sphinx, exception: Exception | None) -> None:
+    """After the build: MathJax, pictures, pages."""
+    if exception or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    copy_mathjax(out / "_static")
+    for path in (out / "_images").glob("*.png"):
+        to_webp(path)
+    for page in out.rglob("*.html"):
+        if "_static" not in page.parts:
+            finish_page(page)
+
+
+def setup(app: Sphinx) -> dict:
+    app.config.mathjax_path = f"mathjax/{MATHJAX[0]}"
+    app.connect("html-page-context", drop_unused, priority=900)  # after those that add them
+    app.connect("build-finished", finish)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
