@@ -43,9 +43,8 @@ def test_each_line_takes_one_repair_away_from_the_same_run():
         if row.label == "published":
             assert row.experiment == whole[_setting(row)].replace(recipe="published", crf=row.experiment.crf)
         if row.label == "published, as long":  # more training alone
-            longer = whole[_setting(row)]
-            assert row.experiment == longer.replace(recipe="published", head_steps=longer.head_steps, crf=False,
-                                                    probe_steps=longer.probe_steps)
+            longer = {name: RECIPES["alive"][name] for name in ("head_steps", "probe_steps")}
+            assert row.experiment == whole[_setting(row)].replace(recipe="published", crf=False).replace(**longer)
     assert set(map(tuple, seeds.values())) == {(0, 1, 2)}
     assert {row.stage for row in rows if row.label == "tokens"} == {"baseline"}
     assert {row.label for row in rows} == {*TAKEN_AWAY, "published", "published, as long", "tokens"}
