@@ -27,7 +27,8 @@ TAKEN_AWAY = {  # the fields in which each line parts from the whole recipe
     "no smoothing": {"smoothing"}, "100 updates of step 2": {"head_steps"}, "600 updates of step 2": {"head_steps"},
     "with the bank": {"bank_capacity"}, "step 1 after the start": {"concept_steps"},
     "higher quantiles": {"positive_quantile", "negative_quantile"}, "whole pictures": {"crops"},
-    "twenty crops a picture": {"crops"}, "transformer head": {"head", "train_size", "clip_norm", "probe_decay_steps"},
+    "twenty crops a picture": {"crops"}, "no step 2": {"head_steps"},
+    "transformer head": {"head", "train_size", "clip_norm", "probe_decay_steps"},
 }
 
 
