@@ -119,6 +119,7 @@ def tr_head() -> str:
         _arrow((108, 70), (138, 70)), _arrow((194, 94), (194, 143)), _words(204, 115, "asks", size=14, anchor="start"),
         '<rect x="122" y="126" width="144" height="168" rx="10" fill="none" stroke="currentColor" '
         'stroke-dasharray="3 4" opacity="0.7"/>',
+        _words(272, 269, "decoder\nlayer", size=14, anchor="start"),
         _box(194, 161, "self-attention", width=128, height=34), _arrow((194, 178), (194, 193)),
         _box(194, 211, "cross-attention", width=128, height=34), _arrow((194, 228), (194, 243)),
         _box(194, 261, "feed-forward", width=128, height=34),

@@ -1,4 +1,4 @@
-"""The front-door simulator in a real Chromium: its numbers are the library's, its sliders and buttons do what they say."""
+"""The front-door simulator in a real Chromium: its numbers are the library's, and its controls do what they say."""
 
 import json
 from pathlib import Path
@@ -54,10 +54,12 @@ def shown(page) -> dict[str, float]:
 
 def move(page, **percent):
     """Set sliders as a hand would: the value, then the event that a browser sends for it."""
-    for name, value in percent.items():
-        page.locator(f"#sim-{name}").evaluate(
-            "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', {bubbles: true})); }",
-            int(value))
+    page.locator(".simulator").evaluate(
+        """(root, percent) => { for (const [name, value] of Object.entries(percent)) {
+               const slider = root.querySelector(`input[name=${name}]`);
+               slider.value = value;
+               slider.dispatchEvent(new Event("input", { bubbles: true }));
+           } }""", {name: int(value) for name, value in percent.items()})
 
 
 def test_the_numbers_are_the_librarys(page):
