@@ -20,8 +20,9 @@ def test_prose_keeps_its_stars_and_bars_and_code_is_code():
 
 
 def test_formulas_and_columns_keep_their_place():
-    assert made("    A = b\n      + c", is_module=True) == "::\n\n        A = b\n          + c"
-    assert made("wins      how many\nreached   by whom", is_module=True).startswith("::\n\n    wins      how many")
+    assert made("    A = b\n      + c", is_module=True) == ".. code-block:: text\n\n        A = b\n          + c"
+    columns = "wins      how many\nreached   by whom"
+    assert made(columns, is_module=True) == ".. code-block:: text\n\n    wins      how many\n    reached   by whom"
 
 
 def test_sections_stay_and_lists_of_names_become_one():

@@ -53,7 +53,7 @@ def readable(lines: list[str], is_module: bool) -> list[str]:
         elif laid_out(block):
             # a paragraph that ends in a colon may lead straight into the lines that it announces
             prose = 1 if block[0].endswith(":") and all(line.startswith("    ") for line in block[1:]) else 0
-            made += [*map(escape, block[:prose]), *([""] if prose else []), "::", ""]
+            made += [*map(escape, block[:prose]), *([""] if prose else []), ".. code-block:: text", ""]
             made += ["    " + line for line in block[prose:]] + [""]
         else:
             made += [*map(escape, block), ""]
