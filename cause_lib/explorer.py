@@ -2,8 +2,8 @@
 
     D_M[id(a), id(x)] > phi+ : x is a positive of the anchor a;  < phi- : a negative;  else ignored
 
-`explorer_data` gathers what that takes, a few dozen kB a picture; `explorer_html` puts it into one piece of HTML with
-the page of `explorer.html`, the looks of `explorer.css` and the script of `explorer.js`, and needs no server after that.
+`explorer_data` gathers what that takes; `explorer_html` puts it into one piece of HTML, with the page of
+`explorer.html`, the looks of `explorer.css` and the script of `explorer.js`, which needs no server after that.
 
 D_M travels as whole numbers, q = 2 floor(1000 D) + [D is above that thousandth], so that the script's comparisons are
 those of the library for any threshold in thousandths: D > t/1000 just where q > 2t, and D < t/1000 just where q < 2t.
@@ -44,8 +44,8 @@ def explorer_data(images: Tensor, tokens: Tensor, books: Mapping[str, tuple[Clus
         shown: which of the images can be explored. names: what each of those is called.
 
     Returns:
-        {"grid", "size", "pictures", "books"}. A book's "numbers" are the prototypes that have patches here: those of the
-        explored pictures, then those among the `NEAREST` of these; "patches" and "similarity" go by places in it.
+        {"grid", "size", "pictures", "books"}. A book's "numbers" are the prototypes that have patches here: those of
+        the explored pictures, then those among the `NEAREST` of these; "patches" and "similarity" go by places in it.
 
     Raises:
         ValueError: the grid does not hold n patches, or does not divide the images.

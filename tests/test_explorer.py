@@ -1,4 +1,4 @@
-"""The concept explorer: what it counts against the library's own rule, and what its script does with the data it gets."""
+"""The concept explorer: what it counts against the library's own rule, and what its script makes of the data."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ def randn(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def world():
-    """Six pictures of plain patches, their tokens, and two clusterbooks; prototype 0 of the second one is far from all."""
+    """Six pictures of plain patches, their tokens, and two clusterbooks; prototype 0 of the second is far from all."""
     shade = torch.rand(6, 3, *GRID, generator=torch.Generator().manual_seed(3))
     images = shade.repeat_interleave(16, 2).repeat_interleave(16, 3)  # (g, 3, 64, 80)
     tokens = randn(6, 20, 8) + 1.0
@@ -46,14 +46,15 @@ def in_node(code: str, data):
     """What `code` says in Node about the script's functions and the data, or None where there is no Node."""
     if (node := shutil.which("node")) is None:
         return None
-    program = (f"const js = require({json.dumps(str(SCRIPT))}); const data = JSON.parse(require('fs').readFileSync(0)); "
+    program = (f"const js = require({json.dumps(str(SCRIPT))}); "
+               "const data = JSON.parse(require('fs').readFileSync(0)); "
                f"const books = data.books.map(js.unpack); console.log(JSON.stringify({code}))")
     return json.loads(subprocess.run([node, "-e", program], input=json.dumps(data), check=True, text=True,
                                      capture_output=True).stdout)
 
 
 def test_whole_numbers_compare_as_cosines_do():
-    cosines = torch.cat([randn(5000).clamp(-1, 1).double(), torch.tensor([-1.0, -0.5, 0.0, 0.25, 1.0]).double()]).numpy()
+    cosines = torch.cat([randn(5000).clamp(-1, 1), torch.tensor([-1.0, -0.5, 0.0, 0.25, 1.0])]).double().numpy()
     found = exact(cosines)
     assert found.min() >= -2000 and found.max() <= 2000
     for hundredths in range(-100, 101):
@@ -97,7 +98,8 @@ def test_the_script_follows_the_same_rule(world):
 
 def test_nearest_are_the_nearest_with_patches(world):
     _, tokens, books, data = world
-    said = in_node("books.map((book) => book.numbers.map((_, i) => js.nearest(book, i).map((j) => book.numbers[j])))", data)
+    said = in_node("books.map((book) => book.numbers.map((_, i) => js.nearest(book, i).map((j) => book.numbers[j])))",
+                   data)
     for place, (name, (library, _)) in enumerate(books.items()):
         book, alive = data["books"][place], library.assign(tokens).unique().tolist()
         assert book["alive"] == len(alive) and book["prototypes"] == len(library.prototypes)
@@ -171,7 +173,8 @@ def test_one_piece_of_html_that_may_stand_twice_on_a_page(world):
     assert not re.findall(r'(?:src|href|@import)\s*=?\s*["\']?(?:https?:)?//', text)  # nothing is fetched
     outside = text.split("<template>")[0] + text.split("</template>")[1]
     assert " id=" not in outside and "<style" not in outside  # names and looks stay in the shadow
-    assert text.count("</script>") == 2 and text.startswith('<div class="concept-explorer">') and text.endswith("</div>")
+    assert text.count("</script>") == 2
+    assert text.startswith('<div class="concept-explorer">') and text.endswith("</div>")
 
 
 def test_colours_are_those_of_the_figures():

@@ -80,6 +80,18 @@ def test_own_pictures_without_labels_as_the_page_says(folder):
     subprocess.run([sys.executable, "-c", f"{snippet}\n{check}"], cwd=folder, check=True)
 
 
+def test_concepts_of_own_pictures_without_labels(tmp_path):
+    """Chapter 10 as a reader on Colab runs it: two parameters changed, and pictures small enough for seconds."""
+    (tmp_path / "holiday/images").mkdir(parents=True)
+    for name in ("beach.jpg", "harbour.png"):
+        noise = np.random.default_rng(len(name)).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((60, 48)).save(tmp_path / "holiday/images" / name)
+    cells = run(ROOT / "notebooks/10_explorer.ipynb", tmp_path, dataset="folder", folder="holiday", image_size=48)
+    pages = ["".join(output.get("data", {}).get("text/html", "")) for cell in cells for output in cell["outputs"]]
+    (page,) = [page for page in pages if "concept-explorer" in page]
+    assert '"name":"beach.jpg"' in page and '"name":"harbour.png"' in page
+
+
 def test_released_files_are_judged_without_training(tmp_path):
     """Chapter 5 on files of the authors' names and shapes, for the embedded backbone and the classes of scenes."""
     write(tmp_path / "release", "tr", dim=192, reduced=5, concepts=8, classes=12, side=6)

@@ -1,4 +1,4 @@
-"""The concept explorer under mouse, finger and keys: what it shows is what the library counts. It needs no built book."""
+"""The concept explorer under mouse, finger and keys: what it shows is what the library counts. No book is needed."""
 
 import pytest
 import torch
@@ -85,7 +85,7 @@ def cell(page, patch):
 
 def slide(page, name, value):
     part(page, f'input[name="{name}"]').evaluate(
-        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', { bubbles: true })); }", value)
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }", value)
 
 
 def test_begins_at_the_middle_with_the_thresholds_of_the_run(opened, world):
@@ -116,12 +116,13 @@ def test_keys_walk_over_the_picture(opened, world):
     page = opened()
     assert part(page, '[role="gridcell"][tabindex="0"]').count() == 1
     part(page, '[role="gridcell"][tabindex="0"]').focus()
-    ways = {"ArrowRight": CENTRE + 1, "ArrowUp": CENTRE + 1 - COLUMNS, "Home": COLUMNS, "ArrowLeft": COLUMNS, "End": 2 * COLUMNS - 1,
-            "ArrowDown": 3 * COLUMNS - 1, "Control+Home": 0, "Control+End": ROWS * COLUMNS - 1, "PageUp": COLUMNS - 1}
+    ways = {"ArrowRight": CENTRE + 1, "ArrowUp": CENTRE + 1 - COLUMNS, "Home": COLUMNS, "ArrowLeft": COLUMNS,
+            "End": 2 * COLUMNS - 1, "ArrowDown": 3 * COLUMNS - 1, "Control+Home": 0, "Control+End": ROWS * COLUMNS - 1,
+            "PageUp": COLUMNS - 1}
     for key, anchor in ways.items():
         page.keyboard.press(key)
         assert holds(said(page), counted(world, 0, anchor, "published", 0.3, 0.1)), key
-        assert cell(page, anchor).evaluate("cell => cell === cell.getRootNode().activeElement && cell.tabIndex === 0"), key
+        assert cell(page, anchor).evaluate("cell => cell === cell.getRootNode().activeElement && !cell.tabIndex"), key
     assert part(page, '[role="gridcell"][tabindex="0"]').count() == 1
     page.keyboard.press("Tab")  # one stop, then on
     assert part(page, '[name="positive"]').evaluate("slider => slider === slider.getRootNode().activeElement")
