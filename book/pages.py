@@ -15,7 +15,7 @@ from PIL import Image
 from sphinx.application import Sphinx
 
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2/*")
-UNUSED = re.compile(r"thebe|widget|require\.min\.js", re.I)
+UNUSED = re.compile(r"thebe|widget|require\.min\.js", re.IGNORECASE)
 
 
 def drop_unused(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
