@@ -63,8 +63,8 @@ def chromium():
         path = chromium_path(playwright)
         if path is None:
             pytest.exit(MISSING, returncode=1)
-        # --no-sandbox: in a container, where tests run as root, the sandbox cannot be made
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        # in a container, where tests run as root, the sandbox cannot be made, and shared memory is small
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
         browser.close()
 
