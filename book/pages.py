@@ -27,7 +27,10 @@ def drop_unused(app: Sphinx, pagename: str, templatename: str, context: dict, do
 
 def copy_mathjax(static: Path) -> None:
     """Puts what the pages need of MathJax into `static`/mathjax."""
-    source = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
+    package = importlib.util.find_spec("sphinx-mathjax-offline")
+    if package is None:
+        raise ModuleNotFoundError("MathJax is not here, which draws the formulas: pip install sphinx-mathjax-offline")
+    source = Path(package.origin).parent / "static/mathjax"
     for path in (path for pattern in MATHJAX for path in source.glob(pattern)):
         target = static / "mathjax" / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
