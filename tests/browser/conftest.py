@@ -93,7 +93,7 @@ def watched_page(chromium, site, problems, width, theme, **options):
     """A page in a context of its own that writes into `problems`; `options` go to Playwright's new_context."""
     size = {"width": width, "height": HEIGHTS.get(width, 800)}
     context = chromium.new_context(viewport=size, color_scheme=theme, **options)
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(120_000)
 
     def only_here(route):
         if route.request.url.startswith((site, "data:", "blob:")):
