@@ -15,7 +15,7 @@ from PIL import Image
 from sphinx.application import Sphinx
 
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2/*")
-UNUSED = re.compile(r"thebe|widget|require\.min\.js", re.I)
+UNUSED = re.compile(r"thebe|widget|require\.min\.js", re.IGNORECASE)
 
 
 def drop_unused(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
@@ -27,7 +27,10 @@ def drop_unused(app: Sphinx, pagename: str, templatename: str, context: dict, do
 
 def copy_mathjax(static: Path) -> None:
     """Puts what the pages need of MathJax into `static`/mathjax."""
-    source = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
+    package = importlib.util.find_spec("sphinx-mathjax-offline")
+    if package is None:
+        raise ModuleNotFoundError("MathJax is not here, which draws the formulas: pip install sphinx-mathjax-offline")
+    source = Path(package.origin).parent / "static/mathjax"
     for path in (path for pattern in MATHJAX for path in source.glob(pattern)):
         target = static / "mathjax" / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ REPORT = pytest.StashKey[list]()  # what test_pages.py saw
 HEIGHTS = {390: 844, 1280: 800}  # a telephone and a laptop
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def packed(path: str) -> bytes:
     return gzip.compress(Path(path).read_bytes())
 
@@ -63,8 +63,8 @@ def chromium():
         path = chromium_path(playwright)
         if path is None:
             pytest.exit(MISSING, returncode=1)
-        # --no-sandbox: in a container, where tests run as root, the sandbox cannot be made
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        # in a container, where tests run as root, the sandbox cannot be made, and shared memory is small
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
         browser.close()
 
@@ -93,7 +93,7 @@ def watched_page(chromium, site, problems, width, theme, **options):
     """A page in a context of its own that writes into `problems`; `options` go to Playwright's new_context."""
     size = {"width": width, "height": HEIGHTS.get(width, 800)}
     context = chromium.new_context(viewport=size, color_scheme=theme, **options)
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(120_000)
 
     def only_here(route):
         if route.request.url.startswith((site, "data:", "blob:")):
@@ -136,7 +136,7 @@ def pytest_terminal_summary(terminalreporter, config):
     write = terminalreporter.write_line
     terminalreporter.section("the book in a browser")
     figures, exercises = (sum(visit.measured[what] for visit in first) for what in ("figures", "exercises"))
-    write(f"{len(first)} pages, {len(visits)} visits, {len(links)} links, {figures} figures, {exercises} exercises")
+    write(f"{len(first)} pages, each at {len(visits) / len(first):.3g} widths, light and dark: {len(links)} links, {figures} figures, {exercises} exercises")
     write(f"{'kB sent':24}{'html':>7}{'css':>7}{'js':>7}{'images':>8}{'all':>7}{'unpacked':>10}{'shift':>8}")
     for visit in first:
         sent = visit.weight("sent")
@@ -146,6 +146,6 @@ def pytest_terminal_summary(terminalreporter, config):
               f"{shift:8.3f}")
     faults = collections.Counter()
     for visit in visits:
-        for fault in visit.violations:
+        for fault in (fault for faults in visit.violations.values() for fault in faults):
             faults[f"{fault['impact']}: {fault['id']}"] += len(fault["nodes"])
     write("axe-core: " + ("; ".join(f"{fault} {count}" for fault, count in sorted(faults.items())) or "no violation"))

@@ -1,7 +1,7 @@
 """Every page of the book in a real Chromium, on a telephone and a laptop, light and dark.
 
-A page is visited once for each of the four and measured (measure.js, axe-core); the tests read what was measured. The
-report at the end of the run is printed by conftest.py.
+A page is visited once for each width, measured (measure.js, axe-core), turned dark and measured again; the tests read
+what was measured. The report at the end of the run is printed by conftest.py.
 """
 
 import functools
@@ -18,9 +18,9 @@ from conftest import HTML, REPORT, watched_page
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
 PAGES = [TOC["root"]] + [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
-# The views, and what axe-core looks for in each: once everything, then what differs by width, and by theme.
-COLOURS, ALL_BUT_COLOURS = {"runOnly": ["color-contrast"]}, {"rules": {"color-contrast": {"enabled": False}}}
-VIEWS = {(390, "light"): ALL_BUT_COLOURS, (390, "dark"): COLOURS, (1280, "light"): {}, (1280, "dark"): COLOURS}
+# What axe-core looks for in the light: everything at one width, and at the other all but colours. In the dark: colours.
+COLOURS = {"runOnly": ["color-contrast"]}
+WIDTHS = {390: {"rules": {"color-contrast": {"enabled": False}}}, 1280: {}}
 MEASURE = Path(__file__).with_name("measure.js").read_text()
 AXE = Axe()
 AXE_OPTIONS = {"resultTypes": ["violations"], "preload": False}  # preload: it would ask for style sheets at wrong addresses
@@ -31,14 +31,14 @@ pytestmark = pytest.mark.browser
 
 @dataclass
 class Visit:
-    """What one look at a page found."""
+    """What a look at a page found: `measured` of the light and the dark, `violations` of each too."""
 
     name: str
     width: int
-    theme: str
-    problems: list[str]
+    problems: list[str] = field(default_factory=list)
     measured: dict = field(default_factory=dict)
-    violations: list[dict] = field(default_factory=list)
+    in_the_dark: dict = field(default_factory=dict)
+    violations: dict[str, list[dict]] = field(default_factory=dict)
 
     def weight(self, kind: str) -> dict[str, int]:
         """Bytes of the page, its styles, scripts and pictures, without fonts and MathJax; `kind` "sent" or "bytes"."""
@@ -66,33 +66,43 @@ def ready(page) -> None:
     }""")
 
 
+def turn(page, theme: str) -> None:
+    """As when the system's own theme changes, without the theme's slow fades."""
+    page.add_style_tag(content="* { transition: none !important; }")
+    page.emulate_media(color_scheme=theme)
+    page.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
+
+
 def thin_out(page) -> None:
-    """Makes axe-core's work a tenth: a colour of code is judged once, and the boxes that formulas are drawn with never."""
+    """Makes axe-core's work a tenth: a kind of word in code is judged once, and the boxes that formulas are drawn with never."""
     page.evaluate("""() => {
-        const kinds = new Map(), twice = [];
+        const kinds = new Set(), twice = [];
         for (const span of document.querySelectorAll("pre span")) {
-            const kind = getComputedStyle(span).color + getComputedStyle(span.closest("pre")).backgroundColor;
-            if (kinds.has(kind)) twice.push(span); else kinds.set(kind, span);
+            const kind = `${span.className} in ${span.closest("div").parentElement.className}`;
+            if (kinds.has(kind)) twice.push(span); else kinds.add(kind);
         }
         twice.forEach((span) => span.replaceWith(...span.childNodes));
         document.querySelectorAll("mjx-math").forEach((drawn) => drawn.remove());
     }""")
 
 
-@pytest.fixture(scope="module", params=[(name, *view) for name in PAGES for view in VIEWS],
-                ids=lambda p: f"{p[0].split('/')[-1]}-{p[1]}-{p[2]}")
+@pytest.fixture(scope="module", params=[(name, width) for name in PAGES for width in WIDTHS],
+                ids=lambda p: f"{p[0].split('/')[-1]}-{p[1]}")
 def visit(request, chromium, site) -> Visit:
     """A page of the book, looked at once."""
-    name, width, theme = request.param
-    visit = Visit(name, width, theme, [])
-    page = watched_page(chromium, site, visit.problems, width, theme)
+    name, width = request.param
+    visit = Visit(name, width)
+    page = watched_page(chromium, site, visit.problems, width, "light")
     try:
         page.goto(f"{site}/{name}.html", wait_until="load")
         ready(page)
         visit.measured = page.evaluate(MEASURE)
-        assert page.evaluate("document.documentElement.dataset.theme") == theme
+        turn(page, "dark")
+        visit.in_the_dark = page.evaluate(MEASURE)
         thin_out(page)
-        visit.violations = AXE.run(page, options=AXE_OPTIONS | VIEWS[width, theme]).response["violations"]
+        visit.violations["dark"] = AXE.run(page, options=AXE_OPTIONS | COLOURS).response["violations"]
+        turn(page, "light")
+        visit.violations["light"] = AXE.run(page, options=AXE_OPTIONS | WIDTHS[width]).response["violations"]
     finally:
         page.context.close()
     request.config.stash[REPORT].append(visit)
@@ -105,13 +115,15 @@ def test_loads_without_a_fault(visit):
 
 def test_nothing_is_cut_off(visit):
     """The page is no wider than the window; what is wider scrolls inside its own box."""
-    assert visit.measured["wide"] <= visit.measured["view"]
-    assert visit.measured["cut"] == []
+    for measured in (visit.measured, visit.in_the_dark):
+        assert measured["cut"] == []
+        assert measured["wide"] <= measured["view"]
 
 
 def test_accessible(visit):
     """axe-core finds nothing serious or critical."""
-    found = [f"{fault['id']} ({fault['impact']}): {node['target'][0]} {node['html'][:120]}" for fault in visit.violations
+    found = [f"{theme}: {fault['id']} ({fault['impact']}): {node['target'][0]} {node['html'][:120]}"
+             for theme, faults in visit.violations.items() for fault in faults
              if fault["impact"] in ("serious", "critical") for node in fault["nodes"]]
     assert found == []
 
@@ -135,7 +147,7 @@ def test_light_enough(visit):
     assert sum(visit.weight("sent").values()) < 1.5 * MEGABYTE
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def anchors(path: Path) -> frozenset[str]:
     """The ids on a page of the built book."""
     return frozenset(re.findall(r'\bid="([^"]+)"', path.read_text(encoding="utf8")) if path.suffix == ".html" else ())
