@@ -228,4 +228,5 @@ def device_name(accelerator: Accelerator) -> str:
     several = f"{accelerator.num_processes} x " if accelerator.num_processes > 1 else ""
     if accelerator.device.type == "cuda":
         return f"{several}cuda, {torch.cuda.get_device_name(accelerator.device)}"
-    return f"{several}{accelerator.device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{several}{accelerator.device.type}, {threads} thread{'s' * (threads > 1)}"
