@@ -142,9 +142,9 @@ def test_one_set_chooses_and_another_judges(shown, tmp_path):
     lines += lines_of("msrc_v2", {"tokens": -4.0, "alive": 0.0, "higher quantiles": 2.0})  # one line is not run there
     text = shown(write(lines, tmp_path / "done.csv"))["judge"]
     first, second = [re.findall(r">([^<>]+)</t[hd]>", line) for line in text.split("<tr>")[2:]]
-    assert first == ["camvid", "msrc_v2", "higher quantiles, concepts", "6", "23.5", "49.0", "+5.0 (+5.0, +5.0)",
+    assert first == ["camvid", "msrc_v2", "higher quantiles, modularity", "6", "23.5", "49.0", "+5.0 (+5.0, +5.0)",
                      "+5.0 (+5.0, +5.0)", "24.5"]
-    assert second[:3] == ["msrc_v2", "camvid", "alive, concepts"] and second[-3:] == ["+4.0 (+4.0, +4.0)"] * 2 + ["26.5"]
+    assert second[:3] == ["msrc_v2", "camvid", "alive, modularity"] and second[-3:] == ["+4.0 (+4.0, +4.0)"] * 2 + ["26.5"]
 
 
 def test_the_chapter_gives_a_reason_for_every_setting_of_the_recipe():
