@@ -497,7 +497,8 @@ def class_iou(rows: dict, classes, *, title="IoU of each class", ax=None):
 
 
 @in_style
-def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Every run, its mean and its range", baseline=None, ax=None):
+def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Every run, its mean and its range", baseline=None,
+                   ax=None):
     """One line a method: a point a seed, a bar from the lowest to the highest, a stroke at the mean; one seed has neither.
 
     groups: a dict name -> fractions, one a run. baseline: a fraction that gets a dotted line across. Returns the Axes.
