@@ -8,6 +8,8 @@ Labels of the generated world come at three nested levels (data/scenes/world.py)
                    random tables with the same sums of rows and columns (Vinh, Epps and Bailey 2010, JMLR 11)
            told    what is told, beyond chance, of the question that a level adds to the next coarser one:
                    the rise of I - E I over the rise of H_c - E I
+           above   AMI of every picture's own mask minus AMI of another picture's: what is left beside the layout that
+                   all pictures share (sky above, road below)
     R_pq   pairs of patches of one picture, one of part p and one of part q: cos > phi+ positive, cos < phi- negative,
            else ignored, as in contrast.py; m_pq is the median of their cosines
 
@@ -17,7 +19,7 @@ ties joins are one segment: the single linkage of m.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -179,6 +181,51 @@ def grain(table: Tensor, *, draws: int = 100, seed: int = 0) -> dict[str, dict[s
     return levels
 
 
+class Above(NamedTuple):
+    """AMI of own masks, of other pictures' masks (`layout`), and own minus layout for many draws of the pictures."""
+
+    own: float
+    layout: float
+    samples: np.ndarray  # (resamples,)
+
+    @property
+    def above(self) -> float:
+        return self.own - self.layout
+
+    def interval(self) -> tuple[float, float]:
+        """Between which values 95 % of the draws lie."""
+        low, high = np.quantile(self.samples, [0.025, 0.975])
+        return float(low), float(high)
+
+
+def above_layout(own: Tensor, others: Tensor, *, resamples: int = 200, draws: int = 2, seed: int = 0) -> dict[str, Above]:
+    """`Above` at every level, with a bootstrap: pictures are drawn anew, with replacement.
+
+    Args:
+        own: (b, k, p) int64, for each picture the table of its mask and its parts. others: (b, k, p) int64, the same
+            parts and another picture's mask. draws: random tables an AMI, for "by chance".
+
+    Returns:
+        {"part": Above, "object": Above, "group": Above}, fractions.
+    """
+    rng, b = np.random.default_rng(seed), len(own)
+    chosen = [torch.arange(b)] + [torch.from_numpy(rng.integers(b, size=b)) for _ in range(resamples)]
+    found = {}
+    for level, (_, classes) in LEVELS.items():
+        ami = np.array([[agreement(coarser(tables[pictures].sum(0), classes), draws=draws, seed=seed)["ami"]
+                         for tables in (own, others)] for pictures in chosen])  # (1 + resamples, 2)
+        found[level] = Above(float(ami[0, 0]), float(ami[0, 1]), ami[1:, 0] - ami[1:, 1])
+    return found
+
+
+def leading(levels: Mapping[str, Above], share: float = 0.975) -> str | None:
+    """The level that lies above every other in this share of the draws; None where no level does: not decided."""
+    for level, each in levels.items():
+        if all((each.samples > other.samples).mean() >= share for name, other in levels.items() if name != level):
+            return level
+    return None
+
+
 def scores_at_levels(masks: Tensor, parts: Tensor, num_clusters: int) -> dict[str, dict[str, Any]]:
     """The same masks judged at every level, clusters matched to classes anew at each (metrics.py).
 
@@ -257,6 +304,27 @@ def within_objects(relations: Tensor, owners: Sequence[int] = LEVELS["object"][1
     p, q = torch.triu_indices(len(owner), len(owner), 1, device=relations.device)
     p, q = p[owner[p] == owner[q]], q[owner[p] == owner[q]]
     return relations.new_zeros(int(owner.max()) + 1, 3).index_add_(0, owner[p], relations[p, q])
+
+
+def separation(cosines: Tensor, labels: Tensor, owners: Sequence[int] = LEVELS["object"][1]) -> Tensor:
+    """Without a threshold: how often two parts of one object are nearer than patches of two objects (area under ROC).
+
+    Args:
+        cosines: (b, n, n) floating. labels: (b, n) int64, parts, -1 void. owners: the object of each part (p).
+
+    Returns:
+        (b,) float64 in [0, 1], 0.5 by chance, ties count half; NaN for a picture without pairs of both kinds.
+    """
+    owner = torch.as_tensor(owners, device=labels.device)
+    found = labels.new_full((len(labels),), torch.nan, dtype=torch.float64)
+    for i in range(len(labels)):
+        cosine, first, second = patch_pairs(cosines[i:i + 1], labels[i:i + 1])
+        one = owner[first] == owner[second]
+        kin, strangers = cosine[one & (first != second)].contiguous(), cosine[~one].sort().values
+        if len(kin) and len(strangers):
+            ranks = torch.searchsorted(strangers, kin) + torch.searchsorted(strangers, kin, right=True)
+            found[i] = ranks.double().mean() / (2 * len(strangers))
+    return found
 
 
 # --- merging ---

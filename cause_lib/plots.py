@@ -497,19 +497,24 @@ def class_iou(rows: dict, classes, *, title="IoU of each class", ax=None):
 
 
 @in_style
-def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Every run, its mean and its range", ax=None):
-    """One line a method: a point a seed, a bar from the lowest to the highest, a stroke at the mean.
+def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Every run, its mean and its range", baseline=None,
+                   ax=None):
+    """One line a method: a point a seed, a bar from the lowest to the highest, a stroke at the mean; one seed has neither.
 
-    groups: a dict name -> fractions, one a run. Returns the Axes.
+    groups: a dict name -> fractions, one a run. baseline: a fraction that gets a dotted line across. Returns the Axes.
     """
     ax = new_axes(ax, (6.4, 0.36 * len(groups) + 1.3))
+    if baseline is not None:
+        ax.axvline(100 * baseline, color="#555555", linestyle=":", zorder=1)
+    most = max(groups, key=lambda name: len(groups[name]), default=None)
     for height, (name, values) in enumerate(groups.items()):
         values = 100 * as_array(values).astype(float)
-        ax.plot([values.min(), values.max()], [height, height], color="#999999", linewidth=5, alpha=0.5)
         ax.scatter(values, np.full(len(values), height), s=34, color=PALETTE["blue"], zorder=3,
                    label="one run (seed)" if height == 0 else None)
-        ax.scatter(values.mean(), height, s=260, marker="|", linewidths=2.4, color=PALETTE["vermillion"], zorder=4,
-                   label="mean over runs" if height == 0 else None)
+        if len(values) > 1:
+            ax.plot([values.min(), values.max()], [height, height], color="#999999", linewidth=5, alpha=0.5)
+            ax.scatter(values.mean(), height, s=260, marker="|", linewidths=2.4, color=PALETTE["vermillion"], zorder=4,
+                       label="mean over runs" if name == most else None)
     ax.margins(y=0.12)
     return _line_each(ax, groups, title, xlabel)
 
@@ -1106,22 +1111,26 @@ def windows(columns: dict, names, *, title="", axes=None):
 
 
 @in_style
-def across_levels(rows: dict, levels, *, ideals: dict | None = None, ylabel, title="", ax=None):
+def across_levels(rows: dict, levels, *, ideals: dict | None = None, spans: dict | None = None,
+                  rings: dict | None = None, ylabel, title="", ax=None):
     """Numbers at every level, a line a method; `ideals` are drawn faint and dashed, for comparison.
 
-    rows, ideals: a dict name -> one fraction a level; levels: their names. The largest of a row has a ring. Returns the
-    Axes.
+    rows, ideals: a dict name -> one fraction a level; levels: their names. spans: name -> (lowest, highest) a level,
+    drawn as bars. rings: name -> the level that has a ring, or None; unless given, the largest has. Returns the Axes.
     """
     ax = new_axes(ax, (5.6, 3.8))
     for marker, (name, values) in zip("^sv", (ideals or {}).items()):
         ax.plot(range(len(levels)), 100 * np.asarray(values, float), color="#999999", linestyle=(0, (4, 2)),
                 linewidth=1.1, marker=marker, markersize=5, label=name)
     for place, (name, values) in enumerate(rows.items()):
-        values = 100 * np.asarray(values, float)
-        ax.plot(range(len(levels)), values, color=CYCLE[place % 8], marker="osD^vPX*"[place % 8], markersize=6, label=name,
-                zorder=3)
-        ax.scatter(values.argmax(), values.max(), s=190, facecolor="none", edgecolor=CYCLE[place % 8], linewidths=1.6,
-                   zorder=4)
+        values, color = 100 * np.asarray(values, float), CYCLE[place % 8]
+        x = np.arange(len(levels)) + (0.08 * (place - (len(rows) - 1) / 2) if spans else 0.0)  # bars side by side
+        ax.plot(x, values, color=color, marker="osD^vPX*"[place % 8], markersize=6, label=name, zorder=3)
+        if spans:
+            ax.vlines(x, *(100 * np.asarray(spans[name], float).T), color=color, linewidth=1.6, zorder=2)
+        if (level := levels[values.argmax()] if rings is None else rings[name]) is not None:
+            ringed = list(levels).index(level)
+            ax.scatter(x[ringed], values[ringed], s=190, facecolor="none", edgecolor=color, linewidths=1.6, zorder=4)
     ax.set(title=title, ylabel=ylabel, xticks=range(len(levels)), xlim=(-0.3, len(levels) - 0.7))
     ax.set_xticklabels(levels)
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))

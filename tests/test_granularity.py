@@ -12,12 +12,14 @@ from cause_lib.data.scenes import LEVELS, OBJECTS, PARTS
 from cause_lib.granularity import (
     NEVER,
     Pairs,
+    above_layout,
     agreement,
     at_level,
     best_view,
     coarser,
     count_table,
     grain,
+    leading,
     medians,
     merging,
     patch_labels,
@@ -25,6 +27,7 @@ from cause_lib.granularity import (
     relations,
     scores_at_levels,
     segments,
+    separation,
     windows,
     within_objects,
 )
@@ -120,6 +123,44 @@ def test_a_coarser_table_is_the_table_of_coarser_labels(random):
     table = count_table(concepts, parts, 5, len(PARTS))
     assert table.sum() == (parts >= 0).sum()
     assert torch.equal(coarser(table, LEVELS["object"][1]), count_table(concepts, objects, 5, len(OBJECTS)))
+
+
+def test_masks_of_the_layout_alone_are_nothing_above_it_and_a_lead_is_named_only_if_it_holds(random):
+    rows = torch.arange(20)[:, None].expand(20, 20) * 34 // 20  # a layout that all pictures share
+    parts = torch.where(torch.rand(12, 20, 20, generator=random) < 0.5, rows,
+                        torch.randint(0, 34, (12, 20, 20), generator=random))
+    objects = torch.tensor(LEVELS["object"][1])
+
+    def found(masks):
+        own, others = (torch.stack([count_table(mask, label, 12, 34) for mask, label in zip(each, parts)])
+                       for each in (masks, masks.roll(1, 0)))
+        return above_layout(own, others, resamples=40)
+
+    layout = found(objects[rows].expand(12, 20, 20))
+    assert all(each.above == pytest.approx(0) and each.own > 0.05 for each in layout.values()) and leading(layout) is None
+    true = found(objects[parts])
+    assert leading(true) == "object" and true["object"].own == pytest.approx(1)
+    low, high = true["object"].interval()
+    assert low <= true["object"].above <= high and 0 < true["object"].layout < 1
+    assert all(np.array_equal(each.samples, found(objects[parts])[level].samples) for level, each in true.items())
+
+
+def test_separation_is_the_share_of_pairs_in_the_right_order(random):
+    labels = torch.randint(-1, 6, (3, 12), generator=random)
+    labels[2] = 0  # one part: no pair of either kind
+    cosines = torch.randint(0, 5, (3, 12, 12), generator=random).double() / 4
+    cosines = (cosines + cosines.mT) / 2
+    owners = [0, 0, 0, 1, 1, 2]
+    for i, value in enumerate(separation(cosines, labels, owners).tolist()):
+        kin, strangers = [], []
+        for a, b in itertools.combinations(range(12), 2):
+            p, q = int(labels[i, a]), int(labels[i, b])
+            if min(p, q) >= 0 and owners[p] != owners[q]:
+                strangers.append(float(cosines[i, a, b]))
+            elif min(p, q) >= 0 and p != q:
+                kin.append(float(cosines[i, a, b]))
+        wins = [(x > y) + (x == y) / 2 for x in kin for y in strangers]
+        assert value == pytest.approx(sum(wins) / len(wins)) if wins else math.isnan(value)
 
 
 def test_masks_of_objects_are_perfect_at_their_level_and_nowhere_else(random):

@@ -219,11 +219,12 @@ def test_class_iou_means_leave_absent_classes_out():
 
 
 def test_results_points_show_every_run_its_mean_and_range():
-    ax = plots.results_points({"k-means": [0.2, 0.4], "TR": torch.tensor([0.25])})
-    span, alone = (line.get_xdata().tolist() for line in ax.lines)
-    assert span == pytest.approx([20, 40]) and alone == pytest.approx([25, 25])
-    means = [points.get_offsets()[0, 0] for points in ax.collections[1::2]]
-    assert means == pytest.approx([30, 25])
+    ax = plots.results_points({"TR": torch.tensor([0.25]), "k-means": [0.2, 0.4]}, baseline=0.3)
+    line, span = (line.get_xdata() for line in ax.lines)
+    assert line == pytest.approx([30, 30]) and span == pytest.approx([20, 40])
+    alone, runs, mean = (points.get_offsets()[:, 0].tolist() for points in ax.collections)  # one run has no mean
+    assert (alone, runs, mean) == (pytest.approx([25]), pytest.approx([20, 40]), pytest.approx([30]))
+    assert legend(ax) == ["one run (seed)", "mean over runs"]
     drawn(ax)
 
 
@@ -414,4 +415,16 @@ def test_across_levels_rings_the_best():
                              ideals={"perfect parts": [1.0, 0.9, 0.8]})
     assert ax.collections[0].get_offsets()[0].tolist() == pytest.approx([1, 30])
     assert ax.get_legend_handles_labels()[1] == ["perfect parts", "ours"]
+    drawn(ax)
+
+
+def test_across_levels_has_bars_and_rings_only_what_is_decided():
+    spans = {"ours": [(0.05, 0.2), (0.2, 0.4), (0.1, 0.3)], "theirs": [(0.1, 0.2)] * 3}
+    ax = plots.across_levels({"ours": [0.1, 0.3, 0.2], "theirs": [0.15] * 3}, ["part", "object", "group"],
+                             spans=spans, rings={"ours": "object", "theirs": None}, ylabel="AMI (%)")
+    bars, ring, others = ax.collections
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [
+        pytest.approx([5, 20]), pytest.approx([20, 40]), pytest.approx([10, 30])]
+    assert ring.get_offsets()[0, 1] == pytest.approx(30) and len(others.get_segments()) == 3
+    assert ax.lines[0].get_xdata()[0] < 0 < ax.lines[1].get_xdata()[0]  # side by side
     drawn(ax)
