@@ -1,9 +1,9 @@
 """Dense conditional random field: a mask that follows the picture's edges (Kraehenbuehl and Koltun 2011).
 
-    E(y) = sum_i -log p_i(y_i) + sum_{i<j} [y_i != y_j] ( w1 exp(-|p_i - p_j|^2 / 2 s1^2)
-                                                        + w2 exp(-|p_i - p_j|^2 / 2 s2^2 - |I_i - I_j|^2 / 2 s3^2) )
+    E(y) = sum_i -log p_i(y_i) + sum_{i<j} [y_i != y_j] ( w1 K1_ij + w2 K2_ij ),   each K normalised as below
+    K1_ij = exp(-|x_i - x_j|^2 / 2 s1^2),   K2_ij = exp(-|x_i - x_j|^2 / 2 s2^2 - |I_i - I_j|^2 / 2 s3^2)
 
-p positions in pixels, I colours in 0..255. Published settings: w1 = 3, s1 = 1 (Gaussian), w2 = 4, s2 = 67, s3 = 3
+x places in pixels, I colours in 0..255. Published settings: w1 = 3, s1 = 1 (Gaussian), w2 = 4, s2 = 67, s3 = 3
 (bilateral). Mean field, 10 iterations of
 
     q_i <- softmax( log p_i + sum_k w_k (N_k K_k N_k q)_i ),   N_k = diag(K_k 1)^(-1/2)
