@@ -1,7 +1,7 @@
 """The book without a mouse: skip link, search, menus, previous and next, theme, tables that sort."""
 
 import pytest
-from test_pages import PAGES
+from .test_pages import PAGES
 
 pytestmark = pytest.mark.browser
 
