@@ -38,7 +38,7 @@ class Page(HTMLParser):
             self.links.append(attributes["href"])
         if tag in ("link", "script"):
             self.links += [attributes[name] for name in ("href", "src") if attributes.get(name)]
-        if tag == "img":
+        if tag == "img" and "src" in attributes:  # the explorer's get theirs from its script
             self.links.append(attributes["src"])
             self.images.append(attributes)
 
