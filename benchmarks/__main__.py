@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import machine, measure_curve, measure_row
-from cause_lib.artefacts import library_version
+from cause_lib.runs.store import library_version
 
 SUBJECTS = ("modularity", "contrast", "crf", "heads")
 

@@ -38,7 +38,7 @@ LAST_CELL = "import json\nfrom benchmarks.chapters import told\nprint(json.dumps
 def told() -> dict[str, Any]:
     """What a kernel says of itself: peak_bytes (int), library (str), machine and versions (dicts)."""
     peak = high_water()  # before anything that is not the chapter's
-    from cause_lib.artefacts import library_version
+    from cause_lib.runs.store import library_version
 
     return {"library": library_version(), "machine": machine("cuda" if torch.cuda.is_available() else "cpu"),
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS}, "peak_bytes": peak}

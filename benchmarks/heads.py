@@ -19,8 +19,8 @@ from benchmarks.measure import Row
 from cause_lib.backbones import Backbone
 from cause_lib.clusterbook import Clusterbook
 from cause_lib.config import Experiment
+from cause_lib.runs.loop import session
 from cause_lib.stages import head_run
-from cause_lib.training import session
 
 TOGETHER, ONE, FLOOR, APART = "four heads, one pass", "TR alone", "backbone alone", "four heads, a pass each"
 

@@ -43,8 +43,8 @@ from safetensors import safe_open
 
 from benchmarks.chapters import checkout
 from benchmarks.measure import machine
-from cause_lib.artefacts import library_version
 from cause_lib.config import Experiment
+from cause_lib.runs.store import library_version
 
 SETTINGS = dict(image_size=64, train_images=12, test_images=6, crops="none", num_concepts=32, concept_steps=12,
                 head_steps=8, probe_steps=12, projection_dim=64, kmeans_restarts=1, checkpoint_steps=2)

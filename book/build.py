@@ -43,7 +43,7 @@ def drop_default_runs(runs: Path) -> None:
 def main() -> int:
     """Returns the exit status of Jupyter Book: 0 only where nothing failed and nothing warned."""
     key = BUILD / "library.sha256"
-    read = ("cause_lib", "benchmarks/results", "book/results", "experiments")
+    read = ("cause_lib", "cause_book", "benchmarks/results", "book/results", "experiments")
     fingerprint = library_fingerprint(*(ROOT / folder for folder in read))
     if not key.exists() or key.read_text() != fingerprint:
         shutil.rmtree(BUILD, ignore_errors=True)

@@ -19,7 +19,7 @@ import torch
 from cause_lib import stages
 from cause_lib.config import Experiment
 from cause_lib.errors import REFUSALS, is_refusal
-from cause_lib.training import session
+from cause_lib.runs.loop import session
 
 STAGES = {"clusterbook": stages.fit_clusterbook, "head": stages.fit_head, "probe": stages.fit_probe,
           "evaluation": stages.evaluate, "baseline": stages.evaluate_baseline}

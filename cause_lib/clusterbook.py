@@ -39,7 +39,7 @@ def modularity_loss(tokens: Tensor, prototypes: Tensor, temperature: float = 0.1
         temperature: tau > 0.
 
     Returns:
-        A scalar in [-1, 1], more closely: |H| <= (1 - 1/n) tanh(1 / tau); why, says tests/test_properties.py. Pictures
+        A scalar in [-1, 1], more closely: |H| <= (1 - 1/n) tanh(1 / tau); why, says tests/unit/test_properties.py. Pictures
         without any edge (one patch, or all cosines at most 0) have H = 0.
 
     Raises:
@@ -139,7 +139,7 @@ def winning_concepts(affinity: Tensor) -> Tensor:
 def _cuda_kernel() -> Callable[[Tensor], Tensor] | None:
     """The Triton kernel, if Triton is there and can build and run it on this machine."""
     try:
-        from cause_lib.winners import winning_concepts_triton
+        from cause_lib.kernels.argmax import winning_concepts_triton
 
         winning_concepts_triton(torch.ones((1, 2, 3), device="cuda"))
     except Exception:  # no Triton, no C compiler for its launcher, a card that is too old: the plain path does it all

@@ -222,7 +222,7 @@ class Experiment:
         modularity_temperature: tau of Eq. 3 (0.1).
         thin: one random patch of every thin x thin block takes part in a loss (4; 1: all patches).
         head: `tr` or `mlp`.
-        release: a folder with the authors' released files for that head (`cause_lib.released`): those are judged, and
+        release: a folder with the authors' released files for that head (`cause_lib.runs.released`): those are judged, and
             nothing is trained. Empty: the head that is trained here.
         reduced_dim, projection_dim: widths r (90) and p (2048).
         head_steps: updates of step 2 (published: two epochs).

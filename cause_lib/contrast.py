@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cause_lib.processes import WHOLE, Part
+from cause_lib.runs.parallel import WHOLE, Part
 
 # Numbers looked at together: what stays near a CPU's cache, or keeps a GPU busy.
 _NUMBERS = {"cpu": 2**22, "cuda": 2**26}

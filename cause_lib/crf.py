@@ -8,11 +8,11 @@ x places in pixels, I colours in 0..255. Published settings: w1 = 3, s1 = 1 (Gau
 
     q_i <- softmax( log p_i + sum_k w_k (N_k K_k N_k q)_i ),   N_k = diag(K_k 1)^(-1/2)
 
-where each K_k q, a Gaussian sum over all pixels, is one pass through a permutohedral lattice (lattice.py).
+where each K_k q, a Gaussian sum over all pixels, is one pass through a permutohedral lattice (kernels/lattice.py).
 
 The energy knows no left and right, the lattice does: its cells are not their own mirror image, so a mirrored picture
 with mirrored scores gives the mirrored mask but for a few pixels near a tie, of which ten iterations make a decision.
-pydensecrf, the published path, does so too, at as many pixels; tests/test_properties_judging.py holds both to it.
+pydensecrf, the published path, does so too, at as many pixels; tests/unit/test_properties_judging.py holds both to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cause_lib.lattice import Lattice, permutohedral_lattice
+from cause_lib.kernels.lattice import Lattice, permutohedral_lattice
 
 GAUSSIAN = {"sxy": 1, "compat": 3}
 BILATERAL = {"sxy": 67, "srgb": 3, "compat": 4}

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cause_lib.clusterbook import Clusterbook
-from cause_lib.processes import current_part
+from cause_lib.runs.parallel import current_part
 
 
 class MLPHead(nn.Module):

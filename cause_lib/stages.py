@@ -9,8 +9,8 @@
 
 Each takes an `Experiment`, runs what it needs upstream if that is missing, and leaves one artefact folder, which it
 returns. The same experiment again costs nothing; a killed stage goes on from its checkpoint and ends with the same bits
-(training.py). Several processes share the pictures out between them and the first writes (processes.py); runs that ask
-for the same artefact at once make it once (locks.py).
+(runs/loop.py). Several processes share the pictures out between them and the first writes (runs/parallel.py); runs that ask
+for the same artefact at once make it once (runs/locks.py).
 """
 
 from __future__ import annotations
@@ -28,22 +28,29 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cause_lib import alarms
-from cause_lib.artefacts import artefact_folder, libraries_of, library_version, load_tensors, read_record, write_artefact
 from cause_lib.backbones import weights_fingerprint
 from cause_lib.clusterbook import Clusterbook, initial_prototypes, modularity_loss, thin_grid
 from cause_lib.config import PASS_FIELDS, Experiment
 from cause_lib.contrast import ConceptBank, concept_contrastive_loss
 from cause_lib.crf import crf_backends
 from cause_lib.data import SegmentationDataset
-from cause_lib.features import FrozenFeatures, device_name, open_dataset
 from cause_lib.heads import MLPHead, TRHead, ema_update, projection, restore_head
-from cause_lib.judge import judge, load_gallery
-from cause_lib.locks import is_made, made_once
 from cause_lib.probes import ClusterProbe, LinearProbe, concept_kmeans, cosine_kmeans
-from cause_lib.processes import current_part
-from cause_lib.released import load_released, released_fingerprint
-from cause_lib.training import Run, batches_for, descend, generator_for, new_scaler, seed_for, session, train
+from cause_lib.runs import health
+from cause_lib.runs.features import FrozenFeatures, device_name, open_dataset
+from cause_lib.runs.judging import judge, load_gallery
+from cause_lib.runs.locks import is_made, made_once
+from cause_lib.runs.loop import Run, batches_for, descend, generator_for, new_scaler, seed_for, session, train
+from cause_lib.runs.parallel import current_part
+from cause_lib.runs.released import load_released, released_fingerprint
+from cause_lib.runs.store import (
+    artefact_folder,
+    libraries_of,
+    library_version,
+    load_tensors,
+    read_record,
+    write_artefact,
+)
 
 __all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "first_prototypes", "fit_baseline",
            "fit_clusterbook", "fit_head", "fit_heads", "fit_probe", "load_clusterbook", "load_gallery", "load_head",
@@ -83,7 +90,7 @@ def fit_clusterbook(experiment: Experiment) -> Path:
         notes = {"prototypes_used": used, "num_concepts": experiment.num_concepts, "tokens": len(tokens)}
         return _finish(folder, experiment, "clusterbook", accelerator, features, {"clusterbook": book.state_dict()},
                        notes, starting + run.seconds, run.history,
-                       found=alarms.of_prototypes(book["prototypes"], used, len(tokens), experiment.recipe))
+                       found=health.of_prototypes(book["prototypes"], used, len(tokens), experiment.recipe))
 
 
 def first_prototypes(experiment: Experiment, features: FrozenFeatures) -> Tensor:
@@ -481,8 +488,8 @@ def _finish(folder: Path, experiment: Experiment, stage: str, accelerator: Accel
             tensors: dict[str, dict[str, Tensor]], notes: dict[str, Any], seconds: float,
             history: dict[str, list] | None = None, upstream: dict[str, Path] | None = None,
             found: Sequence[str] = ()) -> Path:
-    found = [*found, *alarms.of_losses(stage, (history or {}).get("loss", []), experiment.recipe)]
-    notes = notes | {"warnings": alarms.tell(found, (upstream or {}).values(), show=accelerator.is_main_process),
+    found = [*found, *health.of_losses(stage, (history or {}).get("loss", []), experiment.recipe)]
+    notes = notes | {"warnings": health.tell(found, (upstream or {}).values(), show=accelerator.is_main_process),
                      "skipped": dict(features.dataset.skipped)}
     record = {"stage": stage, "experiment": experiment.to_dict(), "library": library_version(),
               "libraries": libraries_of((upstream or {}).values()), "weights": features.weights,

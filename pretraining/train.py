@@ -27,7 +27,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cause_lib.artefacts import (
+from cause_lib.backbones import Backbone, small_vit
+from cause_lib.data import load_dataset
+from cause_lib.heads import ema_update
+from cause_lib.runs.features import device_name
+from cause_lib.runs.loop import seed_for, session
+from cause_lib.runs.store import (
     artefact_folder,
     is_complete,
     library_version,
@@ -35,11 +40,6 @@ from cause_lib.artefacts import (
     save_checkpoint,
     write_artefact,
 )
-from cause_lib.backbones import Backbone, small_vit
-from cause_lib.data import load_dataset
-from cause_lib.features import device_name
-from cause_lib.heads import ema_update
-from cause_lib.training import seed_for, session
 from pretraining.judge import judge_tokens, rgb_statistics
 from pretraining.objective import Distilled, at_places, balance, distillation
 from pretraining.views import draw_pictures, views_for

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from cause_lib.artefacts import artefact_folder, is_complete, write_artefact
 from cause_lib.data import load_dataset
-from cause_lib.training import generator_for
+from cause_lib.runs.loop import generator_for
+from cause_lib.runs.store import artefact_folder, is_complete, write_artefact
 
 
 def draw_pictures(settings) -> np.ndarray:

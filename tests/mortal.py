@@ -17,10 +17,11 @@ from pathlib import Path
 
 import torch
 
-from cause_lib import artefacts, stages
+from cause_lib import stages
 from cause_lib.config import Experiment
-from cause_lib.features import FrozenFeatures
-from cause_lib.training import session
+from cause_lib.runs import store
+from cause_lib.runs.features import FrozenFeatures
+from cause_lib.runs.loop import session
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["cause_lib.stages"])  # this file is not on the server's path
@@ -64,14 +65,14 @@ def live(fields, stage, *, dies_at=None, after=False, room=None, clock=None, tol
         ticks = itertools.count()
         time.time = lambda began=time.time(): began - clock * next(ticks)
     if made is not None:
-        write = artefacts.os.replace
+        write = store.os.replace
 
         def noted(source, target):
             write(source, target)
             if Path(target).is_dir():
                 with open(made, "a") as file:
                     file.write(f"{Path(target).name}\n")
-        artefacts.os.replace = noted
+        store.os.replace = noted
     if together is not None:
         together.wait()
     try:
@@ -102,7 +103,7 @@ def count_changes(dies_at, after):
         return changed
 
     for module, name in ((os, "replace"), (os, "fsync"), (os, "mkdir"), (os, "unlink"), (os, "rmdir"),
-                         (shutil, "rmtree"), (artefacts, "save_file")):
+                         (shutil, "rmtree"), (store, "save_file")):
         setattr(module, name, mortal(getattr(module, name)))
     # of opening, only what opens for writing
     for module in (builtins, __import__("io")):

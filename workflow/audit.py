@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from cause_lib.artefacts import write_whole
 from cause_lib.config import Experiment
+from cause_lib.runs.store import write_whole
 from workflow.results import results, with_kept
 from workflow.rows import PLACES, Row, read_rows
 

@@ -46,7 +46,7 @@ def missing(rows: Iterable[Row], *, fetch: bool) -> dict[str, list[int]]:
     # PyTorch and timm take seconds to import, and a table that cannot be read should be refused at once.
     from cause_lib.backbones import weights_fingerprint
     from cause_lib.data import load_dataset
-    from cause_lib.released import released_files
+    from cause_lib.runs.released import released_files
 
     sentences: dict[tuple, str | None] = {}
     found: dict[str, list[int]] = {}

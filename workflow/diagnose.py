@@ -27,16 +27,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cause_book.granularity import agreement, count_table, patch_labels
+from cause_book.usage import class_means, effective, modularity, neighbours, reached, seen_by, watch, wins
 from cause_lib import stages
-from cause_lib.artefacts import write_whole
 from cause_lib.clusterbook import Clusterbook, thin_grid
 from cause_lib.config import Experiment
-from cause_lib.features import FrozenFeatures
-from cause_lib.granularity import agreement, count_table, patch_labels
 from cause_lib.metrics import SegmentationMetrics
 from cause_lib.probes import ClusterProbe
-from cause_lib.training import generator_for, seed_for, session
-from cause_lib.vitality import class_means, effective, modularity, neighbours, reached, seen_by, watch, wins
+from cause_lib.runs.features import FrozenFeatures
+from cause_lib.runs.loop import generator_for, seed_for, session
+from cause_lib.runs.store import write_whole
 from workflow.results import with_kept
 from workflow.rows import PLACES, Row, read_rows
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cause_lib.artefacts import read_record, write_whole
 from cause_lib.config import Experiment
+from cause_lib.runs.store import read_record, write_whole
 from cause_lib.stages import collect_metrics
 from workflow.rows import KEYS, PLACES, Row, read_rows
 
@@ -57,7 +57,7 @@ def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFr
 
 
 def warned(rows: list[Row]) -> list[str]:
-    """What the runs of the lines were warned of (`cause_lib.alarms`), a sentence each, with the line's number."""
+    """What the runs of the lines were warned of (`cause_lib.runs.health`), a sentence each, with the line's number."""
     return [f"line {row.number}, {row.label}: {sentence}" for row, folder in _left_by(rows)
             for sentence in read_record(folder).get("notes", {}).get("warnings", [])]
 

@@ -3,11 +3,10 @@
 import pytest
 import torch
 
+from cause_book.explorer import explorer_data, explorer_html
+from cause_book.usage import neighbours
 from cause_lib.clusterbook import Clusterbook
-from cause_lib.explorer import explorer_data, explorer_html
-from cause_lib.vitality import neighbours
 
-pytestmark = pytest.mark.browser
 ROWS, COLUMNS = 4, 6
 NAMES = ["first", "second"]
 CENTRE = 2 * COLUMNS + 3

@@ -4,8 +4,6 @@ import pytest
 
 from .test_pages import PAGES
 
-pytestmark = pytest.mark.browser
-
 FIRST, SECOND = PAGES[:2]
 WITH_TABLE = "book/differences"
 

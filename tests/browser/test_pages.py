@@ -27,7 +27,6 @@ AXE = Axe()
 AXE_OPTIONS = {"resultTypes": ["violations"], "preload": False}  # preload: it would ask for style sheets at wrong addresses
 MEGABYTE = 1_000_000
 
-pytestmark = pytest.mark.browser
 
 
 @dataclass

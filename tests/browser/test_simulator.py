@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cause_lib.frontdoor import StructuralModel, back_door, front_door, observational
+from cause_book.frontdoor import StructuralModel, back_door, front_door, observational
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STRENGTHS = ("u_t", "u_y", "t_m", "m_y", "confounding", "bypass")
 START = dict(zip((*STRENGTHS, "seen"), (100, 100, 100, 100, 0, 0, 100)))
 SETTINGS = np.random.default_rng(0).integers([-20, 0, 0, 0, 0, 0, 10], 21, size=(20, 7)) * 5  # per cent
 
-pytestmark = pytest.mark.browser
 
 
 def expected(settings) -> dict[str, float]:

@@ -18,10 +18,10 @@ from accelerate import Accelerator
 from conftest import TINY, draw_folder
 
 from cause_lib import stages
-from cause_lib.artefacts import checkpoint_path, load_checkpoint, load_tensors, read_record, save_checkpoint
 from cause_lib.config import Experiment
-from cause_lib.features import FrozenFeatures
-from cause_lib.release import Segmenter
+from cause_lib.runs.features import FrozenFeatures
+from cause_lib.runs.store import checkpoint_path, load_checkpoint, load_tensors, read_record, save_checkpoint
+from cause_lib.segmenter import Segmenter
 from faults.fault import Fault, Runs
 from faults.tensors import codes
 from workflow.rows import read_rows

@@ -21,8 +21,8 @@ from test_released import write as write_release
 from cause_lib.backbones import BUNDLED_PATH, load_backbone, small_vit
 from cause_lib.heads import MLPHead
 from cause_lib.probes import ClusterProbe
-from cause_lib.release import BACKBONE, CONFIG, WEIGHTS, Segmenter
-from cause_lib.released import load_released
+from cause_lib.runs.released import load_released
+from cause_lib.segmenter import BACKBONE, CONFIG, WEIGHTS, Segmenter
 from cause_lib.weights import file_sha256
 from faults.fault import Fault, Runs
 

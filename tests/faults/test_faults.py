@@ -7,12 +7,11 @@ import warnings
 
 import pytest
 
-from cause_lib import backbones, release
+from cause_lib import backbones, segmenter
 from faults.corpus import FAULTS
 from faults.fault import judge_message, within
 from faults.pictures import open_folder
 
-pytestmark = pytest.mark.faults
 PATIENCE = 30  # seconds; a fault takes a fraction of one, or for ever
 
 
@@ -22,7 +21,7 @@ def one_backbone():
     empty, whole = backbones._unfilled_vit(), functools.cache(backbones.load_backbone)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbones, "_unfilled_vit", lambda: copy.deepcopy(empty))
-        patch.setattr(release, "open_backbone", lambda experiment, image_size: whole(experiment.backbone, image_size))
+        patch.setattr(segmenter, "open_backbone", lambda experiment, image_size: whole(experiment.backbone, image_size))
         yield
 
 

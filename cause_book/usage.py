@@ -1,0 +1,142 @@
+"""Who is alive: prototypes and centroids that win patches, whom the gradient reaches, and whom an anchor learns from.
+
+    wins        how many patches each prototype is the nearest of
+    effective   exp(-sum_k s_k log s_k) with s_k its share of them: how many equally used prototypes would be as varied
+    reached     prototypes that get a gradient of Eq. 3 at all: of each pair of patches only argmax_k C_ik C_jk does
+    modularity  H of Eq. 3, as a number
+    class_means the mean direction of each true class, for a question that only labels can ask
+    seen_by     what each update of a stage sees
+    watch       step 1, or the modularity probe's training, with what it made on the way
+    neighbours  an anchor's positives and negatives in its batch (Eq. 4), without a matrix of patches by patches:
+                P_a = sum_l [D_M[id(a), l] > phi+] N_l - 1,  N_l the patches of concept l, the anchor itself left out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cause_lib.clusterbook import Clusterbook, modularity_loss, thin_grid
+from cause_lib.config import Experiment
+from cause_lib.metrics import count
+from cause_lib.runs.features import FrozenFeatures
+from cause_lib.runs.loop import batches_for, descend, generator_for
+
+
+@torch.no_grad()
+def wins(points: Tensor, prototypes: Tensor) -> Tensor:
+    """How many of the points (..., d) each prototype (k, d) is nearest to, by the cosine: (k,) int64."""
+    return count(Clusterbook(prototypes).assign(points), len(prototypes))
+
+
+def effective(counts: Tensor) -> float:
+    """The exponential of the entropy of counts (k,), at least 0: k for equal ones, 1 for one winner (Hill 1973).
+
+    Raises:
+        ValueError: all counts are 0.
+    """
+    total = counts.sum()
+    if total == 0:
+        raise ValueError("effective needs at least one count above 0: nothing was won.")
+    shares = counts.double() / total
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def reached(tokens: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Tensor:
+    """Prototypes (k, d) that modularity's gradient of this batch (b, n, d) reaches: (k,) bool."""
+    prototypes = prototypes.detach().clone().requires_grad_(True)
+    modularity_loss(tokens, prototypes, temperature).backward()
+    return (prototypes.grad != 0).any(dim=1)
+
+
+def seen_by(run: Experiment, stage: str, features: FrozenFeatures, steps: int,
+            network: nn.Module | None = None) -> Iterator[Tensor]:
+    """What each of the first updates of a stage sees: its batch, of every picture the patches of the thinned grid.
+
+    Args:
+        stage: `clusterbook`, `head` or `probe`. features: those that the stage is trained on.
+        network: a head, whose features are given; None: the tokens themselves.
+
+    Yields:
+        (b, n', d or r), `steps` times.
+    """
+    batches = batches_for(run, stage, len(features), steps)
+    patches = [thin_grid(features.grid, run.thin, generator_for(run, stage, step)) for step in range(steps)]
+    if network is None:
+        yield from features.stream(batches, patches)
+    else:
+        for tokens, kept in zip(features.stream(batches), patches):
+            yield network(tokens, features.grid, kept.to(tokens.device))
+
+
+def watch(start: Tensor, batches: Iterable[Tensor], *, temperature: float = 0.1, lr: float = 1e-3,
+          every: int = 1) -> tuple[list[int], Tensor]:
+    """Train prototypes, or centroids, by modularity, and keep what they were on the way.
+
+    With the batches and the start of `fit_clusterbook`, or of `fit_probe` where its rate is never halved, the last ones
+    have the bits of theirs.
+
+    Args:
+        start: (k, d). batches: of each update the points, (b, n, d). lr: Adam's.
+        every: keep each so many updates; the start and the end are always kept.
+
+    Returns:
+        updates done (s,), and the prototypes then, (s, k, d).
+    """
+    learned = nn.Parameter(start.detach().clone())
+    optimizer = torch.optim.Adam([learned], lr=lr)
+    updates, kept, step = [0], [start.detach().clone()], 0
+    for step, points in enumerate(batches, start=1):
+        descend(optimizer, modularity_loss(points, learned, temperature))
+        if step % every == 0:
+            updates.append(step)
+            kept.append(learned.detach().clone())
+    if step != updates[-1]:
+        updates.append(step)
+        kept.append(learned.detach().clone())
+    return updates, torch.stack(kept)
+
+
+@torch.no_grad()
+def neighbours(concepts: Tensor, similarity: Tensor, positive_threshold: float,
+               negative_threshold: float) -> tuple[Tensor, Tensor]:
+    """How many positives and negatives each anchor has in its batch.
+
+    Args:
+        concepts: (b, n) int64 of one batch. similarity: D_M, (k, k).
+        positive_threshold, negative_threshold: phi+, phi-.
+
+    Returns:
+        positives, negatives: (b, n) int64 each; the rest of the b n - 1 others is ignored.
+    """
+    sizes = count(concepts, len(similarity)).double()  # (k,)
+    itself = similarity.diagonal()
+    positives = (similarity > positive_threshold).double() @ sizes - (itself > positive_threshold).double()
+    negatives = (similarity < negative_threshold).double() @ sizes - (itself < negative_threshold).double()
+    return positives.long()[concepts], negatives.long()[concepts]
+
+
+@torch.no_grad()
+def modularity(points: Tensor, prototypes: Tensor, temperature: float = 0.1, *, batch: int = 16) -> float:
+    """H of Eq. 3, the mean over pictures: points (b, n, d), prototypes (k, d), `batch` pictures at a time."""
+    parts = points.split(batch)
+    total = sum(-modularity_loss(part, prototypes, temperature).double() * len(part) for part in parts)
+    return float(total / len(points))
+
+
+@torch.no_grad()
+def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The mean direction of each true class, where no label-free run could start.
+
+    Args:
+        features: (..., r), of any length but 0. labels: (...) int64, their classes, -1 void.
+
+    Returns:
+        (c, r) of length one; 0 for a class that nobody has.
+    """
+    labelled = labels >= 0
+    unit = F.normalize(features[labelled], dim=-1)
+    return F.normalize(unit.new_zeros(num_classes, unit.shape[-1]).index_add_(0, labels[labelled], unit), dim=-1)

@@ -1,0 +1,238 @@
+"""Frozen features: the tokens T of every view of a data set, computed once where they fit.
+
+The backbone never learns, so its tokens never change: with room for them on disk (`cache_gb`), one forward pass serves
+every epoch, both heads and all seeds. Without, they are computed batch by batch as they are asked for.
+
+Pictures and cached tokens are read ahead of their use, beside the work on the batches before them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+from tqdm.auto import tqdm
+
+from cause_lib.runs.store import artefact_folder, beside_of, is_complete, library_version, read_record, write_artefact
+from cause_lib.backbones import Backbone, load_backbone, weights_fingerprint
+from cause_lib.config import Experiment
+from cause_lib.data import SegmentationDataset, load_dataset
+from cause_lib.runs.locks import is_made, locked
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+    """The same items, each fetched by a thread while the `depth` before it are used; what fetching raises comes along.
+
+    The thread ends with the items, or once nobody wants more of them.
+    """
+    items, end = iter(items), object()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    try:
+        waiting = deque(pool.submit(next, items, end) for _ in range(depth))
+        while (item := waiting.popleft().result()) is not end:
+            waiting.append(pool.submit(next, items, end))
+            yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_batches(dataset: Dataset, batches: Sequence[Tensor], accelerator: Accelerator,
+                 num_workers: int = 0) -> Iterator[dict[str, Tensor]]:
+    """The items of batch after batch, read ahead by a thread or by `num_workers` processes.
+
+    Args:
+        dataset: of `load_dataset`. batches: for each its items, (b,) int64.
+
+    Yields:
+        {"image": (b, 3, h, w) float32 in [0, 1], "label": (b, h, w) int64, "index": (b,)} on the accelerator's device.
+
+    Raises:
+        ValueError, FileNotFoundError: as the data set says it, wherever it was read.
+    """
+    # A generator of its own: a loader draws a seed, and the global random numbers belong to the training loop.
+    loader = DataLoader(_Batches(dataset, batches), batch_size=None, num_workers=num_workers,
+                        pin_memory=accelerator.device.type == "cuda", generator=torch.Generator())
+    for items in ahead(loader):
+        if isinstance(items, Exception):
+            raise items
+        yield {name: value.to(accelerator.device, non_blocking=True) for name, value in items.items()}
+
+
+class _Batches(Dataset):
+    """Batch after batch of a data set; what is wrong with one is handed over, not raised.
+
+    Raised in a worker process, the one sentence that says it would come out under two tracebacks.
+    """
+
+    def __init__(self, dataset: Dataset, batches: Sequence[Tensor]) -> None:
+        self.dataset, self.batches = dataset, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor] | Exception:
+        try:
+            return default_collate([self.dataset[view] for view in self.batches[index].tolist()])
+        except (ValueError, FileNotFoundError) as error:
+            return error
+
+
+def open_dataset(experiment: Experiment, role: str, image_size: int) -> SegmentationDataset:
+    """The pictures of a run: role `train` gives its training views, `test` the whole pictures it is judged on."""
+    training = role == "train"
+    return load_dataset(experiment.dataset, experiment.train_split if training else experiment.test_split,
+                        image_size=image_size, folder=experiment.folder,
+                        crops=experiment.crops if training else "none", crop_ratio=experiment.crop_ratio,
+                        limit=experiment.train_images if training else experiment.test_images,
+                        num_classes=experiment.num_classes, resize=experiment.resize,
+                        allow_corrupt=experiment.allow_corrupt)
+
+
+def open_backbone(experiment: Experiment, image_size: int | None) -> Backbone:
+    """The backbone of a run, read as its settings say, on the CPU; raises as `load_backbone`."""
+    return load_backbone(experiment.backbone, image_size, num_heads=experiment.num_heads,
+                         positions=experiment.positions)
+
+
+class FrozenFeatures:
+    """Tokens of the views of a data set, from disk or straight from the backbone.
+
+    Attributes: `grid` rows and columns of patches, `dim` d, `weights` {"name", "sha256", "description"}; `len()` views.
+    """
+
+    def __init__(self, experiment: Experiment, role: str, image_size: int, accelerator: Accelerator, *,
+                 mirrored: bool = False) -> None:
+        """Find the tokens in the run's cache, or compute them, or make ready to compute them on the way.
+
+        Args:
+            role: `train` (views of the training split) or `test`.
+            image_size: side in pixels. mirrored: the tokens of the mirrored pictures instead.
+        """
+        self.experiment, self.accelerator, self.mirrored = experiment, accelerator, mirrored
+        self.dataset = open_dataset(experiment, role, image_size)
+        self._backbone: Backbone | None = None
+        key = experiment.key("features")
+        key |= {"role": role, "size": image_size, "mirrored": mirrored, "views": self.dataset.names,
+                "data": self.dataset.fingerprint, "crop_ratio": experiment.crop_ratio,
+                "weights": weights_fingerprint(experiment.backbone)}
+        label = f"{experiment.dataset}-{self.dataset.split}-{experiment.backbone}-{image_size}"
+        folder = artefact_folder(experiment.run_dir, "features", label + ("-mirrored" if mirrored else ""), key)
+        self._tokens: np.ndarray | None = None
+        with accelerator.main_process_first():  # the others find it done
+            if not is_made(folder):
+                patch = self.backbone(image_size).patch_size
+                self.grid, self.dim = (image_size // patch,) * 2, self._backbone.dim
+                self.weights = {"name": experiment.backbone, "sha256": self._backbone.weights_sha256,
+                                "description": self._backbone.description}
+                # Both directions of the test pictures, and the training views at up to two sizes, share the budget.
+                if len(self) * self.grid[0] * self.grid[1] * self.dim * 4 > experiment.cache_gb * 1e9 / 2:
+                    return
+                with locked(folder):
+                    if not is_complete(folder):  # nobody has made it while we waited
+                        self._fill(folder)
+        try:
+            notes = read_record(folder)["notes"]
+            self.grid, self.dim, self.weights = tuple(notes["grid"]), notes["dim"], notes["weights"]
+            self._tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)  # (views, n, d)
+            wanted = (len(self), self.grid[0] * self.grid[1], self.dim)
+            if self._tokens.shape != wanted or self._tokens.dtype != np.float32:
+                raise ValueError(f"{self._tokens.shape} of {self._tokens.dtype} instead of {wanted} of float32")
+        except (ValueError, OSError, EOFError, LookupError, TypeError) as error:
+            raise ValueError(f"The features {folder / 'tokens.npy'} are damaged ({' '.join(str(error).split())}): "
+                             f"remove {folder} and run again.") from error
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the tokens are on disk."""
+        return self._tokens is not None
+
+    def backbone(self, image_size: int | None = None) -> Backbone:
+        """The backbone, loaded when first needed, on the run's device."""
+        if self._backbone is None:
+            self._backbone = open_backbone(self.experiment, image_size).to(self.accelerator.device)
+        return self._backbone
+
+    def stream(self, batches: Sequence[Tensor], patches: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+        """The tokens of batch after batch, on the run's device.
+
+        Args:
+            batches: for each batch its views, (b,) int64. patches: for each batch the patches wanted, (n',) int64.
+
+        Yields:
+            (b, n or n', d) float32.
+        """
+        if self.cached:
+            for tokens in ahead(map(self._read, batches, *([] if patches is None else [patches]))):
+                yield tokens.to(self.accelerator.device, non_blocking=True)
+            return
+        for i, items in enumerate(self.pictures(batches)):
+            tokens = self.see(items["image"])
+            yield tokens if patches is None else tokens[:, patches[i].to(tokens.device)]
+
+    def pictures(self, batches: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
+        """The items of batch after batch, see `read_batches`."""
+        return read_batches(self.dataset, batches, self.accelerator, self.experiment.num_workers)
+
+    def see(self, images: Tensor) -> Tensor:
+        """images (b, 3, h, w) in [0, 1] on the run's device -> tokens (b, n, d) float32; turns them if `mirrored`."""
+        with self.accelerator.autocast():
+            return self.backbone()(images.flip(-1) if self.mirrored else images).float()
+
+    def _read(self, views: Tensor, patches: Tensor | None = None) -> Tensor:
+        """Cached tokens of views (b,), all or those of patches (n',): (b, n or n', d) on the CPU."""
+        n = self._tokens.shape[1]
+        if patches is None:
+            source, rows = self._tokens, views
+        else:
+            source, rows = self._tokens.reshape(-1, self.dim), views[:, None] * n + patches  # (views n, d), (b, n')
+        tokens = torch.empty(*rows.shape, *source.shape[1:], pin_memory=self.accelerator.device.type == "cuda")
+        np.take(source, rows.numpy(), axis=0, out=tokens.numpy(), mode="clip")
+        return tokens
+
+    def _fill(self, folder: Path) -> None:
+        """One pass over all views; straight to disk, so that memory holds one batch."""
+        started = time.monotonic()
+        beside = beside_of(folder, ".npy")
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(self), self.grid[0] * self.grid[1], self.dim)}
+        try:
+            batches = torch.arange(len(self)).split(self.experiment.batch_size)
+            with beside.open("wb") as file:  # not mapped: a disk that fills up must be an error, not the end of Python
+                np.lib.format.write_array_header_1_0(file, header)
+                for batch in tqdm(self.stream(batches), total=len(batches), desc="backbone", leave=False):
+                    file.write(batch.cpu().numpy().astype("<f4", copy=False).tobytes())
+            record = {"stage": "features", "experiment": self.experiment.to_dict(), "library": library_version(),
+                      "weights": self.weights, "device": device_name(self.accelerator),
+                      "seconds": round(time.monotonic() - started, 2),
+                      "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)}}
+            write_artefact(folder, json.loads(json.dumps(record)), files={"tokens.npy": beside})
+        except OSError as error:
+            raise OSError(f"Cannot write features to {folder.parent} ({error.strerror or error}): choose a run_dir "
+                          "with room that can be written, or set cache_gb to 0.") from error
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """The device in words: `cpu, 2 threads`, or the GPU's name; `4 x cuda, ...` for four processes."""
+    several = f"{accelerator.num_processes} x " if accelerator.num_processes > 1 else ""
+    if accelerator.device.type == "cuda":
+        return f"{several}cuda, {torch.cuda.get_device_name(accelerator.device)}"
+    threads = torch.get_num_threads()
+    return f"{several}{accelerator.device.type}, {threads} thread{'s' * (threads > 1)}"

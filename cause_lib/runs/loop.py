@@ -1,0 +1,242 @@
+"""Training loops that can be killed: batches, a bar, checkpoints, and random choices that depend on nothing else.
+
+Every random choice is drawn from (seed, what it is for, update). A loop that starts again from its checkpoint therefore
+ends with the same bits as one that never stopped, and no state of a random generator is ever stored.
+
+One loop trains any number of models that see the same batches, each a `Run`: a batch's tokens, which is what costs, are
+come by once and given to every model in turn. Under `accelerate launch` each process has a part of every batch
+(parallel.py), and the first of them keeps the checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import datetime
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from cause_lib.runs.store import checkpoint_path, load_checkpoint, save_checkpoint
+from cause_lib.clusterbook import thin_grid
+from cause_lib.config import Experiment
+from cause_lib.runs.features import FrozenFeatures
+from cause_lib.runs.parallel import current_part, part_of
+
+
+@contextlib.contextmanager
+def session(experiment: Experiment) -> Iterator[Accelerator]:
+    """An Accelerator for the run's device and precision; global random numbers are as before when it ends."""
+    if experiment.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError('device "cuda" was asked for, but there is no CUDA GPU here: set device to "auto" or "cpu".')
+    AcceleratorState._reset_state(reset_partial_state=True)  # the device and precision of an earlier run would stick
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=6))  # while the first process fills the cache
+    accelerator = Accelerator(cpu=experiment.device == "cpu" or several and not torch.cuda.is_available(),
+                              mixed_precision=experiment.precision, kwargs_handlers=[patience] if several else None)
+    # All GPUs here, but for several processes, where each looks at its own only.
+    forked = None if not several else [accelerator.device] if accelerator.device.type == "cuda" else []
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    with torch.random.fork_rng(devices=forked):
+        try:
+            if accelerator.device.type == "cpu":
+                torch.use_deterministic_algorithms(True)
+                torch.utils.deterministic.fill_uninitialized_memory = False  # costs time; every number here is written
+            yield accelerator
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+            torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def seed_for(experiment: Experiment, *what: Any) -> int:
+    """A seed of 63 bits for one random choice of a run."""
+    return _digest(experiment.seed, *what)
+
+
+def _digest(*what: Any) -> int:
+    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], "big") >> 1
+
+
+def generator_for(experiment: Experiment, *what: Any) -> torch.Generator:
+    """A CPU generator for one random choice of a run."""
+    return torch.Generator().manual_seed(seed_for(experiment, *what))
+
+
+def pictures_of_a_batch(experiment: Experiment, views: int) -> int:
+    """b, in all processes together."""
+    return min(experiment.batch_size, views)
+
+
+def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> list[Tensor]:
+    """For each update its views, (b,) int64: epoch after epoch in a new order, what is left over of one left out.
+
+    The order is drawn from `order_seed`. The batches of fewer steps are the first ones of more.
+    """
+    size = pictures_of_a_batch(experiment, views)
+    batches: list[Tensor] = []
+    while len(batches) < steps:
+        drawn = torch.Generator().manual_seed(_digest(experiment.order_seed, stage, "epoch", len(batches)))
+        batches += torch.randperm(views, generator=drawn)[:views - views % size].split(size)
+    return batches[:steps]
+
+
+@dataclass
+class Run:
+    """One model on its way through a training loop.
+
+    Args:
+        experiment: its settings. folder: where its artefact will go, its checkpoint beside that.
+        steps: updates to make.
+        state: what learns or remembers, by name; each has state_dict() and load_state_dict().
+        optimizer: of what learns.
+        update: (tokens, step) -> detached loss; makes one update and leaves the tokens as they are. Of several
+            processes each gets the tokens of its part, and gives its part of the loss.
+        scaler: of fp16 losses, see `new_scaler`.
+
+    Attributes: `done` updates, `seconds` they took, `losses` (steps,) float32.
+    """
+
+    experiment: Experiment
+    folder: Path
+    steps: int
+    state: dict[str, Any]
+    optimizer: torch.optim.Optimizer
+    update: Callable[[Tensor, int], Tensor]
+    scaler: Any = None
+    done: int = field(default=0, init=False)
+    seconds: float = field(default=0.0, init=False)
+    losses: Tensor = field(init=False)
+
+    @property
+    def history(self) -> dict[str, list]:
+        return {"step": list(range(1, self.steps + 1)), "loss": [round(x, 7) for x in self.losses.tolist()]}
+
+    def save(self) -> None:
+        """Replace the checkpoint."""
+        tensors = {f"{name}/{key}": value for name, part in self.state.items()
+                   for key, value in part.state_dict().items()}
+        tensors |= {f"optimizer/{i}/{key}": value for i, slots in self.optimizer.state_dict()["state"].items()
+                    for key, value in slots.items()}
+        scaler = self.scaler.state_dict() if self.scaler is not None else None
+        save_checkpoint(self.folder, {"done": self.done, "seconds": self.seconds, "scaler": scaler},
+                        tensors | {"losses": self.losses})
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one.
+
+        Raises:
+            ValueError: it is another model's, which nobody but a person can have put there.
+        """
+        if (saved := load_checkpoint(self.folder)) is None:
+            return
+        try:
+            self._take_up(*saved)
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"The checkpoint {checkpoint_path(self.folder)} is not of this run ({reason}): "
+                             "remove it.") from error
+
+    def _take_up(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        for name, part in self.state.items():
+            part.load_state_dict({key.split("/", 1)[1]: value for key, value in tensors.items()
+                                  if key.startswith(f"{name}/")})
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer/"):
+                _, index, slot = key.split("/")
+                slots.setdefault(int(index), {})[slot] = value
+        self.optimizer.load_state_dict({"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        if record["scaler"] is not None:
+            self.scaler.load_state_dict(record["scaler"])
+        self.losses.copy_(tensors["losses"])
+        self.done, self.seconds = record["done"], record["seconds"]
+
+
+def new_scaler(accelerator: Accelerator) -> Any:
+    """A scaler of fp16 losses for one model, None in other precisions: models share tokens, not their history."""
+    return copy.deepcopy(accelerator.scaler) if accelerator.mixed_precision == "fp16" else None
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None = None, scaler: Any = None) -> None:
+    """One step of the optimiser down `loss`, the gradient's norm bounded by `clip`, its scale undone for fp16.
+
+    Of several processes each gives its part of the loss, and all make the same step.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.zero_grad()
+    (loss if scaler is None else scaler.scale(loss)).backward()
+    current_part().total_gradients(parameters)
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    if clip is not None:
+        nn.utils.clip_grad_norm_(parameters, clip)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+
+
+def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: FrozenFeatures, *,
+          thinned: bool = False) -> None:
+    """The loop of every training stage: batches, bar, checkpoints, until every run has made its updates.
+
+    Each run ends with the bits that it would end with alone. After a kill the loop goes on from the fewest updates
+    done; runs that were further wait until it reaches them.
+
+    Args:
+        runs: models that see the same batches: their experiments agree in `PASS_FIELDS`.
+        thinned: give `update` only the thinned grid's tokens, (b, n', d), drawn as the first run draws, instead of all,
+            (b, n, d).
+
+    Raises:
+        RuntimeError: a loss is no longer finite. That run's checkpoint is removed, the others' stay.
+        ValueError: there are more processes than pictures in a batch.
+    """
+    for run in runs:
+        run.losses = torch.zeros(run.steps, device=accelerator.device)
+        run.restore()
+    first, last = min(run.done for run in runs), max(run.steps for run in runs)
+    experiment = runs[0].experiment
+    batches = batches_for(experiment, stage, len(features), last)[first:]
+    patches = [thin_grid(features.grid, experiment.thin, generator_for(experiment, stage, step))
+               for step in range(first, last)] if thinned else None
+    part = part_of(accelerator, pictures_of_a_batch(experiment, len(features)))
+    bar = tqdm(total=last, initial=first, desc=stage, leave=False, disable=not accelerator.is_main_process)
+    then = time.monotonic()  # the clock on the wall may be set back
+    for step, tokens in zip(range(first, last), features.stream([part.cut(batch) for batch in batches], patches)):
+        busy = [run for run in runs if run.done == step < run.steps]
+        for run in busy:
+            torch.manual_seed(seed_for(run.experiment, stage, step))  # dropout
+            with part.taken():
+                run.losses[step] = part.total(run.update(tokens, step))
+            run.done = step + 1
+        spent, then = time.monotonic() - then, time.monotonic()
+        for run in busy:
+            run.seconds += spent
+            if run.done % run.experiment.checkpoint_steps == 0 or run.done == run.steps:
+                _refuse_divergence(run, stage)
+                bar.set_postfix(loss=f"{float(run.losses[step]):.4f}")
+                if run.done < last and accelerator.is_main_process:
+                    run.save()
+        bar.update()
+    bar.close()
+
+
+def _refuse_divergence(run: Run, stage: str) -> None:
+    if not bool(torch.isfinite(run.losses[:run.done]).all()):
+        checkpoint_path(run.folder).unlink(missing_ok=True)
+        raise RuntimeError(f"Stage {stage} diverged: the loss of {run.folder.name} is not finite by update {run.done}; "
+                           f"lower lr ({run.experiment.lr}) or use precision 'no'.")

@@ -1,0 +1,124 @@
+"""Every notebook runs through papermill on the embedded default, as a researcher or a Colab user would run it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import papermill
+import pytest
+from PIL import Image
+from test_released import write
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One working folder for all: a chapter finds what the chapter before it made, and run_dir is relative to it."""
+    return tmp_path_factory.mktemp("notebooks")
+
+
+@pytest.fixture(autouse=True)
+def library(monkeypatch):
+    """Kernels find this checkout's cause_lib, installed or not, and none of this machine's data or weights."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.delenv("CAUSE_DATA", raising=False)
+    monkeypatch.delenv("CAUSE_WEIGHTS", raising=False)
+
+
+def run(notebook: Path, cwd: Path, /, **parameters) -> list[dict]:
+    """The executed notebook's code cells, run in `cwd`."""
+    papermill.execute_notebook(
+        notebook, cwd / notebook.name, parameters=parameters, cwd=cwd, kernel_name="python3",
+        execution_timeout=900, progress_bar=False,
+    )
+    cells = json.loads((cwd / notebook.name).read_text())["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_chapter_runs(notebook, folder):
+    cells = run(notebook, folder)
+    # papermill's own injected cell has no number to check; the others ran once each, in order
+    counts = [cell["execution_count"] for cell in cells if "".join(cell["source"]).strip()]
+    assert counts == list(range(1, len(counts) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in outputs), "no figure"
+    said = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
+    said = re.sub(r".*pydensecrf is not installed.*", "", said)  # not everybody can build it
+    assert "Warning" not in said, said
+
+
+def test_evaluation_leaves_numbers(folder):
+    run(ROOT / "notebooks/05_evaluation.ipynb", folder)
+    (ours,) = [path for path in folder.glob("runs/evaluation/*/metrics.json") if "CAUSE-TR" in path.read_text()]
+    results = json.loads(ours.read_text())["results"]
+    assert {(result["readout"], result["crf"]) for result in results} >= {("modularity", False), ("kmeans", False)}
+    assert all(0 < result["miou"] <= 1 and 0 < result["pacc"] <= 1 for result in results)
+
+
+def test_own_pictures_without_labels_as_the_page_says(folder):
+    """The folder, the call and the snippet of book/own.md, at a size that takes seconds."""
+    rng = np.random.default_rng(0)
+    (folder / "holiday/images").mkdir(parents=True)
+    pictures = ("beach.jpg", "RGB", (90, 60)), ("harbour.png", "L", (64, 80)), ("town.jpg", "RGB", (70, 70))
+    for name, mode, size in pictures:
+        noise = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize(size).convert(mode).save(folder / "holiday/images" / name)
+    run(ROOT / "notebooks/05_evaluation.ipynb", folder, dataset="folder", folder="holiday", num_classes=3,
+        run_dir="runs/holiday", image_size=48, num_concepts=8, concept_steps=2, head_steps=2, probe_steps=2, thin=2,
+        projection_dim=16, batch_size=2)
+    (snippet,) = re.findall(r"```python\n(from cause_lib.segmenter.*?)```", (ROOT / "book/own.md").read_text(), re.S)
+    check = 'assert mask.shape == (60, 90) and set(masks) == {"beach.jpg", "harbour.png", "town.jpg"}'
+    subprocess.run([sys.executable, "-c", f"{snippet}\n{check}"], cwd=folder, check=True)
+
+
+def test_concepts_of_own_pictures_without_labels(tmp_path):
+    """Chapter 10 as a reader on Colab runs it: two parameters changed, and pictures small enough for seconds."""
+    (tmp_path / "holiday/images").mkdir(parents=True)
+    for name in ("beach.jpg", "harbour.png"):
+        noise = np.random.default_rng(len(name)).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((60, 48)).save(tmp_path / "holiday/images" / name)
+    cells = run(ROOT / "notebooks/10_explorer.ipynb", tmp_path, dataset="folder", folder="holiday", image_size=48)
+    pages = ["".join(output.get("data", {}).get("text/html", "")) for cell in cells for output in cell["outputs"]]
+    (page,) = [page for page in pages if "concept-explorer" in page]
+    assert '"name":"beach.jpg"' in page and '"name":"harbour.png"' in page
+
+
+def test_released_files_are_judged_without_training(tmp_path):
+    """Chapter 5 on files of the authors' names and shapes, for the embedded backbone and the classes of scenes."""
+    write(tmp_path / "release", "tr", dim=192, reduced=5, concepts=8, classes=12, side=6)
+    run(ROOT / "notebooks/05_evaluation.ipynb", tmp_path, release="release", image_size=48, test_images=2, crf=False)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["evaluation", "features"]
+    (ours,) = (tmp_path / "runs").glob("evaluation/*/metrics.json")
+    assert {(result["method"], result["readout"]) for result in json.loads(ours.read_text())["results"]} == {
+        ("CAUSE-TR (released files)", "modularity"), ("CAUSE-TR (released files)", "linear")}
+
+
+# one of each kind: its own parameters, Experiment's, a reader of results
+@pytest.mark.parametrize("notebook", NOTEBOOKS[::4] + NOTEBOOKS[5:], ids=lambda path: path.stem)
+def test_misspelt_parameter_is_an_error_at_once(notebook, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="Unknown parameter 'sede'.*'seed'"):
+        run(notebook, tmp_path, sede=1)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_loop_over_a_table_runs(folder):
+    """The snippet of book/batch.md, as printed, with the first line of the table that it names, and an empty cell."""
+    (snippet,) = re.findall(r"```python\n(from pathlib.*?)```", (ROOT / "book/batch.md").read_text(), re.S)
+    (folder / "notebooks").mkdir(exist_ok=True)
+    for notebook in NOTEBOOKS:
+        (folder / "notebooks" / notebook.name).write_text(notebook.read_text())
+    (folder / "experiments").mkdir(exist_ok=True)
+    header, line = (ROOT / "experiments/quickstart.csv").read_text().splitlines()[:2]
+    (folder / "experiments/quickstart.csv").write_text(f"{header},test_images\n{line},\n")
+    script = folder / "loop.py"
+    script.write_text(snippet)
+    subprocess.run([sys.executable, script], cwd=folder, check=True)
+    assert (folder / "runs/quickstart-1.ipynb").exists()

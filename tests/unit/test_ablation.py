@@ -1,0 +1,153 @@
+"""The ablation of the recipe `alive`: its table of experiments, and what chapter 9 makes of the results."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pytest
+
+matplotlib.use("Agg")  # before pyplot: no window is ever opened
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+from cause_lib.config import RECIPES  # noqa: E402
+from workflow import results  # noqa: E402
+from workflow.audit import switch  # noqa: E402
+from workflow.rows import read_rows  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE, RESULTS = ROOT / "experiments/alive.csv", ROOT / "book/results/alive.csv"
+CHAPTER = json.loads((ROOT / "notebooks/09_alive.ipynb").read_text())["cells"]
+TAKEN_AWAY = {  # the fields in which each line parts from the whole recipe
+    "alive": set(), "published clusterbook": {"prototype_start", "num_concepts", "concept_steps"},
+    "constant thresholds": {"recipe", "positive_quantile", "negative_quantile"}, "random centroids": {"probe_start"},
+    "no smoothing": {"smoothing"}, "100 updates of step 2": {"head_steps"}, "600 updates of step 2": {"head_steps"},
+    "with the bank": {"bank_capacity"}, "step 1 after the start": {"concept_steps"},
+    "higher quantiles": {"positive_quantile", "negative_quantile"}, "whole pictures": {"crops"},
+    "twenty crops a picture": {"crops"}, "no step 2": {"head_steps"},
+    "transformer head": {"head", "train_size", "clip_norm", "probe_decay_steps"},
+}
+
+
+def test_each_line_takes_one_repair_away_from_the_same_run():
+    rows = read_rows(TABLE)
+    whole = {_setting(row): row.experiment for row in rows if row.label == "alive"}
+    seeds: dict[tuple, list] = {}
+    for row in rows:
+        seeds.setdefault((row.label, *_setting(row)[:2]), []).append(row.experiment.seed)
+        if row.label in TAKEN_AWAY:
+            changed = {part.split("=")[0] for part in switch(row.experiment, whole[_setting(row)]).split(", ") if part}
+            assert changed == TAKEN_AWAY[row.label], row.number
+        if row.label == "published":
+            assert row.experiment == whole[_setting(row)].replace(recipe="published", crf=row.experiment.crf)
+        if row.label == "published, as long":  # more training alone
+            longer = {name: RECIPES["alive"][name] for name in ("head_steps", "probe_steps")}
+            assert row.experiment == whole[_setting(row)].replace(recipe="published", crf=False).replace(**longer)
+    assert set(map(tuple, seeds.values())) == {(0, 1, 2)}
+    assert {row.stage for row in rows if row.label == "tokens"} == {"baseline"}
+    assert {row.label for row in rows} == {*TAKEN_AWAY, "published", "published, as long", "tokens"}
+
+
+def _setting(row):
+    return row.experiment.dataset, row.experiment.folder, row.experiment.seed
+
+
+def test_the_committed_results_are_lines_of_the_table():
+    done = pd.read_csv(RESULTS)
+    assert list(done.columns) == results.COLUMNS and not done.duplicated(["row", "settings", "readout", "crf"]).any()
+    assert set(done["row"]) <= {row.label for row in read_rows(TABLE)}
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """A function that runs the chapter's cells about a file of results: what each of them shows."""
+    monkeypatch.setattr(plt, "show", lambda: None)
+
+    def show(path: Path) -> dict[str, str]:
+        said: list = []
+        names = {"results": str(path), "display": said.append}
+        texts = {}
+        for cell in CHAPTER:  # of the first two cells only what the others use: imports and the read-outs' names
+            if cell["id"] not in ("validate", "together", "photos-scores", "ablation", "ablation-figure", "judge"):
+                continue
+            tree = ast.parse("".join(cell["source"]))
+            if cell["id"] in ("validate", "together"):
+                tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
+                             or isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "READOUTS"]
+            tree.body = [node for node in tree.body if "IPython.display" not in ast.unparse(node)]
+            names |= {name: _Shown for name in ("HTML", "Markdown")}
+            exec(compile(tree, cell["id"], "exec"), names)
+            texts[cell["id"]] = "\n".join(item.text for item in said)
+            said.clear()
+        return texts
+
+    yield show
+    plt.close("all")
+
+
+class _Shown:
+    def __init__(self, text):
+        self.text = text
+
+
+def lines_of(dataset: str, changes: dict[str, float], *, seeds=(0, 1)) -> list[dict]:
+    """Results with these changes of mIoU against 24 + seed, one a seed, read-out and CRF; `tokens` has one read-out."""
+    made = dict(dataset=dataset, backbone="vit", images=233, clusters_used=11, num_clusters=11, device="cpu",
+                date="2026-01-02")
+    return [made | dict(row=row, readout=readout, crf=crf, seed=seed, miou=24.0 + seed + change, pacc=50.0 + change)
+            for row, change in changes.items() for seed in seeds
+            for readout in ("modularity", "kmeans", "concepts")[:1 if row == "tokens" else 3] for crf in (False, True)]
+
+
+def write(lines: list[dict], path: Path) -> Path:
+    for line in lines:
+        line["readout"] = "kmeans" if line["row"] == "tokens" else line["readout"]
+    pd.DataFrame(lines).reindex(columns=results.COLUMNS).to_csv(path, index=False)
+    return path
+
+
+def test_the_chapter_says_so_where_nothing_was_run(shown, tmp_path):
+    (tmp_path / "empty.csv").write_text(",".join(results.COLUMNS) + "\n")
+    for path in ("missing.csv", "empty.csv"):
+        texts = shown(tmp_path / path)
+        assert all("Nothing has been run yet" in texts[name] for name in ("photos-scores", "ablation"))
+        assert not texts["judge"] and not plt.get_fignums()
+
+
+def test_the_chapter_holds_each_line_against_the_whole_recipe(shown, tmp_path):
+    lines = lines_of("camvid", {"alive": 0.0, "no smoothing": -1.5}) + lines_of("camvid", {"tokens": -6.0}, seeds=[0])
+    lines.append(lines[0] | dict(row="no smoothing", readout="kmeans", crf=False, seed=2, miou=99.0))  # alone
+    text = shown(write(lines, tmp_path / "done.csv"))["ablation"]
+    assert text.count("<tr>") == 1 + 6 + 6 + 2 and "99.0" not in text
+    assert text.count("\N{MINUS SIGN}1.5 (\N{MINUS SIGN}1.5, \N{MINUS SIGN}1.5)") == 12  # of mIoU and of pAcc
+    assert "\N{MINUS SIGN}6.0 (\N{MINUS SIGN}6.0)" in text and "k-means + CRF" in text
+    (axes,) = [plt.figure(number).axes[0] for number in plt.get_fignums()]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["no smoothing", "tokens"]
+
+
+def test_the_chapter_says_what_is_gained_over_tokens_with_the_same_crf(shown, tmp_path):
+    lines = lines_of("camvid", {"tokens": -6.0, "published": -7.0, "alive": 0.0})
+    for line in lines:
+        line["miou"] += 2.0 * (line["crf"] and line["row"] == "tokens")
+    text = shown(write(lines, tmp_path / "done.csv"))["photos-scores"]
+    assert text.count("<tr>") == 1 + 2 + 6 + 6 and "Run between 2026-01-02 and 2026-01-02 on cpu; backbones vit." in text
+    assert text.count("+6.0 (+6.0, +6.0)") == 3 + 6 and text.count("+4.0 (+4.0, +4.0)") == 3  # with CRF, of mIoU
+
+
+def test_one_set_chooses_and_another_judges(shown, tmp_path):
+    lines = lines_of("camvid", {"tokens": -6.0, "alive": 0.0, "higher quantiles": -1.0, "no smoothing": 5.0})
+    lines += lines_of("msrc_v2", {"tokens": -4.0, "alive": 0.0, "higher quantiles": 2.0})  # one line is not run there
+    text = shown(write(lines, tmp_path / "done.csv"))["judge"]
+    first, second = [re.findall(r">([^<>]+)</t[hd]>", line) for line in text.split("<tr>")[2:]]
+    assert first == ["camvid", "msrc_v2", "higher quantiles, modularity", "6", "23.5", "49.0", "+5.0 (+5.0, +5.0)",
+                     "+5.0 (+5.0, +5.0)", "24.5"]
+    assert second[:3] == ["msrc_v2", "camvid", "alive, modularity"] and second[-3:] == ["+4.0 (+4.0, +4.0)"] * 2 + ["26.5"]
+
+
+def test_the_chapter_gives_a_reason_for_every_setting_of_the_recipe():
+    (cell,) = [cell for cell in CHAPTER if cell["id"] == "recipes"]
+    reasons = next(node.value for node in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(node, ast.Assign))
+    assert set(ast.literal_eval(reasons)) == set(RECIPES["alive"])

@@ -1,0 +1,80 @@
+"""The benchmarks run, in tiny, and what they write can be read."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import chapters
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_quick_run_has_every_row_and_finite_ratios(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"another": 1}')
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "--quick", "--device", "cpu", "--output", str(path)],
+                          cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(path.read_text())
+    assert results.pop("another") == 1  # of another run
+    assert set(results) == {"modularity", "contrast", "crf", "heads"}
+    for name, subject in results.items():
+        assert subject["machine"]["cores"] >= 1 and subject["library"] and subject["rows"]
+        for row in subject["rows"]:
+            assert row["name"] in done.stdout and row["fits"]
+            assert len(row["forms"]) >= 2 or name == "crf"  # not everybody can build pydensecrf
+            *ours, reference = row["forms"].values()
+            assert reference["median"] > 0
+            for found in ours:
+                assert math.isfinite(found["times_faster"]) and math.isfinite(found.get("times_smaller", 0))
+        for curve in subject["curves"]:
+            assert all(value > 0 for point in curve["points"] for value in point.values()) and len(curve["points"]) == 2
+
+
+def test_memory_of_a_row_in_a_process_of_its_own():
+    name = "modularity, forward and backward"
+    done = subprocess.run([sys.executable, "-m", "benchmarks.measure", "modularity", name, "ours", "cpu"], cwd=ROOT,
+                          text=True, capture_output=True, check=True)
+    found = json.loads(done.stdout)
+    assert 0 <= found["extra_bytes"] < found["peak_bytes"] and found["median"] > 0
+
+
+def write_notebook(path, *sources):
+    cells = [{"cell_type": "code", "id": f"cell-{i}", "metadata": {}, "source": source, "outputs": [],
+              "execution_count": None} for i, source in enumerate(sources)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(notebook))
+    return path
+
+
+@pytest.mark.notebook
+def test_a_chapter_alone_starts_in_an_empty_folder_and_tells_its_memory(tmp_path):
+    alone = write_notebook(tmp_path / "alone.ipynb", "import os\nassert os.listdir() == []", "held = bytearray(2**28)",
+                           "del held")
+    found = chapters.measure_chapter(alone, ROOT)
+    assert found["seconds"] > 0 and found["peak_bytes"] > 2**28
+    assert set(found["versions"]) == set(chapters.VERSIONS) and found["library"] and found["machine"]["cores"] >= 1
+
+
+@pytest.mark.notebook
+def test_a_chapter_that_fails_is_an_error_with_its_reason(tmp_path):
+    with pytest.raises(RuntimeError, match="(?s)broken.ipynb failed.*no such thing"):
+        chapters.measure_chapter(write_notebook(tmp_path / "broken.ipynb", "raise ValueError('no such thing')"), ROOT)
+
+
+def test_chapters_come_from_the_last_commit(tmp_path):
+    commit = chapters.checkout(tmp_path)
+    assert len(commit) == 40 and (tmp_path / "notebooks/01_frontdoor.ipynb").is_file()
+    assert not (tmp_path / ".git").exists()
+
+
+def test_kept_times_of_chapters_are_of_chapters():
+    kept = json.loads(chapters.RESULTS.read_text()) if chapters.RESULTS.is_file() else {}
+    for name, found in kept.items():
+        assert (ROOT / f"notebooks/{name}.ipynb").is_file()
+        assert found["seconds"] > 0 and found["peak_bytes"] > 0 and found["commit"] and found["date"]

@@ -1,0 +1,183 @@
+"""The project's own promises: one environment, one address, clean notebooks, a README whose words lead somewhere."""
+
+import ast
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cause_lib.config import Experiment
+from workflow.rows import read_rows
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings its forerunner
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STAGES = [path for path in NOTEBOOKS if path.name[:2] in ("02", "03", "04", "05", "07")]
+TABLES = sorted({*(ROOT / "experiments").glob("*.csv")} - {ROOT / "experiments/published_rows.csv"})
+PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
+CONDA_NAMES = {"torch": "pytorch"}
+PIP_ONLY = ("sphinx-mathjax-offline", "playwright", "axe-playwright-python")  # conda users get them from pip
+
+
+def tracked_text() -> dict[Path, str]:
+    """Every text file of the project, less what is built or run."""
+    left_out = {".git", ".venv", "_build", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints",
+                ".snakemake"}
+    texts = {}
+    for path in ROOT.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        if path.is_file() and not left_out & set(parts) and not any(part.endswith(".egg-info") for part in parts):
+            try:
+                texts[path] = path.read_text(encoding="utf8")
+            except UnicodeDecodeError:
+                pass  # a picture or weights
+    return texts
+
+
+def cells(path: Path, tag: str | None = None) -> list[dict]:
+    """The code cells of a notebook, all or those that carry `tag`."""
+    code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    return [cell for cell in code if tag is None or tag in cell["metadata"].get("tags", [])]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def test_conda_and_pip_users_get_the_same_packages():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip_part = conda.pop()
+    extras = PROJECT["optional-dependencies"]
+    wanted = PROJECT["dependencies"] + extras["book"] + extras["test"]
+    wanted = [line for line in wanted if re.match(r"[\w-]+", line).group() not in PIP_ONLY]
+    for ours, theirs in CONDA_NAMES.items():
+        wanted = [re.sub(rf"^{ours}(?=\W)", theirs, line) for line in wanted]
+    assert conda == [f"python{PROJECT['requires-python']}", "pip", *wanted, "pydensecrf"]
+    assert pip_part == {"pip": ["--editable .[book,test,workflow]"]}
+
+
+def test_what_is_imported_is_a_dependency():
+    modules = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in PROJECT["dependencies"]}
+    come_along = {"triton"}  # with PyTorch for CUDA, and only there is it imported
+    modules = modules - {"pillow"} | {"PIL", "cause_lib", "cause_book", "pydensecrf"} | come_along | sys.stdlib_module_names
+    for path in [*(ROOT / "cause_lib").rglob("*.py"), *(ROOT / "cause_book").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in names:
+                assert name.split(".")[0] in modules, f"{path.name} imports {name}, which pyproject.toml does not name"
+
+
+def test_the_address_is_the_same_everywhere():
+    assert PROJECT["urls"]["Repository"] == ADDRESS
+    owner = ADDRESS.split("/")[-2]
+    for path, text in tracked_text().items():
+        for found in re.findall(rf"(?:github\.com|colab\.research\.google\.com/github)/{owner}/[\w-]+", text):
+            assert found.endswith("/".join(ADDRESS.split("/")[-2:])), f"{path.name}: {found}"
+    assert ADDRESS in (ROOT / "README.md").read_text()
+
+
+def test_no_package_index_is_named():
+    hosts = ["py" + "pi.org", "python" + "hosted.org", "ana" + "conda.org", "download.py" + "torch.org"]
+    for path, text in tracked_text().items():
+        assert not [host for host in hosts if host in text], path
+
+
+def test_every_chapter_is_in_the_book():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    files = [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    chapters = [f"notebooks/{path.stem}" for path in NOTEBOOKS]
+    prose = [f"book/{path.stem}" for path in (ROOT / "book").glob("*.md")]
+    assert sorted(files) == sorted(chapters + prose)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_committed_clean(path):
+    notebook = json.loads(path.read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert notebook["metadata"]["kernelspec"] == {"name": "python3", "display_name": "Python 3", "language": "python"}
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    for cell in cells(path):
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+    first = notebook["cells"][0]
+    assert first["cell_type"] == "markdown" and source(first).startswith(f"# {int(path.stem[:2])}. ")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_installs_itself_on_colab(path):
+    first = cells(path)[0]
+    assert "install" in first["metadata"]["tags"]
+    assert re.search(rf'%pip install (-q|--quiet) .*git\+{re.escape(ADDRESS)}"?$', source(first), re.M), source(first)
+    assert "cause_lib" in source(first)  # asks first whether it is there
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_literals(path):
+    (cell,) = cells(path, "parameters")
+    assert source(cell).startswith("# Parameters")
+    for statement in ast.parse(source(cell)).body:
+        assert isinstance(statement, ast.Assign), f"not an assignment: {ast.unparse(statement)}"
+        ast.literal_eval(statement.value)
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
+def test_stage_notebook_lists_every_field_of_experiment(path):
+    (cell,) = cells(path, "parameters")
+    given = {statement.targets[0].id: ast.literal_eval(statement.value) for statement in ast.parse(source(cell)).body}
+    assert list(given.items()) == [(field.name, field.default) for field in dataclasses.fields(Experiment)]
+    code = cells(path)
+    assert "Experiment.from_namespace(globals())" in source(code[code.index(cell) + 1])
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_table_of_runs_is_a_table_of_experiments(path):
+    for row in read_rows(path):
+        assert row.experiment.to_dict().items() >= row.parameters.items()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_what_a_page_tells_to_type_exists(path):
+    blocks = re.findall(r"```bash\n(.*?)```", path.read_text(), re.S)
+    prose = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+    inline = re.findall(r"`((?:make|papermill|python) [^`]+)`", prose)
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M)
+    fields = {field.name for field in dataclasses.fields(Experiment)}
+    for command in "\n".join(blocks + inline).replace("\\\n", " ").splitlines():
+        words = command.split()
+        if words and words[0] == "make":
+            assert words[1] in targets, command
+        if words and words[0] == "papermill":
+            assert (ROOT / words[1]).exists(), command
+        if words and (words[0] == "papermill" or "cause_lib" in words):
+            assert {words[n + 1] for n, word in enumerate(words) if word == "-p"} <= fields, command
+        if words[:1] == ["python"] and words[1].endswith(".py"):
+            assert (ROOT / words[1]).exists(), command
+
+
+def test_readme_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\(([^)#]+)", text) + re.findall(r'src="([^"]+)"', text):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_quickstart_table_is_shown_as_it_is():
+    assert (ROOT / "experiments/quickstart.csv").read_text() in (ROOT / "book/batch.md").read_text()
+
+
+def test_bibliography_has_addresses_and_no_doubles():
+    text = (ROOT / "book/references.bib").read_text()
+    keys = re.findall(r"^@\w+\{(\w+),", text, re.M)
+    assert len(keys) == len(set(keys))
+    for doi in re.findall(r"doi = \{(.*?)\}", text):
+        assert re.fullmatch(r"10\.\d{4,9}/\S+", doi)

@@ -1,0 +1,137 @@
+"""The switches of the audit: each changes what it should, and nothing at all where it is left alone."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from test_stages import bits
+
+from cause_lib import stages
+from cause_lib.backbones import load_backbone
+from cause_lib.config import SINCE, STAGE_FIELDS, Experiment
+from cause_lib.data import load_dataset, resize_and_crop
+from cause_lib.data.pascalvoc import squash
+from cause_lib.runs.features import FrozenFeatures, open_dataset
+from cause_lib.runs.loop import session
+from cause_lib.segmenter import Segmenter
+
+AWAY = {"resize": "antialiased", "num_heads": 6, "positions": "antialiased", "shared_start": True}
+
+
+def tokens(run: Experiment, size: int = 48) -> torch.Tensor:
+    """The tokens of all training views, (b, n, d)."""
+    with session(run) as accelerator:
+        features = FrozenFeatures(run, "train", size, accelerator)
+        return torch.cat(list(features.stream(torch.arange(len(features)).split(7))))
+
+
+def test_left_alone_they_are_in_no_name():
+    assert set(AWAY) <= set(SINCE)
+    for stage in STAGE_FIELDS:
+        assert not set(AWAY) & set(Experiment().key(stage))
+
+
+@pytest.mark.parametrize("name", AWAY)
+def test_set_they_are_in_the_names_of_all_that_depends_on_them(name):
+    run = Experiment(**{name: AWAY[name]})
+    changed = {stage for stage in STAGE_FIELDS if run.key(stage) != Experiment().key(stage)}
+    of_a_head = {"head", "probe", "evaluation"}
+    assert changed == (of_a_head if name == "shared_start" else set(STAGE_FIELDS))
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (dict(resize="bicubic"), "resize must be one of nearest, antialiased"),
+    (dict(positions="timm"), "positions must be one of dino, antialiased"),
+    (dict(num_heads=0), "num_heads must be between 1 and"),
+])
+def test_what_a_switch_may_be(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        Experiment(**wrong)
+
+
+def test_a_data_set_knows_its_two_ways_of_resizing():
+    with pytest.raises(ValueError, match="unknown resize 'antialised' .did you mean 'antialiased'"):
+        load_dataset("scenes", "val", image_size=16, resize="antialised")
+
+
+# --- pictures ---
+
+
+@pytest.mark.parametrize("height, width, size", [(90, 120, 32), (37, 23, 64)])
+def test_antialiased_pictures_are_pillows_bilinear(height, width, size):
+    """Pillow's filter is as wide as a new pixel; both round to 8 bits, after a pass in each direction."""
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = torch.from_numpy(picture).permute(2, 0, 1)
+    long = size * max(height, width) // min(height, width)
+    target = (long, size) if width > height else (size, long)
+    left, top = (round((side - size) / 2) for side in target)
+    expected = np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BILINEAR)).astype(int)
+    ours = resize_and_crop(image, size, "antialiased").permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(ours - expected[top:top + size, left:left + size]).max() <= 1
+    squashed = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(squash(image, size, "antialiased").permute(1, 2, 0).numpy() - squashed).max() <= 1
+
+
+def test_pictures_are_resized_as_said_and_labels_never_are(tiny):
+    for size in (24, 96):
+        plain, smooth = (open_dataset(tiny(**change), "train", size) for change in ({}, {"resize": "antialiased"}))
+        for one, other in zip(plain, smooth):
+            assert torch.equal(one["label"], other["label"]) and not torch.equal(one["image"], other["image"])
+            assert set(one["label"].unique().tolist()) <= {0, 1, 2}
+            assert 0 <= other["image"].min() and other["image"].max() <= 1
+    assert plain.fingerprint == smooth.fingerprint and plain.names == smooth.names
+
+
+# --- tokens ---
+
+
+@pytest.mark.parametrize("name", ["resize", "num_heads", "positions"])
+@pytest.mark.parametrize("cache_gb", [0.0, 4.0])
+def test_tokens_follow_the_switch_kept_or_not(tiny, name, cache_gb):
+    plain = tiny(cache_gb=cache_gb)
+    run = plain.replace(**{name: AWAY[name]})
+    found = tokens(run)
+    images = torch.stack([item["image"] for item in open_dataset(run, "train", 48)])
+    read = {"num_heads": run.num_heads, "positions": run.positions}
+    expected = torch.cat([load_backbone(run.backbone, 48, **read)(part) for part in images.split(7)])
+    assert torch.equal(found, expected)
+    assert not torch.allclose(found, tokens(plain), atol=1e-3)
+    assert torch.equal(tokens(run), found)  # from the run's own cache, not the other's
+
+
+def test_positions_matter_only_away_from_the_native_size(tiny):
+    plain, other = tiny(train_images=1), tiny(train_images=1, positions="antialiased")
+    assert torch.equal(tokens(plain, 160), tokens(other, 160))
+
+
+# --- the teacher's start ---
+
+
+def test_a_shared_start_is_the_student_after_its_first_update(tiny):
+    """The teacher that an average without any past would have, for one update; after that both have a past."""
+    def teacher(**changes):
+        return bits(stages.fit_head(tiny(concept_steps=3, **changes)))
+
+    assert teacher(head_steps=1, shared_start=True) == teacher(head_steps=1, ema_decay=0.0)
+    assert teacher(head_steps=1, shared_start=True) != teacher(head_steps=1)
+    assert teacher(head_steps=3, shared_start=True) != teacher(head_steps=3, ema_decay=0.0)
+    assert teacher(head_steps=3, shared_start=True) != teacher(head_steps=3)
+
+
+# --- one picture in, one mask out ---
+
+
+def test_a_segmenter_sees_as_its_run_did(tiny):
+    run = tiny(concept_steps=2, head_steps=2, probe_steps=2, resize="antialiased", num_heads=6, positions="antialiased")
+    segment = Segmenter.load(stages.fit_probe(run))
+    assert segment.resize == "antialiased" and segment.backbone.positions == "antialiased"
+    assert {block.attn.num_heads for block in segment.backbone.vit.blocks} == {6}
+    image, seen = torch.rand(3, 70, 96), []
+    segment.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    segment(image)
+    assert torch.equal(seen[0], F.interpolate(image[None], size=(48, 64), mode="bilinear", antialias=True))
+    plain, seen = Segmenter.load(stages.fit_probe(tiny(concept_steps=2, head_steps=2, probe_steps=2))), []
+    plain.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    plain(image)
+    assert torch.equal(seen[0], F.interpolate(image[None], size=(48, 64), mode="nearest"))
