@@ -26,6 +26,8 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist
 
+from cause_lib.errors import InputError
+
 # A table typed by hand or divided in float64 sums to 1 well within this; a table of rounded decimals (0.33, 0.33, 0.33)
 # does not, and is better refused than silently renormalised.
 TABLE_TOLERANCE = 1e-9
@@ -69,7 +71,7 @@ class StructuralModel:
         ):
             if table.shape != shape:
                 given = np.shape(getattr(self, name))
-                raise ValueError(
+                raise InputError(
                     f"{name} has shape {given}, which does not fit the other tables: with u={num_u}, t={num_t}, "
                     f"m={num_m}, y={num_y} its long form must be {shape}."
                 )
@@ -85,7 +87,7 @@ class StructuralModel:
         front_door=False also draws the two forbidden arrows, U -> M and T -> Y.
         """
         if min(u, t, m, y) < 1:
-            raise ValueError(f"Every variable takes at least one value, not (u, t, m, y) = {(u, t, m, y)}.")
+            raise InputError(f"Every variable takes at least one value, not (u, t, m, y) = {(u, t, m, y)}.")
         generator = np.random.default_rng(seed)
         before_m = (t,) if front_door else (u, t)
         before_y = (u, m) if front_door else (u, t, m)
@@ -110,7 +112,7 @@ class StructuralModel:
         for name, strength in strengths.items():
             lowest = -1 if name == "u_t" else 0
             if not lowest <= strength <= 1:
-                raise ValueError(f"{name} is a strength between {lowest} and 1, not {strength}.")
+                raise InputError(f"{name} is a strength between {lowest} and 1, not {strength}.")
         smoke = np.array([0.5 - 0.3 * u_t, 0.5 + 0.3 * u_t])  # (u,)
         tar = np.array([[0.5 - 0.4 * t_m, 0.5 + 0.4 * t_m]]).repeat(2, axis=0)  # (u, t)
         tar[1] += confounding * (0.95 - tar[1])
@@ -141,7 +143,7 @@ class StructuralModel:
         """The mutilated model of do(T = treatment): the arrow into T is cut, and T is set for everybody."""
         num_t = self.p_t.shape[1]
         if not 0 <= treatment < num_t:
-            raise ValueError(f"do(T = {treatment}) is not possible: the treatments of this model are 0 to {num_t - 1}.")
+            raise InputError(f"do(T = {treatment}) is not possible: the treatments of this model are 0 to {num_t - 1}.")
         p_t = np.zeros_like(self.p_t)
         p_t[:, treatment] = 1.0
         return replace(self, p_t=p_t)
@@ -157,7 +159,7 @@ class StructuralModel:
         m' = argmax_m p(m | t) (the first of equals).
         """
         if not power > 0:
-            raise ValueError(f"The power must be positive, not {power}; 1 leaves the mediator as it is.")
+            raise InputError(f"The power must be positive, not {power}; 1 leaves the mediator as it is.")
         peak = self.p_m.max(axis=-1, keepdims=True)  # (u, t, 1), dividing by it keeps large powers from vanishing
         if np.isinf(power):
             p_m = np.eye(self.p_m.shape[-1])[self.p_m.argmax(axis=-1)]  # (u, t, m)
@@ -183,18 +185,18 @@ def estimate_joint(t, m, y, cardinalities, *, pseudo_count=0.0) -> np.ndarray:
     """
     columns = [np.asarray(column) for column in (t, m, y)]
     if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
-        raise ValueError(f"t, m and y must be lists of one length, not of shapes {[c.shape for c in columns]}.")
+        raise InputError(f"t, m and y must be lists of one length, not of shapes {[c.shape for c in columns]}.")
     for name, column, cardinality in zip("tmy", columns, cardinalities, strict=True):
         if not (len(column) == 0 or np.issubdtype(column.dtype, np.integer)):
-            raise ValueError(f"{name} holds {column.dtype} values; the values of a discrete variable are integers.")
+            raise InputError(f"{name} holds {column.dtype} values; the values of a discrete variable are integers.")
         if len(column) and (column.min() < 0 or column.max() >= cardinality):
-            raise ValueError(
+            raise InputError(
                 f"{name} has values from {column.min()} to {column.max()}, outside 0 to {cardinality - 1}."
             )
     if not pseudo_count >= 0 or np.isinf(pseudo_count):
-        raise ValueError(f"pseudo_count must be a finite number not below 0, not {pseudo_count}.")
+        raise InputError(f"pseudo_count must be a finite number not below 0, not {pseudo_count}.")
     if len(columns[0]) == 0 and pseudo_count == 0:
-        raise ValueError("There are no samples to count; give some, or a positive pseudo_count.")
+        raise InputError("There are no samples to count; give some, or a positive pseudo_count.")
     cells = np.ravel_multi_index([c.astype(np.int64) for c in columns], cardinalities)  # (size,)
     counts = np.bincount(cells, minlength=int(np.prod(cardinalities))) + float(pseudo_count)
     return (counts / counts.sum()).reshape(cardinalities)  # (t, m, y)
@@ -270,14 +272,14 @@ def count_views(labels, names, sides, *, views=8, patches=10, spots=4, seed=0) -
     """
     labels, names = np.asarray(labels), np.asarray(names)
     if labels.ndim != 3 or labels.size == 0 or labels.shape[1] != labels.shape[2]:
-        raise ValueError(f"labels must be square scenes (g, h, h), not of shape {labels.shape}.")
+        raise InputError(f"labels must be square scenes (g, h, h), not of shape {labels.shape}.")
     if names.ndim != 2 or len(names) != len(sides):
-        raise ValueError(f"names must be (u, t) with one row for each of {len(sides)} sides, not {names.shape}.")
+        raise InputError(f"names must be (u, t) with one row for each of {len(sides)} sides, not {names.shape}.")
     if not all(0 < side <= 1 for side in sides):
-        raise ValueError(f"A side is a fraction of the scene's, above 0 and at most 1; these are {list(sides)}.")
+        raise InputError(f"A side is a fraction of the scene's, above 0 and at most 1; these are {list(sides)}.")
     num_u, num_t = names.shape
     if labels.min() < 0 or labels.max() >= num_t:
-        raise ValueError(f"labels has kinds from {labels.min()} to {labels.max()}, outside 0 to {num_t - 1}.")
+        raise InputError(f"labels has kinds from {labels.min()} to {labels.max()}, outside 0 to {num_t - 1}.")
     generator = np.random.default_rng(seed)
     size, steps = labels.shape[1], (np.arange(patches * spots) + 0.5) / (patches * spots)
     counts = np.zeros((num_u, num_t, num_t))
@@ -320,10 +322,10 @@ def _divide(numerator, denominator):
 def _answered(answer, defined, undefined, what, why):
     """The answer (t, y), with the rows that are not defined (t,) refused or turned into NaN."""
     if undefined not in ("raise", "nan"):
-        raise ValueError(f"undefined must be 'raise' or 'nan', not {undefined!r}.")
+        raise InputError(f"undefined must be 'raise' or 'nan', not {undefined!r}.")
     if undefined == "raise" and not defined.all():
         rows = ", ".join(str(t) for t in np.flatnonzero(~defined))
-        raise ValueError(
+        raise InputError(
             f"Positivity fails: {what} has no answer for treatment {rows}, because {why}; "
             "pass undefined='nan' to keep the others, or estimate the joint with a pseudo_count."
         )
@@ -334,12 +336,12 @@ def _checked_table(name, table, dimensions, axes):
     """A private float64 copy of a conditional table, its last axis checked to be a distribution."""
     table = _as_probabilities(name, table)
     if table.ndim not in dimensions:
-        raise ValueError(f"{name} must have axes {axes}, not shape {table.shape}.")
+        raise InputError(f"{name} must have axes {axes}, not shape {table.shape}.")
     if table.size == 0:
-        raise ValueError(f"{name} has shape {table.shape}; every variable takes at least one value.")
+        raise InputError(f"{name} has shape {table.shape}; every variable takes at least one value.")
     worst = np.abs(table.sum(axis=-1) - 1).max()
     if worst > TABLE_TOLERANCE:
-        raise ValueError(f"{name} must sum to 1 over its last axis, but is off by {worst:.3g}.")
+        raise InputError(f"{name} must sum to 1 over its last axis, but is off by {worst:.3g}.")
     return table
 
 
@@ -347,9 +349,9 @@ def _checked_joint(joint, axes):
     """A joint as float64, checked to have these axes and to sum to 1 as a whole."""
     joint = _as_probabilities("The joint", joint)
     if joint.ndim != axes.count(",") + 1:
-        raise ValueError(f"The joint must have axes {axes}, not shape {joint.shape}.")
+        raise InputError(f"The joint must have axes {axes}, not shape {joint.shape}.")
     if joint.size == 0 or abs(joint.sum() - 1) > JOINT_TOLERANCE:
-        raise ValueError(f"The joint must sum to 1, but sums to {joint.sum():.9g}.")
+        raise InputError(f"The joint must sum to 1, but sums to {joint.sum():.9g}.")
     return joint
 
 
@@ -357,9 +359,9 @@ def _as_probabilities(name, table):
     try:
         table = np.array(table, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be a regular array of numbers ({error}).") from None
+        raise InputError(f"{name} must be a regular array of numbers ({error}).") from None
     if not np.isfinite(table).all():
-        raise ValueError(f"{name} has entries that are not finite.")
+        raise InputError(f"{name} has entries that are not finite.")
     if (table < 0).any():
-        raise ValueError(f"{name} has a negative probability, {table.min():.3g}.")
+        raise InputError(f"{name} has a negative probability, {table.min():.3g}.")
     return table

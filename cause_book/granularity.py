@@ -32,6 +32,7 @@ from scipy.stats import random_table
 from torch import Tensor
 
 from cause_lib.data.scenes.world import LEVELS, find_level
+from cause_lib.errors import InputError
 from cause_lib.metrics import SegmentationMetrics, count
 
 NEVER = 3.0  # a height, 1 - phi+, that no cosine reaches
@@ -53,7 +54,7 @@ def patch_labels(labels: Tensor, patch_size: int) -> Tensor:
     """
     b, h, w = labels.shape
     if h % patch_size or w % patch_size:
-        raise ValueError(f"Patches of {patch_size} pixels do not fill a label of {h} x {w}: choose an image_size that "
+        raise InputError(f"Patches of {patch_size} pixels do not fill a label of {h} x {w}: choose an image_size that "
                          f"{patch_size} divides.")
     pixels = labels.unflatten(2, (-1, patch_size)).unflatten(1, (-1, patch_size)).transpose(2, 3)
     pixels = pixels.flatten(3).flatten(0, 2)  # (b n, pixels of a patch)
@@ -93,7 +94,7 @@ def best_view(parts: Tensor, own: Sequence[int]) -> tuple[int, tuple[int, int, i
             if (single, sizes.min()) > best:
                 best, view = (single, sizes.min()), (number, pieces == piece)
     if view is None:
-        raise ValueError(f"No picture shows a part of {list(own)}: take more pictures.")
+        raise InputError(f"No picture shows a part of {list(own)}: take more pictures.")
     number, piece = view
     (rows, columns), shape = np.nonzero(piece), piece.shape
     side = min(*shape, int(1.15 * max(np.ptp(rows), np.ptp(columns))) + 2)
@@ -134,7 +135,7 @@ def agreement(table: Tensor, *, draws: int = 100, seed: int = 0) -> dict[str, fl
     counts = table.cpu().numpy()
     counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]  # (k', c') those that occur
     if counts.size == 0:
-        raise ValueError("agreement needs at least one labelled patch, and the table holds none.")
+        raise InputError("agreement needs at least one labelled patch, and the table holds none.")
     rows, columns = counts.sum(1), counts.sum(0)
     by_chance = counts[None]  # with one row or one column there is no other table, and SciPy draws wrong ones
     if min(counts.shape) > 1:

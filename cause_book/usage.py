@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cause_lib.clusterbook import Clusterbook, modularity_loss, thin_grid
 from cause_lib.config import Experiment
+from cause_lib.errors import InputError
 from cause_lib.metrics import count
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.loop import batches_for, descend, generator_for
@@ -40,7 +41,7 @@ def effective(counts: Tensor) -> float:
     """
     total = counts.sum()
     if total == 0:
-        raise ValueError("effective needs at least one count above 0: nothing was won.")
+        raise InputError("effective needs at least one count above 0: nothing was won.")
     shares = counts.double() / total
     return float(torch.special.entr(shares).sum().exp())
 

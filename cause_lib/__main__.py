@@ -18,7 +18,7 @@ import torch
 
 from cause_lib import stages
 from cause_lib.config import Experiment
-from cause_lib.errors import REFUSALS, is_refusal
+from cause_lib.errors import Refusal
 from cause_lib.runs.loop import session
 
 STAGES = {"clusterbook": stages.fit_clusterbook, "head": stages.fit_head, "probe": stages.fit_probe,
@@ -45,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
             stages.find(experiment, "evaluation")  # fetches what may be fetched: once, not in every process
             main_process = accelerator.is_main_process
         folder = STAGES[given.stage](experiment)
-    except REFUSALS as error:
-        if not is_refusal(error):
-            raise
+    except Refusal as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if main_process:
         print(folder)

@@ -28,6 +28,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cause_lib.errors import InputError, NotFound
 from cause_lib.weights import file_sha256, read_tensors, refuse_misfits, strip_prefixes
 
 # name -> (timm's name, how its weights were learned). A weights file does not tell the number of attention heads: every
@@ -114,10 +115,10 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         FileNotFoundError: no weights here and no network to fetch them.
     """
     if positions not in POSITIONS:
-        raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, not {positions!r}.")
+        raise InputError(f"positions must be one of {', '.join(POSITIONS)}, not {positions!r}.")
     weights_name, reading = READINGS.get(name, (name, None))
     if reading is not None and num_heads not in (None, reading):
-        raise ValueError(f"{name} means {weights_name} read with {reading} attention heads, so num_heads={num_heads} "
+        raise InputError(f"{name} means {weights_name} read with {reading} attention heads, so num_heads={num_heads} "
                          f"says two things at once: take {weights_name!r} with num_heads, or {name!r} without.")
     heads = reading if num_heads is None else num_heads
     if name in (BUNDLED, RANDOM):
@@ -211,7 +212,7 @@ class Backbone(nn.Module):
         ValueError for another shape, for integer images, and for a size the patch does not divide.
         """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(f"images must be floating point in [0, 1] of shape (b, 3, h, w), "
+            raise InputError(f"images must be floating point in [0, 1] of shape (b, 3, h, w), "
                              f"not {images.dtype} of shape {tuple(images.shape)}.")
         grid = self._grid(*images.shape[-2:])
         with torch.inference_mode():
@@ -266,7 +267,7 @@ class Backbone(nn.Module):
         patch = self.patch_size
         if h < patch or w < patch or h % patch or w % patch:
             good = [max(1, round(side / patch)) * patch for side in (h, w)]
-            raise ValueError(f"{self.name} cuts images into {patch} x {patch} patches, which do not tile "
+            raise InputError(f"{self.name} cuts images into {patch} x {patch} patches, which do not tile "
                              f"{h} x {w} pixels; the nearest size that they tile is {good[0]} x {good[1]}.")
         return h // patch, w // patch
 
@@ -310,7 +311,7 @@ def _architecture(name: str) -> tuple[str, bool, str]:
         vits = [*BACKBONES, *AUTHORS, *READINGS, BUNDLED, RANDOM, *timm.list_models("vit_*"),
                 *timm.list_models("deit*")]
         near = difflib.get_close_matches(str(name), vits, n=3, cutoff=0.3) or [*BACKBONES][:3]
-        raise ValueError(f"There is no backbone {name!r}; the nearest names are {', '.join(near)}: take one.")
+        raise InputError(f"There is no backbone {name!r}; the nearest names are {', '.join(near)}: take one.")
     return name, timm.models.is_model_pretrained(name), ""
 
 
@@ -320,7 +321,7 @@ def _with_heads(build: Callable[..., VisionTransformer], num_heads: int | None,
     vit = build()
     own = _heads(vit)
     if num_heads is not None and (num_heads < 1 or vit.embed_dim % num_heads):
-        raise ValueError(f"{name} has tokens of width {vit.embed_dim}, which {num_heads} attention heads cannot share "
+        raise InputError(f"{name} has tokens of width {vit.embed_dim}, which {num_heads} attention heads cannot share "
                          f"evenly: num_heads must divide it, as its own {own} do; give one that does, or none.")
     return (vit if num_heads in (None, own) else build(num_heads=num_heads)), own
 
@@ -343,7 +344,7 @@ def _empty_vit(architecture: str, name: str, **changes: int) -> VisionTransforme
     except (TypeError, AssertionError):                       # other families do not take these arguments
         vit = None
     if type(vit) is not VisionTransformer or type(vit.patch_embed) is not PatchEmbed or vit.pos_embed is None:
-        raise ValueError(f"{name!r} is no plain vision transformer with learned positions, which is what gives tokens "
+        raise InputError(f"{name!r} is no plain vision transformer with learned positions, which is what gives tokens "
                          f"here; try one of {', '.join(BACKBONES)}.")
     return vit
 
@@ -432,7 +433,7 @@ def _weights_path(name: str) -> Path:
         suffix = AUTHORS[name].file.removeprefix(_stem(AUTHORS[name].file))
     else:
         fetch = f"timm publishes none of that name, so take a file of your own ({', '.join(WEIGHT_SUFFIXES)})"
-    raise FileNotFoundError(f"No weights for {name!r}: {fetch}, put it as {name}{suffix} into the folder that the "
+    raise NotFound(f"No weights for {name!r}: {fetch}, put it as {name}{suffix} into the folder that the "
                             f"environment variable CAUSE_WEIGHTS names (now {where or 'not set'}), or go on with "
                             "backbone='bundled'.")
 
@@ -469,7 +470,7 @@ def _undamaged(path: Path) -> Path:
     # the hub's cache names the blob behind a large file by the SHA-256 that the hub has for it
     blob = path.resolve()
     if len(blob.name) == 64 and blob.name != file_sha256(blob):
-        raise ValueError(f"{blob} is damaged: its SHA-256 is not its name; delete it and try again.")
+        raise InputError(f"{blob} is damaged: its SHA-256 is not its name; delete it and try again.")
     return path
 
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
 
-from cause_lib.errors import show_refusals_short
+from cause_lib.errors import InputError
+from cause_lib.runs.notebook import show_refusals_short
 
 
 def _epochs(views: int) -> dict[str, int]:
@@ -328,28 +329,28 @@ class Experiment:
     def _refuse_combinations(self) -> None:
         """What each field may be, but not together with the others."""
         if self.negative_threshold > self.positive_threshold:
-            raise ValueError(f"negative_threshold {self.negative_threshold} must not be above "
+            raise InputError(f"negative_threshold {self.negative_threshold} must not be above "
                              f"positive_threshold {self.positive_threshold}.")
         if (self.positive_quantile is None) != (self.negative_quantile is None):
-            raise ValueError("positive_quantile and negative_quantile go together: give both, or neither.")
+            raise InputError("positive_quantile and negative_quantile go together: give both, or neither.")
         if self.positive_quantile is not None and self.negative_quantile > self.positive_quantile:
-            raise ValueError(f"negative_quantile {self.negative_quantile} must not be above "
+            raise InputError(f"negative_quantile {self.negative_quantile} must not be above "
                              f"positive_quantile {self.positive_quantile}.")
         if self.dataset == "folder" and not self.folder:
-            raise ValueError('dataset "folder" needs the parameter folder: a path, or a name below CAUSE_DATA.')
+            raise InputError('dataset "folder" needs the parameter folder: a path, or a name below CAUSE_DATA.')
         if self.folder and self.dataset != "folder":
-            raise ValueError(f'folder {self.folder!r} is given, but dataset is {self.dataset!r}: '
+            raise InputError(f'folder {self.folder!r} is given, but dataset is {self.dataset!r}: '
                              'set dataset to "folder", or leave folder empty.')
         patch = _patch_of(self.backbone)
         for name in ("image_size", "train_size"):
             if getattr(self, name) < patch:
-                raise ValueError(f"{name} {getattr(self, name)} is smaller than a patch of {self.backbone}, {patch} "
+                raise InputError(f"{name} {getattr(self, name)} is smaller than a patch of {self.backbone}, {patch} "
                                  "pixels: set it to that or to a multiple.")
         if self.crops == "five" and self.crop_ratio * self.image_size < patch:
-            raise ValueError(f"crop_ratio {self.crop_ratio} of image_size {self.image_size} is less than a patch of "
+            raise InputError(f"crop_ratio {self.crop_ratio} of image_size {self.image_size} is less than a patch of "
                              f"{self.backbone}, {patch} pixels: raise one of them, or set crops to \"none\".")
         if self.num_classes is not None and 0 < self.concept_readout < self.num_classes:
-            raise ValueError(f"concept_readout {self.concept_readout} is less than num_classes {self.num_classes}: "
+            raise InputError(f"concept_readout {self.concept_readout} is less than num_classes {self.num_classes}: "
                              "clusters are made of these concepts, so raise it, or set it to 0.")
 
     def _presets(self) -> dict[str, Any]:
@@ -439,7 +440,7 @@ def read_parameters(namespace: Mapping[str, Any], allowed: Mapping[str, type | t
     _refuse_unknown(found, list(allowed))
     missing = [name for name in allowed if name not in found]
     if missing:
-        raise ValueError(f"The parameter {missing[0]!r} is missing: run the parameters cell first.")
+        raise InputError(f"The parameter {missing[0]!r} is missing: run the parameters cell first.")
     return {name: _checked(name, found[name], types if isinstance(types, tuple) else (types,))
             for name, types in allowed.items()}
 
@@ -468,7 +469,7 @@ def _refuse_unknown(parameters: Mapping[str, Any], names: list[str]) -> None:
         if name not in names:
             near = _nearest(name, names)
             hint = f"did you mean {near!r}?" if near else f"the parameters are: {', '.join(names)}."
-            raise ValueError(f"Unknown parameter {name!r}: {hint}")
+            raise InputError(f"Unknown parameter {name!r}: {hint}")
 
 
 def _nearest(name: Any, names: Collection[str]) -> str | None:
@@ -499,10 +500,10 @@ def _checked(name: str, value: Any, types: tuple[type, ...], rule: Rule | None =
     because = f": {rule.reason}." if rule is not None else "."
     if not fits:
         wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
-        raise ValueError(f"Parameter {name} must be {wanted}, not {_shown(given)} ({type(given).__name__}){because}")
+        raise InputError(f"Parameter {name} must be {wanted}, not {_shown(given)} ({type(given).__name__}){because}")
     wanted = None if rule is None else _wanted(value, rule)
     if wanted is not None:
-        raise ValueError(f"Parameter {name} must be {wanted}, not {_shown(given)}{because}")
+        raise InputError(f"Parameter {name} must be {wanted}, not {_shown(given)}{because}")
     return value
 
 
@@ -541,11 +542,11 @@ def _place(run_dir: str) -> str:
     """run_dir with `~` as the home folder; refused where no folder is or can be."""
     given, run_dir = run_dir, os.path.expanduser(run_dir)
     if run_dir.startswith("~"):
-        raise ValueError(f"Parameter run_dir must begin with a home folder that is known, not {given!r}: write the "
+        raise InputError(f"Parameter run_dir must begin with a home folder that is known, not {given!r}: write the "
                          "path in full.")
     for path in (Path(run_dir), *Path(run_dir).parents):
         if os.path.isfile(path):
-            raise ValueError(f"Parameter run_dir must be a folder, or where one can be made, not {given!r}: {path} is "
+            raise InputError(f"Parameter run_dir must be a folder, or where one can be made, not {given!r}: {path} is "
                              "a file.")
     return run_dir
 

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cause_lib.errors import InputError, RunError
 from cause_lib.kernels.lattice import Lattice, permutohedral_lattice
 
 GAUSSIAN = {"sxy": 1, "compat": 3}
@@ -63,12 +64,12 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
     """
     if images.ndim != 4 or log_probabilities.ndim not in (4, 5) or len(images) != len(log_probabilities) \
             or images.shape[1] != 3 or images.shape[2:] != log_probabilities.shape[-2:]:
-        raise ValueError(f"dense_crf needs images (b, 3, h, w) and log_probabilities (b, c, h, w) or (b, s, c, h, w), "
+        raise InputError(f"dense_crf needs images (b, 3, h, w) and log_probabilities (b, c, h, w) or (b, s, c, h, w), "
                          f"not {tuple(images.shape)} and {tuple(log_probabilities.shape)}.")
     if backend not in ("torch", "pydensecrf"):
-        raise ValueError(f"Unknown CRF backend {backend!r}: there are 'torch' and 'pydensecrf'.")
+        raise InputError(f"Unknown CRF backend {backend!r}: there are 'torch' and 'pydensecrf'.")
     if backend not in crf_backends():
-        raise RuntimeError("pydensecrf is not installed: `make book` builds it where there is a C++ compiler; "
+        raise RunError("pydensecrf is not installed: `make book` builds it where there is a C++ compiler; "
                            "without it, set crf_backend to 'torch'.")
     images, unary = images.to(log_probabilities.device), log_probabilities.float()
     unary = unary if unary.ndim == 5 else unary[:, None]  # (b, s, c, h, w)

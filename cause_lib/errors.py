@@ -1,42 +1,28 @@
-"""What goes wrong, in one sentence: in a notebook, what the library refuses is shown without a traceback.
+"""What the library refuses, as exception classes of its own: an error of these is one sentence for the user.
 
-A traceback helps whoever has to mend the code. Where the library itself raised the error, it has said what is wrong
-with the input and what to do, and that sentence is all that a reader needs; any other error is shown in full.
+The sentence names the file or the parameter and the way out, so that notebooks and the command line show it without a
+traceback (runs/notebook.py, __main__.py). Each class is also the built-in one that callers expect. Any other error is a
+mistake in the code and is shown in full.
 """
 
 from __future__ import annotations
 
-import linecache
-import traceback
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-REFUSALS = (ValueError, OSError, RuntimeError)  # FileNotFoundError is an OSError
-HERE = Path(__file__).resolve().parent
+class Refusal(Exception):
+    """The library cannot go on, and says why in one sentence."""
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Whether the library raised this error on purpose: the last frame is one of its files, at a `raise`."""
-    if not isinstance(error, REFUSALS) or error.__traceback__ is None:
-        return False
-    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
-    path = Path(frame.f_code.co_filename)
-    return HERE in path.resolve().parents and linecache.getline(str(path), line).lstrip().startswith("raise ")
+class InputError(Refusal, ValueError):
+    """A parameter, a file or a tensor is not what it must be."""
 
 
-def show_refusals_short(namespace: Mapping[str, Any]) -> None:
-    """From here on a notebook shows refusals as one line; papermill and nbconvert still see that the cell failed.
+class NotFound(Refusal, FileNotFoundError):
+    """A file, a folder or a model is not there."""
 
-    Args:
-        namespace: the notebook's `globals()`; without IPython in it nothing happens.
-    """
-    if "get_ipython" not in namespace or (shell := namespace["get_ipython"]()) is None:
-        return
 
-    def show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> None:
-        if is_refusal(error):
-            error._render_traceback_ = lambda: [f"{kind.__name__}: {error}"]  # IPython asks errors for it
-        shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+class WriteError(Refusal, OSError):
+    """A place cannot be written or read."""
 
-    shell.set_custom_exc(REFUSALS, show)
+
+class RunError(Refusal, RuntimeError):
+    """A run cannot go on: no such device, a loss that is not finite, a package that is missing."""

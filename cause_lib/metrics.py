@@ -24,6 +24,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from cause_lib.errors import InputError
+
 
 class SegmentationMetrics:
     """Counts first, numbers at the end.
@@ -47,7 +49,7 @@ class SegmentationMetrics:
             ValueError: the shapes differ, or an id is out of range; on a GPU the latter is found by `compute`.
         """
         if prediction.shape != label.shape:
-            raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape.")
+            raise InputError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape.")
         c = self.num_classes
         wrong = (prediction < 0) | (prediction >= c) | (label >= c)
         bins = torch.where(wrong, c * (c + 1), prediction * (c + 1) + torch.where(label < 0, c, label))
@@ -100,7 +102,7 @@ class SegmentationMetrics:
 
     def _refuse(self, counts: Tensor) -> None:
         if counts[-1]:
-            raise ValueError(f"{int(counts[-1])} pixels have an id out of range: predictions must be 0 to "
+            raise InputError(f"{int(counts[-1])} pixels have an id out of range: predictions must be 0 to "
                              f"{self.num_classes - 1}, labels below {self.num_classes}, -1 for void.")
 
 

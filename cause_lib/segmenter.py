@@ -34,6 +34,7 @@ from cause_lib.config import Experiment
 from cause_lib.crf import dense_crf
 from cause_lib.data import CORRUPT, load_image, palette, to_rgb
 from cause_lib.data.source import list_pictures
+from cause_lib.errors import InputError, NotFound, WriteError
 from cause_lib.heads import TRHead, restore_head
 from cause_lib.probes import ClusterProbe, LinearProbe
 from cause_lib.runs.card import model_card, shareable
@@ -86,7 +87,7 @@ class Segmenter:
         try:
             return cls._load(folder, readout, device)
         except (LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{folder} is damaged, its record is not what its stage wrote ({type(error).__name__}: "
+            raise InputError(f"{folder} is damaged, its record is not what its stage wrote ({type(error).__name__}: "
                              f"{error}): remove it and run its stage again.") from error
 
     @classmethod
@@ -94,17 +95,17 @@ class Segmenter:
         """`load`, of the folder of a probe, or of an evaluation of released files."""
         record = read_record(folder)
         if record["stage"] not in ("probe", "evaluation"):
-            raise ValueError(f"{folder} is damaged, it records the stage {record['stage']!r}: remove it and run its "
+            raise InputError(f"{folder} is damaged, it records the stage {record['stage']!r}: remove it and run its "
                              "stage again.")
         experiment = _experiment(record, folder)
         backbone = open_backbone(experiment, experiment.image_size)
         if backbone.weights_sha256 != record["weights"]["sha256"]:
-            raise ValueError(f"{folder} was trained with other weights of {experiment.backbone} "
+            raise InputError(f"{folder} was trained with other weights of {experiment.backbone} "
                              f"(SHA-256 {record['weights']['sha256'][:8]}..., here {backbone.weights_sha256[:8]}...): "
                              "put those into CAUSE_WEIGHTS, or train again.")
         if record["stage"] == "evaluation":
             if released_fingerprint(experiment.release, experiment.head) != record["notes"]["release"]:
-                raise ValueError(f"The files in {experiment.release} are not those that {folder} judged: put those "
+                raise InputError(f"The files in {experiment.release} are not those that {folder} judged: put those "
                                  "back, or evaluate again.")
             return cls.from_release(experiment.release, backbone, head=experiment.head, readout=readout, device=device,
                                     image_size=experiment.image_size, classes=record["dataset"]["classes"],
@@ -144,16 +145,16 @@ class Segmenter:
         released = load_released(folder, head)
         probes = {"modularity": released.cluster, "linear": released.linear}
         if readout not in probes:
-            raise ValueError(f"{folder} has no read-out {readout!r}; it has {', '.join(probes)}: take one of these.")
+            raise InputError(f"{folder} has no read-out {readout!r}; it has {', '.join(probes)}: take one of these.")
         if isinstance(backbone, str):
             backbone = load_backbone(backbone, image_size)
         dim, count = released.book.prototypes.shape[1], len(released.cluster.centroids)
         if backbone.dim != dim:
-            raise ValueError(f"The files in {folder} are for a backbone of width {dim}, and {backbone.name} has width "
+            raise InputError(f"The files in {folder} are for a backbone of width {dim}, and {backbone.name} has width "
                              f"{backbone.dim}.")
         for name, given in (("classes", classes), ("colors", colors), ("assignment", assignment)):
             if given is not None and len(given) != count:
-                raise ValueError(f"The files in {folder} have {count} clusters, and {name} has {len(given)} entries.")
+                raise InputError(f"The files in {folder} have {count} clusters, and {name} has {len(given)} entries.")
         patch = backbone.patch_size
         side = released.head.grid[0] if head == "tr" else round(320 / patch)
         return cls(backbone.to(device), released.head.to(device), probes[readout].to(device),
@@ -180,21 +181,21 @@ class Segmenter:
                 folder = Path(huggingface_hub.snapshot_download(str(name), revision=revision,
                                                                 allow_patterns=[CONFIG, WEIGHTS, BACKBONE]))
             except Exception as error:  # the hub's clients raise a dozen kinds
-                raise FileNotFoundError(f"{name} is no folder here, and the hub gave no model of that name "
+                raise NotFound(f"{name} is no folder here, and the hub gave no model of that name "
                                         f"({type(error).__name__}): check the name, and the network.") from error
         config = _read_config(folder, str(name))
         if file_sha256(folder / WEIGHTS) != config["sha256"]:
-            raise ValueError(f"{folder / WEIGHTS} is not the file that {CONFIG} belongs to: fetch or save both again.")
+            raise InputError(f"{folder / WEIGHTS} is not the file that {CONFIG} belongs to: fetch or save both again.")
         head, probe, dim = _restore(folder / WEIGHTS, config)
         wanted = config["backbone"]
         own = folder / BACKBONE if wanted["included"] else None
         backbone = load_backbone(wanted["name"], num_heads=wanted["num_heads"], positions=wanted["positions"],
                                  weights=own)
         if backbone.weights_sha256 != wanted["sha256"]:
-            raise ValueError(f"{name} belongs to other weights of {wanted['name']} (SHA-256 {wanted['sha256'][:8]}..., "
+            raise InputError(f"{name} belongs to other weights of {wanted['name']} (SHA-256 {wanted['sha256'][:8]}..., "
                              f"here {backbone.weights_sha256[:8]}...): put those into CAUSE_WEIGHTS.")
         if backbone.dim != dim:
-            raise ValueError(f"{folder / WEIGHTS} is for a backbone of width {dim}, and {wanted['name']} has width "
+            raise InputError(f"{folder / WEIGHTS} is for a backbone of width {dim}, and {wanted['name']} has width "
                              f"{backbone.dim}: fetch or save it again.")
         return cls(backbone.to(device), head.to(device), probe.eval().requires_grad_(False).to(device),
                    image_size=config["image_size"], classes=config["classes"], readout=config["readout"],
@@ -222,7 +223,7 @@ class Segmenter:
             for path in sorted(beside.iterdir(), key=lambda path: path.name == CONFIG):  # last, what the others belong to
                 path.replace(folder / path.name)
         except (OSError, safetensors.SafetensorError) as error:
-            raise OSError(f"Cannot write the Segmenter {folder} ({getattr(error, 'strerror', None) or error}): choose a "
+            raise WriteError(f"Cannot write the Segmenter {folder} ({getattr(error, 'strerror', None) or error}): choose a "
                           "folder with room that can be written.") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -288,7 +289,7 @@ class Segmenter:
         if isinstance(image, (str, Path)) and Path(image).is_dir():
             paths = list_pictures(Path(image))
             if not paths:
-                raise ValueError(f"{image} holds no pictures (jpg, png, webp, bmp, tif).")
+                raise InputError(f"{image} holds no pictures (jpg, png, webp, bmp, tif).")
             return self._folder(paths, crf, allow_corrupt)
         what = f"The picture {image}" if isinstance(image, (str, Path)) else "This picture"
         if isinstance(image, (str, Path)):
@@ -296,11 +297,11 @@ class Segmenter:
         if isinstance(image, Image.Image):
             image = vision.to_dtype(vision.pil_to_tensor(to_rgb(image)), torch.float32, scale=True)
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(f"Segmenter takes a tensor (3, h, w), floating in [0, 1], "
+            raise InputError(f"Segmenter takes a tensor (3, h, w), floating in [0, 1], "
                              f"not {tuple(image.shape)} of {image.dtype}.")
         h, w = image.shape[1:]
         if not 0 < max(h, w) <= LONGEST * min(h, w):
-            raise ValueError(f"{what} is {w} x {h} pixels, and nothing longer than {LONGEST} times its short side is "
+            raise InputError(f"{what} is {w} x {h} pixels, and nothing longer than {LONGEST} times its short side is "
                              "segmented whole: cut it into pieces.")
         patch = self.backbone.patch_size
         # The short side as in training, the long side as the picture has it, both whole patches.
@@ -321,7 +322,7 @@ class Segmenter:
     def _folder(self, paths: list[Path], crf: bool, allow_corrupt: str) -> dict[str, Tensor]:
         """File name -> mask of each picture, and what `allow_corrupt` says of those that have none."""
         if allow_corrupt not in CORRUPT:
-            raise ValueError(f"allow_corrupt must be one of {', '.join(CORRUPT)}, not {allow_corrupt!r}.")
+            raise InputError(f"allow_corrupt must be one of {', '.join(CORRUPT)}, not {allow_corrupt!r}.")
         masks, faults = {}, []
         for path in tqdm(paths, desc="segment", leave=False):
             try:
@@ -331,7 +332,7 @@ class Segmenter:
                     raise
                 faults.append(str(error))
         if not masks:
-            raise ValueError(f"none of the {len(paths)} pictures in '{paths[0].parent}' can be used; the first: "
+            raise InputError(f"none of the {len(paths)} pictures in '{paths[0].parent}' can be used; the first: "
                              f"{faults[0]}")
         if faults:
             warnings.warn(f"{len(faults)} of {len(paths)} pictures in '{paths[0].parent}' cannot be used and are left "
@@ -351,7 +352,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict) or config.get("format") != FORMAT or not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{name} holds no Segmenter ({CONFIG} with format {FORMAT!r}, and {WEIGHTS}): {again}")
+        raise InputError(f"{name} holds no Segmenter ({CONFIG} with format {FORMAT!r}, and {WEIGHTS}): {again}")
 
     def whole(value: Any, low: int, high: float = math.inf) -> bool:
         return type(value) is int and low <= value <= high
@@ -379,7 +380,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
     for key, check in fits.items():
         if key not in config or not check(config[key]):
             said = f"{key} {str(config[key])[:60]!r}" if key in config else f"no {key}"
-            raise ValueError(f"{folder / CONFIG} is damaged, it has {said}: {again}")
+            raise InputError(f"{folder / CONFIG} is damaged, it has {said}: {again}")
     return config
 
 
@@ -399,13 +400,13 @@ def _restore(path: Path, config: dict[str, Any]) -> tuple[nn.Module, nn.Module, 
             probe = ClusterProbe(*groups["probe"]["centroids"].shape, centroids=groups["probe"]["centroids"])
         head = restore_head(groups["head"], tuple(config["grid"]))
     except (LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{path} holds no head and read-out that fit {CONFIG} ({' '.join(str(error).split())[:200]}): "
+        raise InputError(f"{path} holds no head and read-out that fit {CONFIG} ({' '.join(str(error).split())[:200]}): "
                          "fetch or save both again.") from error
     first = (head.mlp if isinstance(head, TRHead) else head).f1
     found = tuple((probe.weight if isinstance(probe, LinearProbe) else probe.centroids).shape)
     wanted = (len(config["classes"]), first.out_features)
     if len(groups) > 2 or found != wanted:
-        raise ValueError(f"{path} holds {', '.join(sorted(groups))}, its read-out {found} for the {wanted} that its head "
+        raise InputError(f"{path} holds {', '.join(sorted(groups))}, its read-out {found} for the {wanted} that its head "
                          f"and {CONFIG} have: fetch or save both again.")
     refuse_misfits(tensors, {key: tuple(value.shape) for key, value in tensors.items()}, path, CONFIG)
     return head, probe, first.in_features
@@ -416,7 +417,7 @@ def _experiment(record: dict[str, Any], folder: Path) -> Experiment:
     try:
         return Experiment.from_dict(record["experiment"])
     except ValueError as error:
-        raise ValueError(f"{folder} records an experiment that cannot be read ({error}): remove it and run its stage "
+        raise InputError(f"{folder} records an experiment that cannot be read ({error}): remove it and run its stage "
                          "again, or read it with the library's version that made it.") from error
 
 
@@ -436,11 +437,11 @@ def _run_folder(run: Path) -> Path:
             return run
         if stage == "evaluation" and isinstance(probe, str):
             return run.parent.parent / probe
-        raise FileNotFoundError(f"{run} is a {stage} artefact: give the folder of a probe or an evaluation.")
+        raise NotFound(f"{run} is a {stage} artefact: give the folder of a probe or an evaluation.")
     found = [path.parent for path in sorted(run.glob("probe/*/artefact.json"))]
     found += [path.parent for path in sorted(run.glob("evaluation/*-release-*/artefact.json"))]
     if not found:
-        raise FileNotFoundError(f"{run} holds no trained run: train one with evaluate(Experiment(run_dir=...)).")
+        raise NotFound(f"{run} holds no trained run: train one with evaluate(Experiment(run_dir=...)).")
     if len(found) > 1:
-        raise ValueError(f"{run} holds {len(found)} runs; choose one: {', '.join(map(str, found))}.")
+        raise InputError(f"{run} holds {len(found)} runs; choose one: {', '.join(map(str, found))}.")
     return found[0]

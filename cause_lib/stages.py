@@ -34,6 +34,7 @@ from cause_lib.config import PASS_FIELDS, Experiment
 from cause_lib.contrast import ConceptBank, concept_contrastive_loss
 from cause_lib.crf import crf_backends
 from cause_lib.data import SegmentationDataset
+from cause_lib.errors import InputError
 from cause_lib.heads import MLPHead, TRHead, ema_update, projection, restore_head
 from cause_lib.probes import ClusterProbe, LinearProbe, concept_kmeans, cosine_kmeans
 from cause_lib.runs import health
@@ -210,7 +211,7 @@ def fit_probe(experiment: Experiment) -> Path:
         features = FrozenFeatures(experiment, "train", experiment.train_size, accelerator)
         head = load_head(upstream).to(accelerator.device)
         if not experiment.label_free and not features.dataset.has_labels:
-            raise ValueError(f"label_free=False needs labels, and {experiment.dataset} {experiment.folder} has none: "
+            raise InputError(f"label_free=False needs labels, and {experiment.dataset} {experiment.folder} has none: "
                              "set label_free to True.")
         torch.manual_seed(seed_for(experiment, "probe"))
         num_classes = features.dataset.num_classes
@@ -321,7 +322,7 @@ def _evaluate_release(experiment: Experiment) -> Path:
             return folder
         features = FrozenFeatures(experiment, "test", experiment.image_size, accelerator)
         if (features.dim, features.dataset.num_classes) != (dim, num_classes):
-            raise ValueError(f"The files in {experiment.release} are for a backbone of width {dim} and {num_classes} "
+            raise InputError(f"The files in {experiment.release} are for a backbone of width {dim} and {num_classes} "
                              f"classes; {experiment.backbone} has width {features.dim} and {experiment.dataset} "
                              f"{features.dataset.num_classes} classes: set backbone and dataset to theirs.")
         head, cluster, linear, book = (module.to(accelerator.device) for module in released)
@@ -363,7 +364,7 @@ def load_head(folder: str | Path) -> MLPHead | TRHead:
     try:
         return restore_head(tensors, tuple(record["notes"]["grid"]), record["experiment"]["dropout"])
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{folder} is damaged, its head.safetensors holds no head that fits its record "
+        raise InputError(f"{folder} is damaged, its head.safetensors holds no head that fits its record "
                          f"({' '.join(str(error).split())[:200]}): remove it and run its stage again.") from error
 
 
@@ -376,7 +377,7 @@ def load_probe(folder: str | Path, readout: str = "modularity") -> ClusterProbe 
     tensors = load_tensors(Path(folder) / "probe.safetensors")
     names = sorted({name.split(".")[0] for name in tensors})
     if readout not in names:
-        raise ValueError(f"{folder} has no read-out {readout!r}; it has {', '.join(names)}: take one of these.")
+        raise InputError(f"{folder} has no read-out {readout!r}; it has {', '.join(names)}: take one of these.")
     if readout == "linear":
         probe: ClusterProbe | LinearProbe = LinearProbe(*tensors["linear.weight"].shape)
         probe.load_state_dict({"weight": tensors["linear.weight"], "bias": tensors["linear.bias"]})

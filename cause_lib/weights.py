@@ -14,6 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from cause_lib.errors import InputError, NotFound
+
 
 def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path, what: str) -> None:
     """None if all fit; ValueError naming the file and the first keys that do not.
@@ -32,7 +34,7 @@ def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int
     faults = [f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
               for kind, keys in kinds if keys]
     if faults:
-        raise ValueError(f"{path} does not fit {what}: of its tensors, {'; '.join(faults)}; put one there that does.")
+        raise InputError(f"{path} does not fit {what}: of its tensors, {'; '.join(faults)}; put one there that does.")
 
 
 def all_finite(value: Tensor) -> bool:
@@ -47,7 +49,7 @@ def strip_prefixes(state: Mapping[str, Tensor], prefixes: tuple[str, ...], path:
         plain = {key.removeprefix(prefix): value for key, value in state.items()}
         if len(plain) < len(state):
             twice = next(key for key in state if key.startswith(prefix) and key.removeprefix(prefix) in state)
-            raise ValueError(f"{path} holds both {twice} and {twice.removeprefix(prefix)}: keep the one that you mean.")
+            raise InputError(f"{path} holds both {twice} and {twice.removeprefix(prefix)}: keep the one that you mean.")
         state = plain
     return dict(state)
 
@@ -59,24 +61,24 @@ def read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor
     FileNotFoundError if there is no such file.
     """
     if not path.is_file():  # a pipe would be waited for, without end
-        raise FileNotFoundError(f"{path} is no file: put a weights file there.")
+        raise NotFound(f"{path} is no file: put a weights file there.")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors (or is damaged) and is not opened, since unpickling runs "
+        raise InputError(f"{path} holds more than tensors (or is damaged) and is not opened, since unpickling runs "
                          f"code; save its state dict alone, best as safetensors.") from error
     except Exception as error:  # of a damaged file, unpickling and unpacking raise whatever they stumble over
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path} is no readable weights file ({reason}): fetch or save it again.") from error
+        raise InputError(f"{path} is no readable weights file ({reason}): fetch or save it again.") from error
     for wrapper in wrappers:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not state or not all(
             isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
             for key, value in state.items()):
-        raise ValueError(f"{path} holds no state dict (names to tensors)"
+        raise InputError(f"{path} holds no state dict (names to tensors)"
                          + (f", neither itself nor as {' or '.join(wrappers)}" if wrappers else "")
                          + ": save the model's state_dict() alone, best as safetensors.")
     return state

@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from cause_lib.clusterbook import Clusterbook
+from cause_lib.errors import InputError
 
 EXAMPLES = 3  # patches shown for a concept
 NEAREST = 6  # concepts listed beside it
@@ -52,9 +53,9 @@ def explorer_data(images: Tensor, tokens: Tensor, books: Mapping[str, tuple[Clus
     """
     (rows, columns), (height, width) = grid, images.shape[-2:]
     if rows * columns != tokens.shape[1]:
-        raise ValueError(f"a grid of {rows} x {columns} patches cannot hold {tokens.shape[1]} tokens")
+        raise InputError(f"a grid of {rows} x {columns} patches cannot hold {tokens.shape[1]} tokens")
     if height % rows or width % columns:
-        raise ValueError(f"pictures of {height} x {width} pixels cannot be cut into {rows} x {columns} patches: "
+        raise InputError(f"pictures of {height} x {width} pixels cannot be cut into {rows} x {columns} patches: "
                          "make each side a multiple")
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (g, h, w, 3)
     return {"grid": [rows, columns], "size": [height, width],

@@ -21,6 +21,8 @@ from matplotlib.ticker import LogFormatter
 from scipy import ndimage
 from scipy.cluster.hierarchy import dendrogram
 
+from cause_lib.errors import InputError
+
 # Okabe and Ito's eight colours by name; the order of CYCLE puts the two easiest to tell apart first.
 PALETTE = {
     "blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "vermillion": "#D55E00",
@@ -123,12 +125,12 @@ def concept_map(concepts, grid, *, order=None, image=None, numbered: int = 6,
     concepts = as_array(concepts).reshape(-1)
     rows, columns = grid
     if rows * columns != len(concepts):
-        raise ValueError(f"a grid of {rows} x {columns} patches cannot hold {len(concepts)} concepts")
+        raise InputError(f"a grid of {rows} x {columns} patches cannot hold {len(concepts)} concepts")
     order = np.arange(concepts.max() + 1) if order is None else as_array(order)
     position = {int(concept): place for place, concept in enumerate(order)}
     missing = sorted(set(concepts.tolist()) - set(position))
     if missing:
-        raise ValueError(f"concept {missing[0]} is on the map but not in `order`, so it has no colour")
+        raise InputError(f"concept {missing[0]} is on the map but not in `order`, so it has no colour")
     colors = concept_colors(len(order))
     painted = colors[[position[int(concept)] for concept in concepts]].reshape(rows, columns, 3)
     ax = bare(new_axes(ax, (3.4, 3.4)), title)
@@ -250,7 +252,7 @@ def relation_shares(similarity, positive_threshold=0.3, negative_threshold=0.1) 
 def _off_diagonal(similarity) -> np.ndarray:
     similarity = as_array(similarity)
     if similarity.ndim != 2 or len(similarity) < 2:
-        raise ValueError(f"pairs of concepts need a (k, k) similarity with k of 2 or more, not {similarity.shape}")
+        raise InputError(f"pairs of concepts need a (k, k) similarity with k of 2 or more, not {similarity.shape}")
     return similarity[np.triu_indices(len(similarity), 1)]
 
 
@@ -367,7 +369,7 @@ def paint(mask, colors) -> np.ndarray:
     """
     mask, colors = as_array(mask), as_array(colors)
     if mask.max(initial=-1) >= len(colors):
-        raise ValueError(f"the mask holds class {int(mask.max())}, but `colors` is for {len(colors)} classes only")
+        raise InputError(f"the mask holds class {int(mask.max())}, but `colors` is for {len(colors)} classes only")
     h, w = mask.shape
     period = max(4, h // 32)
     stripe = ((np.arange(h)[:, None] + np.arange(w)[None, :]) // period) % 2 == 1  # (h, w)
@@ -394,7 +396,7 @@ def gallery(columns: dict, classes, colors, *, legend: bool = True, axes=None):
     """
     lengths = {name: len(items) for name, items in columns.items()}
     if len(set(lengths.values())) != 1:
-        raise ValueError(f"the gallery's columns hold different numbers of pictures: {lengths}")
+        raise InputError(f"the gallery's columns hold different numbers of pictures: {lengths}")
     axes = _picture_grid(next(iter(lengths.values())), len(columns)) if axes is None else axes
     seen = set()
     for column, (name, items) in enumerate(columns.items()):

@@ -23,6 +23,7 @@ from cause_lib.data.published import PUBLISHED_CROPS
 from cause_lib.data.scenes import open_scenes
 from cause_lib.data.source import leave_out
 from cause_lib.data.views import CROPS, SegmentationDataset
+from cause_lib.errors import InputError
 
 __all__ = [
     "CORRUPT", "COUNTS", "DATASETS", "SegmentationDataset", "check_dataset", "load_dataset", "load_image", "palette",
@@ -88,23 +89,23 @@ def load_dataset(
     download; a file that cannot be used is a ValueError naming it, when its item is asked for.
     """
     if name not in DATASETS:
-        raise ValueError(f"unknown dataset '{name}'{_nearest(name, DATASETS)}: known are {', '.join(DATASETS)}")
+        raise InputError(f"unknown dataset '{name}'{_nearest(name, DATASETS)}: known are {', '.join(DATASETS)}")
     if crops not in CROPS:
-        raise ValueError(f"unknown crops '{crops}'{_nearest(crops, CROPS)}: known are {', '.join(CROPS)}")
+        raise InputError(f"unknown crops '{crops}'{_nearest(crops, CROPS)}: known are {', '.join(CROPS)}")
     if resize not in RESIZE:
-        raise ValueError(f"unknown resize '{resize}'{_nearest(resize, RESIZE)}: known are {', '.join(RESIZE)}")
+        raise InputError(f"unknown resize '{resize}'{_nearest(resize, RESIZE)}: known are {', '.join(RESIZE)}")
     if allow_corrupt not in CORRUPT:
-        raise ValueError(f"unknown allow_corrupt '{allow_corrupt}'{_nearest(allow_corrupt, CORRUPT)}: known are "
+        raise InputError(f"unknown allow_corrupt '{allow_corrupt}'{_nearest(allow_corrupt, CORRUPT)}: known are "
                          f"{', '.join(CORRUPT)}")
     if not 0 < crop_ratio <= 1:
-        raise ValueError(f"crop_ratio is a part of each side, above 0 and at most 1, not {crop_ratio}")
+        raise InputError(f"crop_ratio is a part of each side, above 0 and at most 1, not {crop_ratio}")
     for key, value in (("image_size", image_size), ("limit", limit), ("num_classes", num_classes)):
         if value is not None and value < 1:
-            raise ValueError(f"{key} must be at least 1, not {value}")
+            raise InputError(f"{key} must be at least 1, not {value}")
     if folder and name != "folder":
-        raise ValueError(f"folder='{folder}' goes with dataset 'folder', not with '{name}'")
+        raise InputError(f"folder='{folder}' goes with dataset 'folder', not with '{name}'")
     if level != "object" and name != "scenes":
-        raise ValueError(f"level='{level}' goes with dataset 'scenes', not with '{name}', whose labels have one level")
+        raise InputError(f"level='{level}' goes with dataset 'scenes', not with '{name}', whose labels have one level")
     size = image_size if crops == "none" else math.ceil(image_size / crop_ratio)  # a crop of a drawing stays sharp
     source = DATASETS[name](
         split, size=size, folder=folder, limit=limit, num_classes=num_classes, level=level, download=download,
@@ -113,7 +114,7 @@ def load_dataset(
     if allow_corrupt == "skip":
         source = leave_out(source)
     if num_classes not in (None, len(source.classes)):
-        raise ValueError(
+        raise InputError(
             f"num_classes={num_classes}, but {folder or name} has {len(source.classes)} classes: leave num_classes out"
         )
     kind = pascalvoc.SquashedDataset if name == "pascalvoc" else SegmentationDataset
@@ -127,7 +128,7 @@ def check_dataset(name: str) -> tuple[bool, list[str]]:
     Raises ValueError for a name that has nothing to check.
     """
     if name not in COUNTS:
-        raise ValueError(f"nothing to check for dataset '{name}'{_nearest(name, COUNTS)}: try {', '.join(COUNTS)}")
+        raise InputError(f"nothing to check for dataset '{name}'{_nearest(name, COUNTS)}: try {', '.join(COUNTS)}")
     whole, lines = True, []
     for split, published in COUNTS[name].items():
         try:

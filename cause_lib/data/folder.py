@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from cause_lib.data.images import VOID, load_label
 from cause_lib.data.palette import palette
 from cause_lib.data.source import PictureFiles, Source, fingerprint_files, labels_of, list_pictures, spread
+from cause_lib.errors import InputError, NotFound
 
 LAYOUT = "expected <folder>/images/ or <folder>/<split>/images/ with jpg, png, webp, bmp or tif files"
 MOST_CLASSES = 10_000  # as `Experiment.num_classes`; a larger id is a colour or a depth taken for a label
@@ -42,10 +43,10 @@ def open_folder(
     if not (home / "images").is_dir():
         others = sorted(path.parent.name for path in root.glob("*/images"))
         hint = f" (it has the splits {', '.join(others)})" if others else ""
-        raise FileNotFoundError(f"no pictures for split '{split}' in '{root}'{hint}: {LAYOUT}")
+        raise NotFound(f"no pictures for split '{split}' in '{root}'{hint}: {LAYOUT}")
     images = spread(list_pictures(home / "images"), limit)
     if not images:
-        raise FileNotFoundError(f"'{home / 'images'}' holds no pictures: {LAYOUT}")
+        raise NotFound(f"'{home / 'images'}' holds no pictures: {LAYOUT}")
     labels = labels_of(images, home / "labels", all_there=stop) if (home / "labels").is_dir() else None
     classes, colors = name_classes(root, home, num_classes, stop)
     return Source(
@@ -61,14 +62,14 @@ def open_folder(
 def find_folder(folder: str) -> Path:
     """`folder` as a path, else below $CAUSE_DATA. Raises ValueError if it is empty, FileNotFoundError if not there."""
     if not folder:
-        raise ValueError("dataset 'folder' needs folder=..., a path or a name below CAUSE_DATA; " + LAYOUT)
+        raise InputError("dataset 'folder' needs folder=..., a path or a name below CAUSE_DATA; " + LAYOUT)
     tried = [Path(folder).expanduser()]
     if os.environ.get("CAUSE_DATA"):
         tried.append(Path(os.environ["CAUSE_DATA"]).expanduser() / folder)
     for path in tried:
         if path.is_dir():
             return path.resolve()
-    raise FileNotFoundError(f"there is no folder {' or '.join(repr(str(path)) for path in tried)}: {LAYOUT}")
+    raise NotFound(f"there is no folder {' or '.join(repr(str(path)) for path in tried)}: {LAYOUT}")
 
 
 def name_classes(root: Path, home: Path, num_classes: int | None, stop: bool) -> tuple[list[str], np.ndarray]:
@@ -84,7 +85,7 @@ def name_classes(root: Path, home: Path, num_classes: int | None, stop: bool) ->
         files = tuple(path for folder in label_folders for path in sorted(folder.glob("*.png")))
         largest, where = largest_id(files, fingerprint_files(root, files, contents=True), stop)
         if largest >= MOST_CLASSES:
-            raise ValueError(
+            raise InputError(
                 f"label '{where}' has the class id {largest}, and more than {MOST_CLASSES} classes are not meant: save "
                 f"the label again with ids from 0 ({VOID} is void), or name the classes in '{root / 'classes.json'}'"
             )
@@ -119,22 +120,22 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark before the text
         if not isinstance(entries, list) or not entries:
-            raise ValueError("no list, or an empty one")
+            raise InputError("no list, or an empty one")
         entries = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
         names = [entry["name"] for entry in entries]
         if not all(isinstance(name, str) for name in names):
-            raise ValueError("a name that is no text")
+            raise InputError("a name that is no text")
         colors = palette(len(names)).astype(int)
         for i, entry in enumerate(entries):
             color = entry.get("color", colors[i].tolist())
             color = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
             if len(color) != 3 or not all(type(part) is int for part in color):
-                raise ValueError(f"the colour {color} is not three whole numbers")
+                raise InputError(f"the colour {color} is not three whole numbers")
             colors[i] = color
         if colors.min() < 0 or colors.max() > 255:
-            raise ValueError("a colour outside 0 to 255")
+            raise InputError("a colour outside 0 to 255")
     except (ValueError, TypeError, LookupError, ArithmeticError, OSError, RecursionError) as error:
-        raise ValueError(
+        raise InputError(
             f"'{path}' is not a list of class names, or of {{\"name\": ..., \"color\": [red, green, blue]}} "
             f"({' '.join(str(error).split())}): correct it, or take it away"
         ) from error

@@ -20,6 +20,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from cause_lib.errors import InputError, NotFound
+
 VOID = 255  # what label files write where nobody said what it is; -1 in every tensor
 ELONGATED = 8  # times as long as it is short, from which on a picture is cut before it is resized
 FLOATING = "has floating-point pixels, which have no agreed range: save it as 8-bit PNG"
@@ -36,7 +38,7 @@ def load_image(path: str | Path) -> Image.Image:
     """
     picture = _open(path)
     if picture.mode == "F":
-        raise ValueError(f"'{path}' {FLOATING}")
+        raise InputError(f"'{path}' {FLOATING}")
     try:
         return to_rgb(picture)
     except Exception as error:  # a damaged EXIF block, or colours of a kind that Pillow cannot turn to RGB
@@ -47,7 +49,7 @@ def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
     """Any Pillow picture as 8-bit RGB, upright. Raises ValueError, with `name`, for floating-point pixels."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
-        raise ValueError(f"{name} {FLOATING}")
+        raise InputError(f"{name} {FLOATING}")
     if picture.mode.startswith("I"):  # Pillow would clip 16 bits at 255
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
     if picture.has_transparency_data:
@@ -62,7 +64,7 @@ def load_label(path: str | Path, *, void: int = VOID) -> Tensor:
     """
     picture = _open(path)
     if picture.mode not in ("1", "L", "P", "I") and not picture.mode.startswith("I;16"):
-        raise ValueError(f"label '{path}' is a {picture.mode} picture: save it with one channel of class ids")
+        raise InputError(f"label '{path}' is a {picture.mode} picture: save it with one channel of class ids")
     label = torch.from_numpy(np.asarray(picture).astype(np.int32))  # (h, w); of a palette picture these are the ids
     return label.masked_fill((label == void) | (label == VOID), -1)
 
@@ -102,7 +104,7 @@ def _open(path: str | Path) -> Image.Image:
     """The decoded picture at `path`, in whatever mode it was written."""
     if not Path(path).is_file():  # a pipe would be waited for, without end
         what = "is no file (a folder, a pipe, or a link to nothing)" if os.path.lexists(path) else "is not there"
-        raise FileNotFoundError(f"there is no picture at '{path}', which {what}: put one there or take the name out")
+        raise NotFound(f"there is no picture at '{path}', which {what}: put one there or take the name out")
     try:
         picture = Image.open(path)
         picture.load()  # Pillow reads lazily: without this a truncated file would fail far from here
@@ -113,4 +115,4 @@ def _open(path: str | Path) -> Image.Image:
 
 def _unreadable(path: str | Path, error: Exception) -> ValueError:
     reason = " ".join(str(error).replace(repr(str(path)), "").split()) or type(error).__name__
-    return ValueError(f"'{path}' cannot be read as a picture ({reason}): replace the file or take it out of its folder")
+    return InputError(f"'{path}' cannot be read as a picture ({reason}): replace the file or take it out of its folder")

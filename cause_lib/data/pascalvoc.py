@@ -36,6 +36,7 @@ from cause_lib.data.images import RESIZE
 from cause_lib.data.published import check_split, find_root, open_pairs, read_list
 from cause_lib.data.source import Source, spread
 from cause_lib.data.views import SegmentationDataset
+from cause_lib.errors import InputError, RunError, WriteError
 
 BASE_URL = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/"
 ARCHIVE = "VOCtrainval_11-May-2012.tar"
@@ -98,9 +99,9 @@ def fetch_pascalvoc(target: Path) -> Path:
         archive = Path(fetcher.fetch(ARCHIVE, downloader=partial(resume, progress=True)))
     except RequestException as error:
         reason = type(error).__name__
-        raise RuntimeError(f"pascalvoc could not be downloaded ({reason} on {BASE_URL}): {LAYOUT}") from error
+        raise RunError(f"pascalvoc could not be downloaded ({reason} on {BASE_URL}): {LAYOUT}") from error
     except ValueError as error:
-        raise ValueError(
+        raise InputError(
             f"'{ARCHIVE}' from {BASE_URL} does not have its known SHA-256 and was not kept: try again, or {LAYOUT}"
         ) from error
     except OSError as error:
@@ -118,7 +119,7 @@ def fetch_pascalvoc(target: Path) -> Path:
 
 def unwritable(target: Path, error: OSError) -> OSError:
     """What to do where archive or pictures cannot be written, in one sentence."""
-    return OSError(
+    return WriteError(
         f"pascalvoc cannot be written to '{target}' ({error.strerror or error}): make room there, for the archive and "
         f"for what is in it, and let it be written, or {LAYOUT}"
     )

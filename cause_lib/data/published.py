@@ -23,11 +23,12 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from cause_lib.data.source import PictureFiles, Source, fingerprint_files
+from cause_lib.errors import InputError, NotFound
 
 PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
 
 
-class MissingFiles(FileNotFoundError):
+class MissingFiles(NotFound):
     """A split needs files that are not there: the message in one sentence, all of them in `paths`."""
 
     def __init__(self, message: str, paths: Sequence[Path]):
@@ -44,13 +45,13 @@ def find_root(name: str, folder: str, layout: str) -> Path:
         if path.is_dir():
             return path.resolve()
     looked = " or ".join(f"'{path}'" for path in tried)
-    raise FileNotFoundError(f"{name} is not on this machine, there is no folder {looked}: {layout}")
+    raise NotFound(f"{name} is not on this machine, there is no folder {looked}: {layout}")
 
 
 def check_split(name: str, split: str, known: Sequence[str]) -> None:
     """Raises ValueError for a split that the data set does not have."""
     if split not in known:
-        raise ValueError(f"{name} has no split '{split}': use one of {', '.join(known)}")
+        raise InputError(f"{name} has no split '{split}': use one of {', '.join(known)}")
 
 
 def read_list(what: str, path: Path, layout: str) -> list[str]:
@@ -62,7 +63,7 @@ def read_list(what: str, path: Path, layout: str) -> list[str]:
         raise MissingFiles(f"{what} lacks its list of pictures '{path}': {layout}", [path])
     names = [Path(line.split()[0]).stem for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
-        raise ValueError(f"the list of pictures '{path}' is empty: {layout}")
+        raise InputError(f"the list of pictures '{path}' is empty: {layout}")
     return names
 
 

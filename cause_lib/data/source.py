@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
 from cause_lib.data.images import VOID, load_image, load_label
+from cause_lib.errors import InputError, NotFound
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -61,13 +62,13 @@ class PictureFiles:
         label_path = self.labels[index]
         label = load_label(label_path, void=self.void)  # (h, w)
         if label.shape != image.shape[1:]:
-            raise ValueError(
+            raise InputError(
                 f"label '{label_path}' is {label.shape[1]} x {label.shape[0]} pixels and its picture '{path}' is "
                 f"{image.shape[2]} x {image.shape[1]}: they must be the same size, so save the label again"
             )
         smallest, largest = (int(bound) for bound in label.aminmax())
         if smallest < -1 or largest >= self.num_classes:
-            raise ValueError(
+            raise InputError(
                 f"label '{label_path}' has the class id {smallest if smallest < -1 else largest}, but there are "
                 f"{self.num_classes} classes (ids 0 to {self.num_classes - 1}; {VOID} is void): correct the label, or "
                 "the list of classes"
@@ -89,7 +90,7 @@ def leave_out(source: Source) -> Source:
     if not faults:
         return source
     if len(faults) == len(source.names):
-        raise ValueError(
+        raise InputError(
             f"none of the {len(faults)} pictures in '{files.images[0].parent}' can be used; the first: {faults[0]}"
         )
     kept = [i for i in range(len(source.names)) if i not in faults]
@@ -152,12 +153,12 @@ def labels_of(images: Sequence[Path], folder: Path, *, all_there: bool = True) -
     owners: dict[Path, Path] = {}
     for image, label in zip(images, labels, strict=True):
         if (other := owners.setdefault(label, image)) is not image:
-            raise ValueError(
+            raise InputError(
                 f"pictures '{other}' and '{image.name}' would share the label '{label}': rename one of the two, and "
                 "give it a label of its own"
             )
         if all_there and label.name not in present:
-            raise FileNotFoundError(
+            raise NotFound(
                 f"picture '{image}' has no label '{label}': add it (all {VOID} where nothing is known) "
                 "or take the picture out"
             )

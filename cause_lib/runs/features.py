@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
+from cause_lib.errors import InputError, WriteError
 from cause_lib.runs.store import artefact_folder, beside_of, is_complete, library_version, read_record, write_artefact
 from cause_lib.backbones import Backbone, load_backbone, weights_fingerprint
 from cause_lib.config import Experiment
@@ -149,9 +150,9 @@ class FrozenFeatures:
             self._tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)  # (views, n, d)
             wanted = (len(self), self.grid[0] * self.grid[1], self.dim)
             if self._tokens.shape != wanted or self._tokens.dtype != np.float32:
-                raise ValueError(f"{self._tokens.shape} of {self._tokens.dtype} instead of {wanted} of float32")
+                raise InputError(f"{self._tokens.shape} of {self._tokens.dtype} instead of {wanted} of float32")
         except (ValueError, OSError, EOFError, LookupError, TypeError) as error:
-            raise ValueError(f"The features {folder / 'tokens.npy'} are damaged ({' '.join(str(error).split())}): "
+            raise InputError(f"The features {folder / 'tokens.npy'} are damaged ({' '.join(str(error).split())}): "
                              f"remove {folder} and run again.") from error
 
     def __len__(self) -> int:
@@ -222,7 +223,7 @@ class FrozenFeatures:
                       "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)}}
             write_artefact(folder, json.loads(json.dumps(record)), files={"tokens.npy": beside})
         except OSError as error:
-            raise OSError(f"Cannot write features to {folder.parent} ({error.strerror or error}): choose a run_dir "
+            raise WriteError(f"Cannot write features to {folder.parent} ({error.strerror or error}): choose a run_dir "
                           "with room that can be written, or set cache_gb to 0.") from error
         finally:
             with contextlib.suppress(OSError):

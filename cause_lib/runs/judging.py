@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from cause_lib.errors import InputError
 from cause_lib.runs import health
 from cause_lib.runs.store import (checkpoint_path, libraries_of, library_version, load_checkpoint, load_tensors,
                                  save_checkpoint, write_artefact)
@@ -64,7 +65,7 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
         record, tensors = saved
         wanted = {"wins", *(f"gallery/{name}" for name in gallery), *(f"counts/{row_name(row)}" for row in rows)}
         if wanted != set(tensors) or not {"done", "seconds"} <= set(record):
-            raise ValueError(f"The checkpoint {checkpoint_path(folder)} is not of this run: remove it.")
+            raise InputError(f"The checkpoint {checkpoint_path(folder)} is not of this run: remove it.")
         done, before = record["done"], record["seconds"]
         if accelerator.is_main_process:  # of several processes the others begin at nought
             for row in rows:

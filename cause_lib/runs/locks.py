@@ -18,6 +18,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from cause_lib.errors import WriteError
 from cause_lib.runs.store import checkpoint_path, is_complete
 
 try:
@@ -50,7 +51,7 @@ def locked(folder: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _take(path, folder)
     except OSError as error:
-        raise OSError(f"Cannot write below {folder.parent} ({error.strerror or error}): "
+        raise WriteError(f"Cannot write below {folder.parent} ({error.strerror or error}): "
                       "choose a run_dir with room that can be written.") from error
     try:
         if descriptor is not None:

@@ -28,6 +28,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from cause_lib.errors import InputError, RunError
 from cause_lib.runs.store import checkpoint_path, load_checkpoint, save_checkpoint
 from cause_lib.clusterbook import thin_grid
 from cause_lib.config import Experiment
@@ -39,7 +40,7 @@ from cause_lib.runs.parallel import current_part, part_of
 def session(experiment: Experiment) -> Iterator[Accelerator]:
     """An Accelerator for the run's device and precision; global random numbers are as before when it ends."""
     if experiment.device == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError('device "cuda" was asked for, but there is no CUDA GPU here: set device to "auto" or "cpu".')
+        raise RunError('device "cuda" was asked for, but there is no CUDA GPU here: set device to "auto" or "cpu".')
     AcceleratorState._reset_state(reset_partial_state=True)  # the device and precision of an earlier run would stick
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=6))  # while the first process fills the cache
@@ -145,7 +146,7 @@ class Run:
             self._take_up(*saved)
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"The checkpoint {checkpoint_path(self.folder)} is not of this run ({reason}): "
+            raise InputError(f"The checkpoint {checkpoint_path(self.folder)} is not of this run ({reason}): "
                              "remove it.") from error
 
     def _take_up(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -238,5 +239,5 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
 def _refuse_divergence(run: Run, stage: str) -> None:
     if not bool(torch.isfinite(run.losses[:run.done]).all()):
         checkpoint_path(run.folder).unlink(missing_ok=True)
-        raise RuntimeError(f"Stage {stage} diverged: the loss of {run.folder.name} is not finite by update {run.done}; "
+        raise RunError(f"Stage {stage} diverged: the loss of {run.folder.name} is not finite by update {run.done}; "
                            f"lower lr ({run.experiment.lr}) or use precision 'no'.")

@@ -26,6 +26,8 @@ from accelerate import Accelerator
 from accelerate.utils import reduce
 from torch import Tensor
 
+from cause_lib.errors import InputError
+
 
 @dataclass(frozen=True)
 class Part:
@@ -97,7 +99,7 @@ def part_of(accelerator: Accelerator, size: int) -> Part:
     """
     count, i = accelerator.num_processes, accelerator.process_index
     if size < count:
-        raise ValueError(f"Batches of {size} pictures cannot be shared out between {count} processes: "
+        raise InputError(f"Batches of {size} pictures cannot be shared out between {count} processes: "
                          f"start at most {size} of them, or train on larger batches (batch_size, train_images).")
     return WHOLE if count == 1 else Part(i * size // count, (i + 1) * size // count, size)
 

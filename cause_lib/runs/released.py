@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cause_lib.errors import InputError, NotFound
 from cause_lib.clusterbook import Clusterbook
 from cause_lib.heads import MLPHead, TRHead, restore_head
 from cause_lib.probes import ClusterProbe, LinearProbe
@@ -47,7 +48,7 @@ def released_files(folder: str | Path, head: str) -> dict[str, Path]:
     names = ("modular.npy", f"segment_{head}.pth", f"cluster_{head}.pth")
     missing = [name for name in names if not (Path(folder) / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}: of the links in the tables at {SOURCE}, "
+        raise NotFound(f"{folder} has no {' and no '.join(missing)}: of the links in the tables at {SOURCE}, "
                                 f"put modular.npy (from 'Concept ClusterBook'), segment_{head}.pth and cluster_{head}"
                                 ".pth (from 'Seg Head Parameter') into that folder.")
     return {name: Path(folder) / name for name in names}
@@ -105,13 +106,13 @@ def _read_prototypes(path: Path) -> Tensor:
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header that lies allocates nothing
     except Exception as error:  # numpy raises ValueError, EOFError, OSError, and those of the zip file it may be
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} is no array that numpy reads without running code ({reason}): {again}.") from error
+        raise InputError(f"{path} is no array that numpy reads without running code ({reason}): {again}.") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or not array.size or array.dtype.kind != "f":
         found = f"{array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"
-        raise ValueError(f"{path} must hold prototypes (k, d), floating, not {found}: {again}.")
+        raise InputError(f"{path} must hold prototypes (k, d), floating, not {found}: {again}.")
     prototypes = torch.from_numpy(array.astype(np.float32))  # (k, d)
     if not all_finite(prototypes):
-        raise ValueError(f"{path} holds prototypes with numbers that are not finite: {again}.")
+        raise InputError(f"{path} holds prototypes with numbers that are not finite: {again}.")
     return prototypes
 
 
@@ -145,6 +146,6 @@ def _size(tensors: dict[str, Tensor], key: str, axis: int) -> int:
 def _grid(segment: dict[str, Tensor], path: Path) -> tuple[int, int]:
     count = _size(segment, "head_ema.query_pos", 0)
     if (side := math.isqrt(count)) ** 2 != count:
-        raise ValueError(f"{path} has {count} positions (head_ema.query_pos), and no square grid has so many patches: "
+        raise InputError(f"{path} has {count} positions (head_ema.query_pos), and no square grid has so many patches: "
                          "put the authors' own file there.")
     return side, side

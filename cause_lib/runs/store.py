@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cause_lib.errors import InputError, NotFound, WriteError
 from cause_lib import __version__
 from cause_lib.weights import all_finite
 
@@ -64,7 +65,7 @@ def _recognise(folder: Path) -> None:
     record = _read_json(folder / "artefact.json")
     theirs, ours = record.get("library", "unknown"), library_version()
     if (form := record.get("format", FORMAT)) != FORMAT:
-        raise ValueError(f"{folder} has format {form}, and cause_lib {ours} reads format {FORMAT}: use the version "
+        raise InputError(f"{folder} has format {form}, and cause_lib {ours} reads format {FORMAT}: use the version "
                          f"that made it ({theirs}), or remove the folder and run its stage again.")
     if theirs != ours:
         warnings.warn(f"{folder} was made by cause_lib {theirs}, and this is {ours}: it is used as it is; remove the "
@@ -87,16 +88,16 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     for name in ("metrics.json", "artefact.json"):
         if (Path(folder) / name).is_file():
             return _read_json(Path(folder) / name)
-    raise FileNotFoundError(f"{folder} is not an artefact (it has no artefact.json): run its stage first.")
+    raise NotFound(f"{folder} is not an artefact (it has no artefact.json): run its stage first.")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf8"))
         if not isinstance(record, dict) or not record:
-            raise ValueError("it holds no record")
+            raise InputError("it holds no record")
     except (ValueError, OSError, RecursionError) as error:  # of JSON and of UTF-8 too
-        raise ValueError(f"{path} is damaged ({error}): remove {path.parent} and run its stage again.") from None
+        raise InputError(f"{path} is damaged ({error}): remove {path.parent} and run its stage again.") from None
     return record
 
 
@@ -135,7 +136,7 @@ def write_artefact(folder: Path, record: dict[str, Any], tensors: dict[str, dict
                 raise
         _flush(folder.parent)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"Cannot write the artefact {folder} ({getattr(error, 'strerror', None) or error}): "
+        raise WriteError(f"Cannot write the artefact {folder} ({getattr(error, 'strerror', None) or error}): "
                       "choose a run_dir with room that can be written.") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -156,7 +157,7 @@ def write_whole(path: Path, text: str) -> None:
         _flush(beside)
         os.replace(beside, path)
     except OSError as error:
-        raise OSError(f"Cannot write {path} ({error.strerror or error}): make room, or choose another place.") from error
+        raise WriteError(f"Cannot write {path} ({error.strerror or error}): make room, or choose another place.") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -179,16 +180,16 @@ def load_tensors(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         missing = [name for name in needs if name not in tensors]
         if missing:
-            raise ValueError(f"it has no {missing[0]}")
+            raise InputError(f"it has no {missing[0]}")
         endless = [name for name, value in tensors.items() if not all_finite(value)]
         if endless:
-            raise ValueError(f"{endless[0]} has numbers that are not finite")
+            raise InputError(f"{endless[0]} has numbers that are not finite")
         return tensors
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing: remove {path.parent} and run its stage again.") from None
+        raise NotFound(f"{path} is missing: remove {path.parent} and run its stage again.") from None
     except Exception as error:  # safetensors raises a type of its own
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path} is damaged ({reason}): remove {path.parent} and run its stage again.") from None
+        raise InputError(f"{path} is damaged ({reason}): remove {path.parent} and run its stage again.") from None
 
 
 def checkpoint_path(folder: Path) -> Path:
@@ -207,7 +208,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], tensors: dict[str, Tens
         _flush(beside / path.name)
         os.replace(beside / path.name, path)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"Cannot write the checkpoint {path} ({getattr(error, 'strerror', None) or error}): "
+        raise WriteError(f"Cannot write the checkpoint {path} ({getattr(error, 'strerror', None) or error}): "
                       "choose a run_dir with room that can be written.") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

@@ -33,6 +33,7 @@ from cause_lib.data.scenes.pen import Pen
 from cause_lib.data.scenes.weather import Camera, Day, draw_fall
 from cause_lib.data.scenes.world import GROUPS, LEVELS, OBJECTS, PARTS, colors_at, find_level, labels_at
 from cause_lib.data.source import Source
+from cause_lib.errors import InputError
 
 __all__ = ["GROUPS", "LEVELS", "OBJECTS", "PARTS", "SPLITS", "draw_scene", "labels_at", "open_scenes"]
 
@@ -46,7 +47,7 @@ def open_scenes(split: str, *, size: int, limit: int | None, level: str, **_) ->
     Raises ValueError for another split or level.
     """
     if split not in SPLITS:
-        raise ValueError(f"scenes has no split '{split}': use one of {', '.join(SPLITS)}")
+        raise InputError(f"scenes has no split '{split}': use one of {', '.join(SPLITS)}")
     classes = list(find_level(level)[0])
     code = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     return Source(

@@ -11,6 +11,7 @@ import difflib
 import numpy as np
 
 from cause_lib.data.palette import palette, shades
+from cause_lib.errors import InputError
 
 WORLD = {  # object: (its group, its parts); the objects in the order that suits the palette
     "house": ("building", ("wall", "roof", "window", "door", "chimney")),
@@ -63,5 +64,5 @@ def find_level(level: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if level not in LEVELS:
         close = difflib.get_close_matches(str(level), LEVELS, n=1)
         hint = f" (did you mean '{close[0]}'?)" if close else ""
-        raise ValueError(f"scenes has no level '{level}'{hint}: use one of {', '.join(LEVELS)}")
+        raise InputError(f"scenes has no level '{level}'{hint}: use one of {', '.join(LEVELS)}")
     return LEVELS[level]
