@@ -25,10 +25,10 @@ from safetensors import safe_open
 import cause_lib
 from cause_lib import stages
 from cause_lib.config import RULES, STAGE_FIELDS, Experiment
-from cause_lib.release import Segmenter
+from cause_lib.segmenter import Segmenter
 
 MADE_BY = "0.1.0+ffce4a70"  # library_version() of commit 18f7e0d
-DATA = Path(__file__).resolve().parent / "data"
+DATA = Path(__file__).resolve().parents[1] / "data"
 CASES = list(itertools.product(("published", "alive"), RULES["dataset"].choices, ("mlp", "tr")))
 
 #: Other values of the fields, each by itself.
