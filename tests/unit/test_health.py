@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from cause_lib import stages
+from cause_lib import stages, steps
 from cause_lib.probes import ClusterProbe
 from cause_lib.runs import health
 from cause_lib.runs.store import load_tensors, read_record
@@ -76,7 +76,7 @@ def test_every_metrics_json_reports_who_is_dead(tiny):
 def test_warnings_are_shown_and_stay_with_all_that_is_made_after(tiny, monkeypatch):
     """A head whose anchors have no positives, so that no term of the loss is left: every artefact after it says so."""
     run = tiny()
-    monkeypatch.setattr(stages, "concept_contrastive_loss", lambda seen, *rest, **options: 0 * seen.sum())
+    monkeypatch.setattr(steps, "concept_contrastive_loss", lambda seen, *rest, **options: 0 * seen.sum())
     with pytest.warns(UserWarning, match="Stage head learned nothing, its loss was 0 at each of 8 updates"):
         head = stages.fit_head(run)
     monkeypatch.setattr(health, "DEAD_CLUSTERS", -1.0)
