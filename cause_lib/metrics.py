@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cause_lib.errors import InputError
@@ -76,6 +75,8 @@ class SegmentationMetrics:
         counts = everything[:, :-1]  # (c clusters, c classes)
         assignment = np.arange(self.num_classes)
         if self.match:
+            from scipy.optimize import linear_sum_assignment  # a second to import, needed once a run
+
             assignment = linear_sum_assignment(counts, maximize=True)[1]  # class of each cluster
         matched = np.zeros_like(counts)
         matched[assignment] = counts  # row c is now the cluster that means class c
