@@ -134,9 +134,6 @@ def tr_head() -> str:
     return svg(340, 455, "TR head", says, parts, heading="TR head: every patch asks all")
 
 
-# --- what all diagrams are made of ---
-
-
 def svg(width: int, height: int, title: str, says: str, parts: list[str], *, heading: str = "") -> str:
     """An SVG as wide as its place allows, at most its own size; its name and description are for screen readers."""
     top = -16 if heading else 0

@@ -42,17 +42,12 @@ def reached(tokens: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Ten
 
 def seen_by(run: Experiment, stage: str, features: FrozenFeatures, steps: int,
             network: nn.Module | None = None) -> Iterator[Tensor]:
-    """The input of the first updates of a stage: its batches, of every picture the patches of the subsampled grid.
+    """The input of the first `steps` updates of a stage, (b, n', d or r) each: its batches on the subsampled grid.
 
-    Args:
-        run: the experiment.
-        stage: `clusterbook`, `head` or `probe`.
-        features: what the stage is trained on.
-        steps: how many updates.
-        network: a head, whose features are given; None: the tokens themselves.
-
-    Yields:
-        (b, n', d or r), `steps` times.
+    run: the experiment
+    stage: `clusterbook`, `head` or `probe`
+    features: what the stage is trained on
+    network: a head, whose features are given; None: the tokens themselves
     """
     batches = batches_for(run, stage, len(features), steps)
     patches = [thin_grid(features.grid, run.thin, generator_for(run, stage, step)) for step in range(steps)]
@@ -65,48 +60,37 @@ def seen_by(run: Experiment, stage: str, features: FrozenFeatures, steps: int,
 
 def watch(start: Tensor, batches: Iterable[Tensor], *, temperature: float = 0.1, lr: float = 1e-3,
           every: int = 1) -> tuple[list[int], Tensor]:
-    """Train prototypes, or centroids, by modularity, and keep them at several updates.
+    """Train prototypes, or centroids, by modularity: updates done (s,), and the prototypes then, (s, k, d).
 
     With the batches and the start of `fit_clusterbook`, or of `fit_probe` where its rate is never halved, the last ones
     are equal to theirs bit for bit.
 
-    Args:
-        start: (k, d).
-        batches: of each update the points, (b, n, d).
-        temperature: tau of Eq. 3.
-        lr: Adam's.
-        every: keep each so many updates; the start and the end are always kept.
-
-    Returns:
-        updates done (s,), and the prototypes then, (s, k, d).
+    start: (k, d)
+    batches: of each update the points, (b, n, d)
+    temperature: tau of Eq. 3
+    lr: Adam's
+    every: keep each so many updates; the start and the end are always kept
     """
     learned = nn.Parameter(start.detach().clone())
     optimizer = torch.optim.Adam([learned], lr=lr)
-    updates, kept, step = [0], [start.detach().clone()], 0
+    kept, step = {0: start.detach().clone()}, 0
     for step, points in enumerate(batches, start=1):
         descend(optimizer, modularity_loss(points, learned, temperature))
         if step % every == 0:
-            updates.append(step)
-            kept.append(learned.detach().clone())
-    if step != updates[-1]:
-        updates.append(step)
-        kept.append(learned.detach().clone())
-    return updates, torch.stack(kept)
+            kept[step] = learned.detach().clone()
+    kept[step] = learned.detach().clone()
+    return list(kept), torch.stack(list(kept.values()))
 
 
 @torch.no_grad()
 def neighbours(concepts: Tensor, similarity: Tensor, positive_threshold: float,
                negative_threshold: float) -> tuple[Tensor, Tensor]:
-    """How many positives and negatives each anchor has in its batch.
+    """Positives and negatives of each anchor in its batch: (b, n) int64 each; the other pairs are ignored.
 
-    Args:
-        concepts: (b, n) int64 of one batch.
-        similarity: D_M, (k, k).
-        positive_threshold: phi+.
-        negative_threshold: phi-.
-
-    Returns:
-        positives, negatives: (b, n) int64 each; the rest of the b n - 1 others is ignored.
+    concepts: (b, n) int64 of one batch
+    similarity: D_M, (k, k)
+    positive_threshold: phi+
+    negative_threshold: phi-
     """
     sizes = count(concepts, len(similarity)).double()  # (k,)
     itself = similarity.diagonal()
@@ -125,15 +109,10 @@ def modularity(points: Tensor, prototypes: Tensor, temperature: float = 0.1, *, 
 
 @torch.no_grad()
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """The mean direction of each true class: a start that takes labels.
+    """The mean direction of each true class, (c, r) of length one: a start that takes labels. 0 for an empty class.
 
-    Args:
-        features: (..., r), none of length 0.
-        labels: (...) int64, their classes, -1 void.
-        num_classes: c.
-
-    Returns:
-        (c, r) of length one; 0 for a class without features.
+    features: (..., r), none of length 0
+    labels: (...) int64, their classes, -1 void
     """
     labelled = labels >= 0
     unit = F.normalize(features[labelled], dim=-1)

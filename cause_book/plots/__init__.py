@@ -9,44 +9,34 @@ several); it never calls `plt.show()`. Arrays may be numpy arrays or torch tenso
 of the whole library: `n` patches, `k` concepts, `c` classes, `h` `w` height and width in pixels, `g` pictures.
 """
 
-from cause_book.plots.concepts import (
-    anchor_relations, concept_colors, concept_map, graph, modularity_matrices, similarity_histogram, usage_by_rank,
-)
-from cause_book.plots.curves import compare_curves, training_history
-from cause_book.plots.features import (
-    attention_maps, cosine_histogram, feature_rows, nearest_patches, patches_and_token, position_grids,
-    principal_colors, similarity_maps,
-)
-from cause_book.plots.frontdoor import intervention_bars, kinds_and_segments, views_and_names
-from cause_book.plots.granularity import across_levels, merging_row, merging_rows, relation_columns, windows
-from cause_book.plots.masks import class_legend, confusion_matrix, crf_comparison, gallery, matching, paint
-from cause_book.plots.performance import bank_tiles, lattice_passes, stacked_bars, winning_products
-from cause_book.plots.results import category_bars, change_points, class_iou, results_points
-from cause_book.plots.style import (
-    AMOUNT, CYCLE, PALETTE, RELATION, SIGNED, STYLE, VOID, VOID_STRIPE, as_array, as_picture, bare, panels,
-    shared_legend, side_by_side,
-)
+from __future__ import annotations
 
-__all__ = [
-    # style
-    "AMOUNT", "CYCLE", "PALETTE", "RELATION", "SIGNED", "STYLE", "VOID", "VOID_STRIPE", "as_array", "as_picture",
-    "bare", "panels", "shared_legend", "side_by_side",
-    # features
-    "attention_maps", "cosine_histogram", "feature_rows", "nearest_patches", "patches_and_token", "position_grids",
-    "principal_colors", "similarity_maps",
-    # concepts
-    "anchor_relations", "concept_colors", "concept_map", "graph", "modularity_matrices", "similarity_histogram",
-    "usage_by_rank",
-    # curves
-    "compare_curves", "training_history",
-    # masks
-    "class_legend", "confusion_matrix", "crf_comparison", "gallery", "matching", "paint",
-    # results
-    "category_bars", "change_points", "class_iou", "results_points",
-    # frontdoor
-    "intervention_bars", "kinds_and_segments", "views_and_names",
-    # granularity
-    "across_levels", "merging_row", "merging_rows", "relation_columns", "windows",
-    # performance
-    "bank_tiles", "lattice_passes", "stacked_bars", "winning_products",
-]
+import importlib
+from typing import Any
+
+_THEMES = {
+    "style": "AMOUNT CYCLE PALETTE RELATION SIGNED STYLE VOID VOID_STRIPE as_array as_picture bare panels "
+             "shared_legend side_by_side",
+    "features": "attention_maps cosine_histogram feature_rows nearest_patches patches_and_token position_grids "
+                "principal_colors similarity_maps",
+    "concepts": "anchor_relations concept_colors concept_map graph modularity_matrices similarity_histogram "
+                "usage_by_rank",
+    "curves": "compare_curves training_history",
+    "masks": "class_legend confusion_matrix crf_comparison gallery matching paint",
+    "results": "category_bars change_points class_iou results_points",
+    "frontdoor": "intervention_bars kinds_and_segments views_and_names",
+    "granularity": "across_levels merging_row merging_rows relation_columns windows",
+    "performance": "bank_tiles lattice_passes stacked_bars winning_products",
+}
+_THEME_OF = {name: theme for theme, names in _THEMES.items() for name in names.split()}
+__all__ = list(_THEME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _THEME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_THEME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

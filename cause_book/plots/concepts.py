@@ -179,8 +179,9 @@ def anchor_relations(image, relation, grid, anchor: int, *,
     """
     rows, columns = grid
     relation = as_array(relation).reshape(rows, columns)
-    kinds = {1: RELATION["positive"], 0: RELATION["ignored"], -1: RELATION["negative"]}
-    colors = np.array([[to_rgb(kinds[int(value)]) for value in row] for row in relation])
+    kinds = {1: "positive", 0: "ignored", -1: "negative"}
+    signs = {1: " (+)", 0: "", -1: " (−)"}
+    colors = np.array([to_rgb(RELATION[kind]) for kind in kinds.values()])[1 - relation]  # (rows, columns, 3)
     ax = bare(new_axes(ax, (4.6, 3.8)), title)
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     ax.imshow(as_picture(image), extent=extent)
@@ -193,8 +194,8 @@ def anchor_relations(image, relation, grid, anchor: int, *,
                zorder=3)
     star = plt.Line2D([], [], linestyle="none", marker="*", markersize=12, color=PALETTE["yellow"],
                       markeredgecolor="black", label="anchor")
-    names = {1: "positive (+)", 0: "ignored", -1: "negative (−)"}
     others = np.delete(relation.reshape(-1), anchor)
-    patches = [Patch(color=kinds[v], label=f"{name}: {int((others == v).sum())}") for v, name in names.items()]
+    patches = [Patch(color=RELATION[kind], label=f"{kind}{signs[value]}: {int((others == value).sum())}")
+               for value, kind in kinds.items()]
     ax.legend(handles=[star, *patches], loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax

@@ -6,7 +6,7 @@ import numpy as np
 
 from cause_book.plots.style import (
     BESIDE, CYCLE, LABEL, PALETTE, RELATION, SIGNED, as_array, as_picture, bare, frame, in_style, new_axes,
-    picture_grid, row_name, row_of_axes,
+    picture_grid, row_of_axes,
 )
 
 
@@ -187,5 +187,5 @@ def feature_rows(images, rows: dict, grid, *, axes=None):
         for column in range(len(images)):
             bare(axes[row, column]).imshow(colors[column])
     for ax, name in zip(axes[:, 0], ("image", *rows)):
-        row_name(ax, name)
+        ax.set_ylabel(name, fontweight="bold")
     return axes

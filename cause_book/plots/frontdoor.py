@@ -104,6 +104,5 @@ def kinds_and_segments(shares: dict, rows: dict, kinds, colors, *, ylabel, title
     axes[1].set_xticklabels(kinds, rotation=90)
     axes[1].set_yticklabels(list(rows))
     axes[1].tick_params(length=0)
-    for spine in axes[1].spines.values():
-        spine.set_visible(False)
+    axes[1].spines[:].set_visible(False)
     return np.asarray(axes)

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from scipy.cluster.hierarchy import dendrogram
 
 from cause_book.plots.style import (
-    CYCLE, MARKERS, PALETTE, RELATION, as_array, as_picture, bare, in_style, new_axes, panels, row_name, row_of_axes,
+    CYCLE, MARKERS, PALETTE, RELATION, as_array, as_picture, bare, in_style, new_axes, panels, row_of_axes,
 )
 
 
@@ -69,13 +69,14 @@ def merging_row(image, label, parts: dict, tree, stages: dict, *, alone=None, ri
         axes = merging_rows(1, stages)[0]
     picture = as_picture(image)
     bare(axes[0]).imshow(picture)
-    row_name(axes[0], title)
+    axes[0].set_ylabel(title, fontweight="bold")
     place = np.full(max(label.max(), *parts) + 1, -1)
     place[list(parts)] = range(len(parts))
     own = place[label]  # (h, w), -1 for everything else
     light = picture.mean(-1, keepdims=True)
     for ax, (threshold, numbers) in zip(axes[1:], stages.items()):
-        leaders = _leaders(numbers)
+        numbers = as_array(numbers).tolist()
+        leaders = np.array([numbers.index(number) for number in numbers])  # (p,) the first part of each segment
         segment = np.where(own >= 0, leaders[own], -1)
         colors = np.array([to_rgb(color) for color in CYCLE])[segment]
         painted = np.where((own >= 0)[..., None], (0.6 + 0.4 * light) * (0.85 * colors + 0.15), 0.78 + 0.2 * light)
@@ -88,12 +89,6 @@ def merging_row(image, label, parts: dict, tree, stages: dict, *, alone=None, ri
         ax.set_xlabel(f"$\\phi^+$ = {threshold:g}\n" + ("one segment" if many == 1 else f"{many} segments"), fontsize=8)
     _merging_tree(axes[-1], names, as_array(tree), list(stages), alone, rival)
     return np.asarray(axes)
-
-
-def _leaders(numbers) -> np.ndarray:
-    """For each part the first part of its segment: (p,) numbers of segments -> (p,)."""
-    numbers = as_array(numbers)
-    return np.array([np.flatnonzero(numbers == number)[0] for number in numbers])
 
 
 def _merging_tree(ax, names, tree, thresholds, alone, rival) -> None:

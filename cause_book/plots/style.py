@@ -80,10 +80,9 @@ def row_of_axes(axes, number: int, figsize, **options) -> np.ndarray:
     return np.asarray(panels(1, number, figsize=figsize, **options)[0] if axes is None else axes)
 
 
-@in_style
 def side_by_side(number: int = 2, *, height: float = 3.5, sharey: bool = False):
     """An array of `number` Axes in a row, for figures that are compared; `height` in inches."""
-    return plt.subplots(1, number, figsize=(4.8 * number, height), sharey=sharey, layout="constrained")[1]
+    return panels(1, number, figsize=(4.8 * number, height), sharey=sharey)[0]
 
 
 def picture_grid(rows: int, columns: int, size: float = 1.7) -> np.ndarray:
@@ -95,14 +94,8 @@ def bare(ax, title: str = ""):
     """An Axes for a picture: no ticks, no frame, no grid."""
     ax.set(xticks=[], yticks=[], title=title)
     ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     return ax
-
-
-def row_name(ax, name: str) -> None:
-    """The name of a row of pictures, left of its first Axes."""
-    ax.set_ylabel(name, fontweight="bold")
 
 
 def frame(ax, corner, side: float, color, width: float, rim: float = 5.0, **options) -> None:
