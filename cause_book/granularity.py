@@ -92,9 +92,6 @@ def best_view(parts: Tensor, own: Sequence[int]) -> tuple[int, tuple[int, int, i
     return number, (*corner, side)
 
 
-# --- concepts, or clusters, against labels ---
-
-
 def count_table(concepts: Tensor, labels: Tensor, num_concepts: int, num_labels: int) -> Tensor:
     """N: how often concept k and label c meet; concepts, labels (...) int64, -1 void -> (k, c) int64."""
     known = labels >= 0
@@ -228,9 +225,6 @@ def scores_at_levels(masks: Tensor, parts: Tensor, num_clusters: int) -> dict[st
         scores[level] = {"miou": numbers["miou"], "pacc": numbers["pacc"],
                          "matched": sum(value > 0 for value in iou), "classes": len(iou)}
     return scores
-
-
-# --- pairs of patches ---
 
 
 class Pairs(NamedTuple):
