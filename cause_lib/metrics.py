@@ -114,3 +114,16 @@ def count(ids: Tensor, size: int) -> Tensor:
     """
     ids = ids.flatten()
     return torch.zeros(size, dtype=torch.int64, device=ids.device).scatter_add_(0, ids, torch.ones_like(ids))
+
+
+def effective_number(counts: Tensor) -> float:
+    """How many equally frequent ones would be as varied: exp of the entropy of counts (k,), in [1, k] (Hill 1973).
+
+    Raises:
+        ValueError: all counts are 0.
+    """
+    total = counts.sum()
+    if total == 0:
+        raise InputError("effective_number needs at least one count above 0.")
+    shares = counts.double() / total
+    return float(torch.special.entr(shares).sum().exp())
