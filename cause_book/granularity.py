@@ -28,6 +28,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 from scipy.stats import random_table
+from sklearn.metrics.cluster import expected_mutual_information
 from torch import Tensor
 
 from cause_lib.data.scenes.world import LEVELS, find_level
@@ -109,28 +110,37 @@ def agreement(table: Tensor, *, draws: int = 100, seed: int = 0) -> dict[str, fl
     """Agreement of concepts with labels, and its expectation by chance.
 
     table: (k, c) int64 counts; ValueError if it is empty
-    draws: random tables with the same sums of rows and columns, for "by chance"
+    draws: random tables with the same sums of rows and columns, for `purity_by_chance`
 
     Returns purity, purity_by_chance in [0, 1]; information, information_by_chance, label_entropy, concept_entropy in
     bits; ami: at most 1, about 0 by chance for any numbers of concepts and classes, 1 where there is one of each.
     """
-    counts = table.cpu().numpy()
-    counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]  # (k', c') those that occur
-    if counts.size == 0:
-        raise InputError("agreement needs at least one labelled patch, and the table holds none.")
+    counts = _occurring(table)
     rows, columns = counts.sum(1), counts.sum(0)
     by_chance = counts[None]  # with one row or one column there is no other table, and SciPy draws wrong ones
     if min(counts.shape) > 1:
         by_chance = random_table(rows, columns).rvs(draws, random_state=seed)  # (draws, k', c')
-    information, expected = _information(counts), float(_information(by_chance).mean())
-    concepts, labels = _entropy(rows), _entropy(columns)
-    most = (concepts + labels) / 2
-    return {
-        "purity": _purity(counts), "purity_by_chance": float(_purity(by_chance).mean()),
-        "information": information, "information_by_chance": expected,
-        "label_entropy": labels, "concept_entropy": concepts,
-        "ami": 1.0 if counts.size == 1 else (information - expected) / max(most - expected, 1e-12),
-    }
+    return {"purity": _purity(counts), "purity_by_chance": float(_purity(by_chance).mean()),
+            "label_entropy": _entropy(columns), "concept_entropy": _entropy(rows)} | adjusted_information(table)
+
+
+def adjusted_information(table: Tensor) -> dict[str, float]:
+    """information and information_by_chance in bits, and ami, of a table (k, c) int64; see `agreement`."""
+    counts = _occurring(table)
+    information, most = _information(counts), (_entropy(counts.sum(1)) + _entropy(counts.sum(0))) / 2
+    # with one row or one column every table has the information 0, of which scikit-learn leaves rounding
+    expected = expected_mutual_information(counts, int(counts.sum())) / np.log(2) if min(counts.shape) > 1 else 0.0
+    return {"information": information, "information_by_chance": float(expected),
+            "ami": 1.0 if counts.size == 1 else (information - expected) / max(most - expected, 1e-12)}
+
+
+def _occurring(table: Tensor) -> np.ndarray:
+    """The rows and columns that have counts: (k', c') int64."""
+    counts = table.cpu().numpy()
+    counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
+    if counts.size == 0:
+        raise InputError("agreement needs at least one labelled patch, and the table holds none.")
+    return counts
 
 
 def _purity(counts: np.ndarray) -> Any:
@@ -180,19 +190,17 @@ class Above(NamedTuple):
         return float(low), float(high)
 
 
-def above_layout(own: Tensor, others: Tensor, *, resamples: int = 200, draws: int = 2,
-                 seed: int = 0) -> dict[str, Above]:
+def above_layout(own: Tensor, others: Tensor, *, resamples: int = 200, seed: int = 0) -> dict[str, Above]:
     """`Above` at every level, with a bootstrap over pictures.
 
     own: (b, k, p) int64, for each picture the table of its mask and its parts
     others: (b, k, p) int64, the same parts and another picture's mask
-    draws: random tables an AMI, for "by chance"
     """
     rng, b = np.random.default_rng(seed), len(own)
     chosen = [torch.arange(b)] + [torch.from_numpy(rng.integers(b, size=b)) for _ in range(resamples)]
     found = {}
     for level, (_, classes) in LEVELS.items():
-        ami = np.array([[agreement(coarser(tables[pictures].sum(0), classes), draws=draws, seed=seed)["ami"]
+        ami = np.array([[adjusted_information(coarser(tables[pictures].sum(0), classes))["ami"]
                          for tables in (own, others)] for pictures in chosen])  # (1 + resamples, 2)
         found[level] = Above(float(ami[0, 0]), float(ami[0, 1]), ami[1:, 0] - ami[1:, 1])
     return found
