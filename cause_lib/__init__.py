@@ -9,8 +9,8 @@ Images become masks in five steps, and no label is used:
     ClusterProbe, LinearProbe                step 3: features -> logits (b, n, c), by modularity or k-means
     dense_crf, SegmentationMetrics           logits -> mask (h, w) -> mIoU and accuracy after one Hungarian matching
 
-An `Experiment` describes a run; `fit_clusterbook`, `fit_head`, `fit_probe` and `evaluate` run its stages, each with what
-it needs before it; `Segmenter` uses a finished run: image in, mask out. Names are loaded when they are first used.
+An `Experiment` describes a run; `fit_clusterbook`, `fit_head`, `fit_probe` and `evaluate` run its stages, each with
+what it needs before it; `Segmenter` uses a finished run: image in, mask out. Names are loaded when first used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for editors; ruff: noqa: F401
     from cause_lib.backbones import load_backbone
     from cause_lib.clusterbook import Clusterbook, modularity_loss
     from cause_lib.config import Experiment

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> Path:
                                           | dict(given.parameters_raw))
     except Refusal as error:
         parser.error(str(error))
-    from cause_lib import stages  # slow: it loads PyTorch, which neither --help nor a misspelt parameter has to wait for
+    from cause_lib import stages  # loads PyTorch: neither --help nor a misspelt parameter has to wait for it
     from cause_lib.runs.loop import session
 
     try:

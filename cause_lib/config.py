@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cause_lib.errors import InputError
-from cause_lib.rules import NEVER, Rule, checked, refuse_unknown
+from cause_lib.rules import Rule, checked, refuse_unknown
 
 
 def _epochs(views: int) -> dict[str, int]:
