@@ -18,7 +18,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for editors; ruff: noqa: F401
+# ruff: noqa: F401
+if TYPE_CHECKING:  # for editors and type checkers
     from cause_lib.backbones import load_backbone
     from cause_lib.clusterbook import Clusterbook, modularity_loss
     from cause_lib.config import Experiment
