@@ -10,7 +10,7 @@
 Each takes an `Experiment`, runs what it needs upstream if that is missing, and leaves one artefact folder, which it
 returns. The same experiment again costs nothing; a killed stage goes on from its checkpoint and ends with the same bits
 (runs/loop.py). Several processes share the pictures out between them and the first writes (runs/parallel.py); runs that ask
-for the same artefact at once make it once (runs/locks.py).
+for the same artefact at once make it once (runs/store.py).
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ from cause_lib.probes import ClusterProbe, LinearProbe, concept_kmeans, cosine_k
 from cause_lib.runs import health
 from cause_lib.runs.features import FrozenFeatures, device_name, open_dataset
 from cause_lib.runs.judging import judge, load_gallery
-from cause_lib.runs.locks import is_made, made_once
 from cause_lib.runs.loop import Run, batches_for, descend, generator_for, new_scaler, seed_for, session, train
 from cause_lib.runs.parallel import current_part
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.store import (
     artefact_folder,
+    is_made,
     libraries_of,
     library_version,
     load_tensors,
+    made_once,
     read_record,
     write_artefact,
 )

@@ -19,8 +19,7 @@ from mortal import CONTEXT, STAGES, start
 
 from cause_lib import stages
 from cause_lib.config import Experiment
-from cause_lib.runs.locks import locked
-from cause_lib.runs.store import checkpoint_path
+from cause_lib.runs.store import checkpoint_path, locked
 
 KILLS = int(os.environ.get("KILLS", "4"))
 NOT_BITS = ("seconds", "date", "device")  # of a record: when and where, not what
