@@ -3,7 +3,8 @@
 It leaves out comments, docstrings, imports, type annotations, the sentences of `raise` and `warnings.warn`, line breaks,
 the names of a function's local variables, and where a definition stands: files, the order of the definitions in them,
 and the order of a class's methods. Every operator, constant, default, call and its order counts. So does a renamed
-function, parameter or attribute: those are found by their names.
+function, parameter or attribute: those are found by their names. A name that is local in two nested functions, or in a
+function and a comprehension, is taken for one variable.
 
 Fields of the syntax tree that are empty are passed over, since Python's versions differ in them: 3.10 to 3.13 agree.
 """
@@ -48,7 +49,7 @@ class _Writer:
         if isinstance(node, (ast.Import, ast.ImportFrom, ast.Pass)) or _is_text(node):
             return ""
         if isinstance(node, FUNCTIONS) and not self.local:
-            return _Writer(_local_names(node)).fields(node)
+            return node.name + _Writer(_local_names(node)).fields(node, {"name", *LEFT_OUT})
         if isinstance(node, ast.Constant):
             return f"{type(node.value).__name__}({ascii(node.value)})"
         if isinstance(node, ast.Raise):
@@ -68,12 +69,12 @@ class _Writer:
             return f"JoinedStr({''.join(pieces)})"
         return self.fields(node)
 
-    def fields(self, node: ast.AST) -> str:
+    def fields(self, node: ast.AST, left_out: set[str] = LEFT_OUT) -> str:
         """The node's type, and those of its fields that are not empty."""
         given = []
         for name in node._fields:
             value = getattr(node, name, None)
-            if value is None or value == [] or name in LEFT_OUT:
+            if value is None or value == [] or name in left_out:
                 continue
             if isinstance(node, NAMED) and value.__class__ is str and value in self.local:
                 value = self.names.setdefault(value, len(self.names))  # the number of its first appearance
@@ -95,11 +96,11 @@ def _is_text(node: ast.AST) -> bool:
 
 def _local_names(function: ast.AST) -> frozenset[str]:
     """Names that a function, or one within it, binds; parameters keep theirs, since calls may say them."""
-    local, others = {" "}, {function.name}  # a space, which is no name: the set of a function is never empty
+    local, others = {" "}, set()  # a space, which is no name: the set of a function is never empty
     for node in ast.walk(function):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             local.add(node.id)
-        elif isinstance(node, (ast.ExceptHandler, *FUNCTIONS)) and node.name:
+        elif isinstance(node, (ast.ExceptHandler, *FUNCTIONS)) and node.name and node is not function:
             local.add(node.name)
         elif isinstance(node, ast.arg):
             others.add(node.arg)
