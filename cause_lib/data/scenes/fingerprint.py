@@ -16,8 +16,9 @@ from pathlib import Path
 from cause_lib import __version__
 from cause_lib.code_digest import code_digest
 
-#: Digest of the code -> the fingerprints that the scenes it draws have had from the first, at each level.
+#: The fingerprints that these scenes have had from the first, at each level.
 FIRST = {"part": "168861927a13e36f", "object": "890f5cc6fc88fbee", "group": "d6c6fbfbb285e09a"}
+#: Digest of code that draws them -> their fingerprints.
 KNOWN = {"607b0a22fad8aabd": FIRST}
 
 
