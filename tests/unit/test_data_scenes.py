@@ -64,8 +64,8 @@ def test_the_same_bytes_on_every_machine():
 SAME_SCENES = "c416281d82fcf337"  # SHA-256 of all of train and val at 64 pixels, images, then labels
 FINGERPRINTS = {"part": "168861927a13e36f", "object": "890f5cc6fc88fbee", "group": "d6c6fbfbb285e09a"}
 DRAWN_ANEW = """
-The scenes are not those of before. If that is wanted, pin them anew: PINNED and SAME_SCENES here, FINGERPRINTS with what
-`fingerprint_of` says now, FIRST in cause_lib/data/scenes/fingerprint.py with the same, and KNOWN with `drawing_digest()`."""
+The scenes are not those of before. If that is wanted, pin them anew: PINNED and SAME_SCENES here, FINGERPRINTS with
+what `fingerprint_of` says now, FIRST in cause_lib/data/scenes/fingerprint.py with the same, and KNOWN with `drawing_digest()`."""
 WRITTEN_ANEW = """
 The code of the scenes is another. If the tests of PINNED and SAME_SCENES pass, it draws what it drew: put its digest,
 what `drawing_digest()` says, in place of the one in KNOWN in cause_lib/data/scenes/fingerprint.py."""
@@ -106,7 +106,7 @@ def edit(path, old, new):
     ("weather.py", '"""One day\'s light, as every thing of a picture sees it."""', '"""Light."""'),
     ("weather.py", "def hidden(self, scale):", "def hidden(self, scale: float) -> float:"),
     ("canvas.py", "self.tables = {cells: random.table(cells + 2, cells + 2) for cells in CELLS}",
-     "self.tables = {\n            clumps: random.table(clumps + 2, clumps + 2)  # noise\n            for clumps in CELLS\n        }"),
+     "self.tables = {\n            n: random.table(n + 2, n + 2)  # noise\n            for n in CELLS\n        }"),
     ("world.py", "import difflib", "import difflib\nimport json"),
 ])
 def test_a_fingerprint_stays_when_only_the_text_changes(copied, name, old, new):

@@ -168,7 +168,8 @@ def test_a_folder_is_written_beside_its_place(tmp_path):
         beside.mkdir()
         (beside / "c").write_text("1")
         assert not (tmp_path / "a" / "b").exists()
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"] and (tmp_path / "a" / "b" / "c").read_text() == "1"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert (tmp_path / "a" / "b" / "c").read_text() == "1"
 
 
 def test_a_folder_that_is_there_gets_its_files_one_by_one(tmp_path, monkeypatch):
@@ -185,7 +186,8 @@ def test_a_folder_that_is_there_gets_its_files_one_by_one(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("error, raised, says", [
-    (OSError(28, "No space left on device"), OSError, r"^Cannot write the book .*x \(No space left on device\): make room\.$"),
+    (OSError(28, "No space left on device"), OSError,
+     r"^Cannot write the book .*x \(No space left on device\): make room\.$"),
     (NotFound("a picture is not there"), FileNotFoundError, "^a picture is not there$"),
     (KeyboardInterrupt("stop"), KeyboardInterrupt, "^stop$"),
 ])

@@ -14,7 +14,8 @@ from cause_lib.runs.version import NOT_NUMERIC, library_version, numeric_files, 
 BEFORE = "0.1.0+ffce4a70"  # the version that checkpoints carry that were made before the library was taken apart
 WHAT_TO_DO = """
 The numeric code is another than SAME_BITS in cause_lib/runs/version.py names. Put the 8 digits that
-`python -m cause_lib.runs.version` prints into its line and run the tests of the golden checkpoints (tests/test_golden.py):
+`python -m cause_lib.runs.version` prints into its line and run the tests of the golden checkpoints
+(tests/test_golden.py):
 - They pass: the numbers are the same bits. Keep the line so. If the digits that it had are in a released version, add
   that version to those that it goes on from.
 - They fail: a formula changed, if only in its last bit. Remove the line and this test, and make the golden checkpoints
@@ -101,7 +102,8 @@ def change_annotations(tree):
 
 
 def change_sentences(tree):
-    texts = [text for node in nodes(tree, ast.Raise) for text in nodes(node, ast.Constant, lambda n: type(n.value) is str)]
+    texts = [text for node in nodes(tree, ast.Raise)
+             for text in nodes(node, ast.Constant, lambda n: type(n.value) is str)]
     for text in texts:
         text.value += " Or not."
     return bool(texts)
@@ -168,7 +170,8 @@ def counted(tree, kind):
 
 
 def other_sign(tree):
-    return first([n for n in counted(tree, ast.BinOp) if isinstance(n.op, ast.Sub)], lambda n: setattr(n, "op", ast.Add()))
+    return first([n for n in counted(tree, ast.BinOp) if isinstance(n.op, ast.Sub)],
+                 lambda n: setattr(n, "op", ast.Add()))
 
 
 def other_constant(tree):
@@ -269,9 +272,11 @@ def test_every_python_gives_the_same_digest(tmp_path):
     assert digest_of(tmp_path, EXAMPLE) == "be72f1014aad1f21"
 
 
-@pytest.mark.parametrize("old, new", [("total = -x", "total = x"), ("(total, *rest", "(x, *rest"), ("size: int\n", "sizes: int\n"),
+@pytest.mark.parametrize("old, new", [("total = -x", "total = x"), ("(total, *rest", "(x, *rest"),
+                                      ("size: int\n", "sizes: int\n"),
                                       ("z[1:,", "z[:1,"), ("a: int = 2", "a: int = 3"), ("if i > 1", "if i > i"),
-                                      ("{a:.{", "{a:,.{"), ("i * i", "i + i"), ("/, y", "y"), ("=lambda q: q", "=lambda q: -q"),
+                                      ("{a:.{", "{a:,.{"), ("i * i", "i + i"), ("/, y", "y"),
+                                      ("=lambda q: q", "=lambda q: -q"),
                                       ("async def", "def"), ("@property", "@staticmethod"), ("1e-3", "1e-4")])
 def test_what_counts(tmp_path, old, new):
     assert EXAMPLE.count(old) == 1
@@ -280,7 +285,8 @@ def test_what_counts(tmp_path, old, new):
 
 def test_a_local_name_that_is_also_a_parameter_of_what_is_called(tmp_path):
     """Only variables are renamed: a keyword or an attribute of the same name is something else's."""
-    texts = [f"def f():\n    {a} = 1\n    return g({b}={a}, c=h.{b})" for a in ("size", "width") for b in ("size", "width")]
+    names = ("size", "width")
+    texts = [f"def f():\n    {a} = 1\n    return g({b}={a}, c=h.{b})" for a in names for b in names]
     digests = [digest_of(tmp_path, text) for text in texts]
     assert digests[0] == digests[2] and digests[1] == digests[3] and digests[0] != digests[1]
 
