@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +36,7 @@ from cause_lib.clusterbook import thin_grid
 from cause_lib.config import Experiment
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.parallel import current_part, part_of
+from cause_lib.runs.seeds import generator_for, seed_for, seed_of
 
 
 @contextlib.contextmanager
@@ -64,21 +64,6 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
             torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def seed_for(experiment: Experiment, *what: Any) -> int:
-    """A seed of 63 bits for one random choice of a run."""
-    return _digest(experiment.seed, *what)
-
-
-def _digest(*what: Any) -> int:
-    """63 bits of the SHA-256 of the arguments as Python writes them."""
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], "big") >> 1
-
-
-def generator_for(experiment: Experiment, *what: Any) -> torch.Generator:
-    """A CPU generator for one random choice of a run."""
-    return torch.Generator().manual_seed(seed_for(experiment, *what))
-
-
 def effective_batch_size(experiment: Experiment, views: int) -> int:
     """b, of all processes together: `batch_size`, or all views where there are fewer."""
     return min(experiment.batch_size, views)
@@ -92,7 +77,7 @@ def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> l
     size = effective_batch_size(experiment, views)
     batches: list[Tensor] = []
     while len(batches) < steps:
-        drawn = torch.Generator().manual_seed(_digest(experiment.order_seed, stage, "epoch", len(batches)))
+        drawn = torch.Generator().manual_seed(seed_of(experiment.order_seed, stage, "epoch", len(batches)))
         batches += torch.randperm(views, generator=drawn)[:views - views % size].split(size)
     return batches[:steps]
 

@@ -69,7 +69,7 @@ def test_conda_and_pip_users_get_the_same_packages():
 def test_what_is_imported_is_a_dependency():
     modules = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in PROJECT["dependencies"]}
     come_along = {"triton"}  # with PyTorch for CUDA, and only there is it imported
-    modules = modules - {"pillow"} | {"PIL", "cause_lib", "cause_book", "pydensecrf"} | come_along | sys.stdlib_module_names
+    modules = modules - {"pillow", "scikit_learn"} | {"PIL", "sklearn", "cause_lib", "cause_book", "pydensecrf"} | come_along | sys.stdlib_module_names
     for path in [*(ROOT / "cause_lib").rglob("*.py"), *(ROOT / "cause_book").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -1,7 +1,8 @@
 """The fingerprint of what is drawn, which enters the names of folders: it changes with the drawing, not with its text.
 
 Drawing a few scenes to see whether they are as they were would be simpler, but it misses rare things: of 260 numbers
-in this package that were changed, 13 scenes that run every line show 238. So the code itself is looked at (code_digest.py).
+in this package that were changed, 13 scenes that run every line show 238.
+So the code itself is looked at (code_digest.py).
 
 If it was changed so that every scene stays as it was, and `tests/unit/test_data_scenes.py` confirms it, its digest goes
 to `KNOWN` and folders made before are found again. After any other change fingerprints are new, and so are folders.
