@@ -1,8 +1,8 @@
 """A digest of what source code computes: it stays when only its text changes.
 
 It leaves out comments, docstrings, imports, type annotations, the sentences of `raise` and `warnings.warn`, line
-breaks, the names of a function's local variables, and where a definition stands: files, the order of the definitions
-in them, and the order of a class's methods. Every operator, constant, default, call and its order counts. So does a renamed
+breaks, the names of a function's local variables, and where a definition stands: its file, the order of definitions,
+the order of a class's methods. Every operator, constant, default, call and its order counts. So does a renamed
 function, parameter or attribute: those are found by their names. A name that is local in two nested functions, or in a
 function and a comprehension, is taken for one variable.
 
