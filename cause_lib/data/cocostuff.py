@@ -35,14 +35,13 @@ LISTS = {
     name: {"train": "Coco164kFull_Stuff_Coarse.txt", "val": f"Coco164kFull_Stuff_Coarse{suffix}.txt"}
     for name, suffix in (("cocostuff27", "_7"), ("coco81", ""), ("coco171", ""))
 }
-COUNTS = {name: {"train": 97_702, "val": 2_175 if name == "cocostuff27" else 4_172} for name in LISTS}
 LAYOUT = (
     "lay COCO-Stuff out in $CAUSE_DATA/cocostuff as images/{train,val}2017, annotations/{train,val}2017 (of "
     "stuffthingmaps_trainval2017.zip) and curated/{train,val}2017 (IIC's lists), or go on with dataset='scenes'"
 )
 
 
-def open_cocostuff(name: str, split: str, *, limit: int | None, **_) -> Source:
+def open_cocostuff(split: str, *, name: str, limit: int | None, **_) -> Source:
     """The `split`, train or val, of `name`, one of cocostuff27, coco81 and coco171.
 
     Raises ValueError for another split, FileNotFoundError naming what is missing and where it belongs.

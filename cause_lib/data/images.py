@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from cause_lib.errors import InputError, NotFound
 
@@ -69,10 +67,21 @@ def load_label(path: str | Path, *, void: int = VOID) -> Tensor:
     return label.masked_fill((label == void) | (label == VOID), -1)
 
 
-RESIZE = {  # name -> how torchvision resizes
-    "nearest": {"interpolation": InterpolationMode.NEAREST_EXACT},
-    "antialiased": {"interpolation": InterpolationMode.BILINEAR, "antialias": True},
-}
+def to_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture as uint8 (3, h, w)."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+# torchvision is imported where pictures are cut or resized: it takes as long as torch.
+
+RESIZE = {"nearest": "nearest-exact", "antialiased": "bilinear"}  # name -> torchvision's interpolation
+
+
+def resize_to(planes: Tensor, size: list[int], resize: str) -> Tensor:
+    """(c, h, w) with its short side, or both sides, brought to `size`; resize: a key of `RESIZE`."""
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    return functional.resize(planes, size, InterpolationMode(RESIZE[resize]), antialias=resize == "antialiased")
 
 
 def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest") -> Tensor:
@@ -82,21 +91,25 @@ def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest") -> Tens
     same dtype. An image and its label of the same height and width get the same place, by nearest neighbour exactly the
     same source pixels. Small pictures are enlarged.
     """
+    from torchvision.transforms.v2.functional import center_crop
+
     planes = picture if picture.ndim == 3 else picture[None]
     short, long = sorted(planes.shape[-2:])
     if long > ELONGATED * short:  # else a picture of 20000 x 1 pixels would be enlarged to gigabytes, and then cut
         part = ELONGATED // 2 * short + (long - ELONGATED // 2 * short) % 2  # whose middle is the picture's middle
-        planes = F.center_crop(planes, [min(side, part) for side in planes.shape[-2:]])
-    planes = F.resize(planes, [size], **RESIZE[resize])
-    planes = F.center_crop(planes, [size])
+        planes = center_crop(planes, [min(side, part) for side in planes.shape[-2:]])
+    planes = resize_to(planes, [size], resize)
+    planes = center_crop(planes, [size])
     return planes if picture.ndim == 3 else planes[0]
 
 
 def five_crop(picture: Tensor, ratio: float) -> tuple[Tensor, ...]:
     """Four corners and the centre, each `ratio` of every side (at least one pixel): five views of (..., h', w')."""
+    from torchvision.transforms.v2 import functional
+
     height, width = (max(1, round(side * ratio)) for side in picture.shape[-2:])
     planes = picture if picture.ndim == 3 else picture[None]
-    views = F.five_crop(planes, [height, width])
+    views = functional.five_crop(planes, [height, width])
     return views if picture.ndim == 3 else tuple(view[0] for view in views)
 
 

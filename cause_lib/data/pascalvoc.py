@@ -28,11 +28,10 @@ import numpy as np
 import pooch
 from requests.exceptions import RequestException
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from cause_lib.data.archive import unpack
 from cause_lib.data.download import resume
-from cause_lib.data.images import RESIZE
+from cause_lib.data.images import resize_to
 from cause_lib.data.published import check_split, find_root, open_pairs, read_list
 from cause_lib.data.source import Source, spread
 from cause_lib.data.views import SegmentationDataset
@@ -45,7 +44,6 @@ RETRIES = 2
 HOME = "VOCdevkit/VOC2012"
 NEEDED = ["ImageSets/Segmentation", "JPEGImages", "SegmentationClass"]
 SPLITS = ("train", "val", "trainval", "trainaug")
-COUNTS = {"train": 1_464, "val": 1_449}
 CLASSES = [
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table",
     "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv/monitor",
@@ -135,7 +133,7 @@ def voc_palette(count: int) -> np.ndarray:
 def squash(picture: Tensor, size: int, resize: str = "nearest") -> Tensor:
     """(h, w) or (c, h, w) -> (size, size) or (c, size, size), whatever the shape before; resize: a key of `RESIZE`."""
     planes = picture if picture.ndim == 3 else picture[None]
-    planes = F.resize(planes, [size, size], **RESIZE[resize])
+    planes = resize_to(planes, [size, size], resize)
     return planes if picture.ndim == 3 else planes[0]
 
 

@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
-from cause_lib.data.images import VOID, load_image, load_label
+from cause_lib.data.images import VOID, load_image, load_label, to_tensor
 from cause_lib.errors import InputError, NotFound
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -56,7 +55,7 @@ class PictureFiles:
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
         path = self.images[index]
-        image = F.pil_to_tensor(load_image(path))  # (3, h, w)
+        image = to_tensor(load_image(path))  # (3, h, w)
         if self.labels is None:
             return image, torch.full(image.shape[1:], -1, dtype=torch.int32)
         label_path = self.labels[index]

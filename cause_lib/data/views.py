@@ -11,11 +11,13 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from cause_lib.data.images import five_crop, resize_and_crop
+from cause_lib.data.published import PUBLISHED_CROPS
 from cause_lib.data.source import Source
 
 CROPS = {  # name -> (names of the views, the function that cuts them)
     "none": (("",), lambda picture, ratio: (picture,)),
     "five": ((" (top left)", " (top right)", " (bottom left)", " (bottom right)", " (centre)"), five_crop),
+    **PUBLISHED_CROPS,
 }
 
 
