@@ -105,8 +105,8 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     if num_classes not in (None, len(source.classes)):
         raise InputError(f"num_classes={num_classes}, but {folder or name} has {len(source.classes)} classes: leave "
                          "num_classes out")
-    kind = getattr(module, "SquashedDataset", SegmentationDataset)
-    return kind(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio, resize=resize)
+    return SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio,
+                               resize=resize)
 
 
 def _check_numbers(crop_ratio: float, **counts: int | None) -> None:

@@ -13,7 +13,6 @@ Cordts et al. 2016, "The Cityscapes Dataset for Semantic Urban Scene Understandi
 
 from __future__ import annotations
 
-import numpy as np
 from torchvision.datasets import Cityscapes
 
 from cause_lib.data.published import MissingFiles, check_split, find_root, open_pairs
@@ -37,22 +36,11 @@ def open_cityscapes(split: str, *, limit: int | None, **_) -> Source:
     check_split("cityscapes", split, ("train", "val"))
     root = find_root("cityscapes", "cityscapes", LAYOUT)
     pictures, annotations = root / "leftImg8bit" / split, root / "gtFine" / split
-    frames = {(path.parent.name, path.name.removesuffix(IMAGE)) for path in pictures.glob(f"*/*{IMAGE}")}
-    frames |= {(path.parent.name, path.name.removesuffix(LABEL)) for path in annotations.glob(f"*/*{LABEL}")}
+    pairs = ((pictures, IMAGE), (annotations, LABEL))
+    frames = {(path.parent.name, path.name.removesuffix(end)) for folder, end in pairs for path in folder.glob(f"*/*{end}")}
     if not frames:
-        raise MissingFiles(
-            f"cityscapes {split} has neither pictures '{pictures}/<city>/*{IMAGE}' nor labels "
-            f"'{annotations}/<city>/*{LABEL}': {LAYOUT}",
-            [pictures, annotations],
-        )
+        raise MissingFiles(f"cityscapes {split} has neither pictures '{pictures}/<city>/*{IMAGE}' nor labels "
+                           f"'{annotations}/<city>/*{LABEL}': {LAYOUT}", [pictures, annotations])
     frames = spread(sorted(frames), limit)  # every frame with a picture or a label: where one is missing, it is said
-    return open_pairs(
-        f"cityscapes {split}",
-        root,
-        [pictures / city / f"{frame}{IMAGE}" for city, frame in frames],
-        [annotations / city / f"{frame}{LABEL}" for city, frame in frames],
-        layout=LAYOUT,
-        classes=list(CLASSES),
-        colors=np.array(list(CLASSES.values()), dtype=np.uint8),
-        table=TABLE,
-    )
+    images, labels = ([folder / city / f"{frame}{end}" for city, frame in frames] for folder, end in pairs)
+    return open_pairs(f"cityscapes {split}", root, images, labels, CLASSES, CLASSES.values(), layout=LAYOUT, table=TABLE)

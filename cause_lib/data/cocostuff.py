@@ -49,17 +49,11 @@ def open_cocostuff(split: str, *, name: str, limit: int | None, **_) -> Source:
     check_split(name, split, tuple(LISTS[name]))
     root, year = find_root(name, "cocostuff", LAYOUT), f"{split}2017"
     ids = spread(read_list(f"{name} {split}", root / "curated" / year / LISTS[name][split], LAYOUT), limit)
+    images = [root / "images" / year / f"{i}.jpg" for i in ids]
+    labels = [root / "annotations" / year / f"{i}.png" for i in ids]
     classes, table = classes_of(name)
-    return open_pairs(
-        f"{name} {split}",
-        root,
-        [root / "images" / year / f"{i}.jpg" for i in ids],
-        [root / "annotations" / year / f"{i}.png" for i in ids],
-        layout=LAYOUT,
-        classes=classes,
-        colors=palette(len(classes)),
-        table=table,
-    )
+    colors = palette(len(classes))
+    return open_pairs(f"{name} {split}", root, images, labels, classes, colors, layout=LAYOUT, table=table)
 
 
 def classes_of(name: str) -> tuple[list[str], list[int]]:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from tqdm.auto import tqdm
 
 from cause_lib.data.images import VOID, load_label
 from cause_lib.data.palette import palette
-from cause_lib.data.source import PictureFiles, Source, fingerprint_files, labels_of, list_pictures, spread
+from cause_lib.data.published import places
+from cause_lib.data.source import Source, fingerprint_files, labels_of, list_pictures, open_files, spread
 from cause_lib.errors import InputError, NotFound
 
 LAYOUT = "expected <folder>/images/ or <folder>/<split>/images/ with jpg, png, webp, bmp or tif files"
@@ -49,23 +49,14 @@ def open_folder(
         raise NotFound(f"'{home / 'images'}' holds no pictures: {LAYOUT}")
     labels = labels_of(images, home / "labels", all_there=stop) if (home / "labels").is_dir() else None
     classes, colors = name_classes(root, home, num_classes, stop)
-    return Source(
-        names=[path.name for path in images],
-        classes=classes,
-        colors=colors,
-        read=PictureFiles(images, labels, len(classes)),
-        fingerprint=fingerprint_files(root, images + (labels or []), contents=True, extra=len(classes)),
-        has_labels=labels is not None,
-    )
+    return open_files(root, images, labels, classes, colors, contents=True, extra=len(classes))
 
 
 def find_folder(folder: str) -> Path:
     """`folder` as a path, else below $CAUSE_DATA. Raises ValueError if it is empty, FileNotFoundError if not there."""
     if not folder:
         raise InputError("dataset 'folder' needs folder=..., a path or a name below CAUSE_DATA; " + LAYOUT)
-    tried = [Path(folder).expanduser()]
-    if os.environ.get("CAUSE_DATA"):
-        tried.append(Path(os.environ["CAUSE_DATA"]).expanduser() / folder)
+    tried = [Path(folder).expanduser(), *places(folder)[:-1]]
     for path in tried:
         if path.is_dir():
             return path.resolve()
@@ -125,18 +116,13 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
         names = [entry["name"] for entry in entries]
         if not all(isinstance(name, str) for name in names):
             raise InputError("a name that is no text")
-        colors = palette(len(names)).astype(int)
+        colors = palette(len(names))
         for i, entry in enumerate(entries):
-            color = entry.get("color", colors[i].tolist())
-            color = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
-            if len(color) != 3 or not all(type(part) is int for part in color):
-                raise InputError(f"the colour {color} is not three whole numbers")
-            colors[i] = color
-        if colors.min() < 0 or colors.max() > 255:
-            raise InputError("a colour outside 0 to 255")
+            if "color" in entry:
+                color = entry["color"]
+                red, green, blue = bytes(ImageColor.getrgb(color)[:3] if isinstance(color, str) else [*color])
+                colors[i] = red, green, blue
     except (ValueError, TypeError, LookupError, ArithmeticError, OSError, RecursionError) as error:
-        raise InputError(
-            f"'{path}' is not a list of class names, or of {{\"name\": ..., \"color\": [red, green, blue]}} "
-            f"({' '.join(str(error).split())}): correct it, or take it away"
-        ) from error
-    return names, colors.astype(np.uint8)
+        raise InputError(f"'{path}' is not a list of class names, or of {{\"name\": ..., \"color\": [red, green, blue]}} "
+                         f"({' '.join(str(error).split())}): correct it, or take it away") from error
+    return names, colors
