@@ -28,15 +28,9 @@ __all__ = [
 
 #: Name -> the module here whose function `open_<module>` returns its `Source`; it is imported when a set is opened.
 DATASETS = {
-    "scenes": "scenes",
-    "camvid": "camvid",
-    "folder": "folder",
-    "cocostuff27": "cocostuff",
-    "coco81": "cocostuff",
-    "coco171": "cocostuff",
-    "cityscapes": "cityscapes",
-    "pascalvoc": "pascalvoc",
-}
+    "scenes": "scenes", "camvid": "camvid", "folder": "folder", "cocostuff27": "cocostuff", "coco81": "cocostuff",
+    "coco171": "cocostuff", "cityscapes": "cityscapes", "pascalvoc": "pascalvoc",
+}  # fmt: skip
 
 #: Pictures of each split, as published.
 COUNTS = {
@@ -70,10 +64,10 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
         to a square instead, as published).
     folder: for "folder", a path or a name below $CAUSE_DATA.
     crops: "none"; "five" for five views a picture (corners and centre), each crop_ratio of every side; "double" for
-        20 or "super" for 50 (those and their mirror images, at the ratios that published.py lists).
+        20 or "super" for 50 (those and their mirror images, at the ratios that views.py lists).
     limit: at most so many pictures, spread over the whole set; for "scenes", how many to draw.
     num_classes: for pictures without labels, how many clusters to look for (27 unless said).
-    level: for "scenes", what is one class: a "part" (a person's head), an "object" (a person) or a "group" (the living).
+    level: for "scenes", what is one class: a "part" (a head), an "object" (a person) or a "group" (the living).
     resize: how pictures are resized, "nearest" neighbour as published, or "antialiased"; labels always "nearest".
     allow_corrupt: what becomes of a file that cannot be used: "stop", an error when its item is asked for; or "skip":
         all are decoded here, and those are left out, counted and warned of. A published set that lacks files stops.
@@ -136,10 +130,8 @@ def check_dataset(name: str) -> tuple[bool, list[str]]:
             lines += [line for line in said if line not in lines]  # what is nowhere is said once, not for every split
         else:
             whole = whole and found == published
-            lines.append(
-                f"{name} {split}: {found} pictures with labels, "
-                + ("as published" if found == published else f"but {published} were published")
-            )
+            verdict = "as published" if found == published else f"but {published} were published"
+            lines.append(f"{name} {split}: {found} pictures with labels, {verdict}")
     return whole, lines
 
 

@@ -26,18 +26,10 @@ RETRIES = 2  # a file, before giving up
 CHECKSUMS = Path(__file__).with_name("camvid.sha256")  # "path sha256" lines, pooch's registry format
 SPLITS = ("train", "val", "test")
 CLASSES = {
-    "sky": (128, 128, 128),
-    "building": (128, 0, 0),
-    "pole": (192, 192, 128),
-    "road": (128, 64, 128),
-    "sidewalk": (0, 0, 192),
-    "tree": (128, 128, 0),
-    "sign": (192, 128, 128),
-    "fence": (64, 64, 128),
-    "car": (64, 0, 128),
-    "pedestrian": (64, 64, 0),
-    "bicyclist": (0, 128, 192),
-}
+    "sky": (128, 128, 128), "building": (128, 0, 0), "pole": (192, 192, 128), "road": (128, 64, 128),
+    "sidewalk": (0, 0, 192), "tree": (128, 128, 0), "sign": (192, 128, 128), "fence": (64, 64, 128),
+    "car": (64, 0, 128), "pedestrian": (64, 64, 0), "bicyclist": (0, 128, 192),
+}  # fmt: skip
 LAYOUT = (
     "put CamVid into $CAUSE_DATA/camvid as train/images and train/labels (255 = void), or as train and trainannot of "
     "the SegNet tutorial, the same for val and test, or go on with dataset='scenes'"
@@ -47,15 +39,14 @@ LAYOUT = (
 def open_camvid(split: str, *, limit: int | None, download: bool, **_) -> Source:
     """CamVid's `split`. Raises ValueError for another split, RuntimeError if it is nowhere and cannot be fetched."""
     check_split("camvid", split, SPLITS)
-    *given, cache = places("camvid")
-    root = next((path.resolve() for path in given if path.is_dir()), None) or fetch_camvid(cache, split, download)
+    given, cache = places("camvid")
+    root = given.resolve() if given and given.is_dir() else fetch_camvid(cache, split, download)
     published = not (root / split / "images").is_dir()
     pictures, annotations = (split, f"{split}annot") if published else (f"{split}/images", f"{split}/labels")
-    if not ((root / pictures).is_dir() and (root / annotations).is_dir()):
-        raise NotFound(f"'{root}' has no '{split}' pictures and labels: {LAYOUT}")
-    images = spread(list_pictures(root / pictures), limit)
+    there = (root / pictures).is_dir() and (root / annotations).is_dir()
+    images = spread(list_pictures(root / pictures), limit) if there else []
     if not images:
-        raise NotFound(f"'{root / pictures}' holds no pictures: {LAYOUT}")
+        raise NotFound(f"'{root}' has no '{split}' pictures and labels: {LAYOUT}")
     table = (*range(len(CLASSES)), -1) if published else None
     return open_files(root, images, labels_of(images, root / annotations), CLASSES, CLASSES.values(), table=table)
 

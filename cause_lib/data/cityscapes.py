@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from torchvision.datasets import Cityscapes
 
-from cause_lib.data.published import MissingFiles, check_split, find_root, open_pairs
+from cause_lib.data.published import MissingFiles, check_split, find_folder, open_pairs, places
 from cause_lib.data.source import Source, spread
 
 FIRST, LAST = 7, 33  # label ids
 CLASSES = {kind.name: kind.color for kind in Cityscapes.classes if FIRST <= kind.id <= LAST}
-TABLE = [-1] * FIRST + list(range(len(CLASSES)))
+TABLE = (-1,) * FIRST + tuple(range(len(CLASSES)))
 IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
 LAYOUT = (
     "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (from cityscapes-dataset.com, after registration) "
@@ -29,18 +29,17 @@ LAYOUT = (
 
 
 def open_cityscapes(split: str, *, limit: int | None, **_) -> Source:
-    """Cityscapes' `split`, train or val, with fine labels, in the order of cities and frames.
-
-    Raises ValueError for another split, FileNotFoundError naming what is missing and where it belongs.
-    """
+    """Cityscapes' `split`, train or val, with fine labels, in the order of cities and frames."""
     check_split("cityscapes", split, ("train", "val"))
-    root = find_root("cityscapes", "cityscapes", LAYOUT)
+    root = find_folder(places("cityscapes"), LAYOUT, "cityscapes")
     pictures, annotations = root / "leftImg8bit" / split, root / "gtFine" / split
     pairs = ((pictures, IMAGE), (annotations, LABEL))
-    frames = {(path.parent.name, path.name.removesuffix(end)) for folder, end in pairs for path in folder.glob(f"*/*{end}")}
+    found = [(path, end) for folder, end in pairs for path in folder.glob(f"*/*{end}")]
+    frames = {(path.parent.name, path.name.removesuffix(end)) for path, end in found}
     if not frames:
         raise MissingFiles(f"cityscapes {split} has neither pictures '{pictures}/<city>/*{IMAGE}' nor labels "
                            f"'{annotations}/<city>/*{LABEL}': {LAYOUT}", [pictures, annotations])
     frames = spread(sorted(frames), limit)  # every frame with a picture or a label: where one is missing, it is said
     images, labels = ([folder / city / f"{frame}{end}" for city, frame in frames] for folder, end in pairs)
-    return open_pairs(f"cityscapes {split}", root, images, labels, CLASSES, CLASSES.values(), layout=LAYOUT, table=TABLE)
+    colors = CLASSES.values()
+    return open_pairs(f"cityscapes {split}", root, images, labels, CLASSES, colors, layout=LAYOUT, table=TABLE)

@@ -1,8 +1,7 @@
-"""Fetching what a data set needs: downloads by pooch, held against a SHA-256, and errors that say the way out.
+"""Fetching what a data set needs, by pooch; errors say the way out in one sentence.
 
-Two things are done by hand. pooch begins a download anew where its connection was cut, and VOC has 2 GB: `resume` goes
-on with what has arrived. And `pooch.Untar` asks tarfile to check the members of an archive on Python 3.12 and later
-alone: `unpack` refuses, on every Python, to write outside of its folder.
+By hand: `resume`, because pooch begins anew where its connection was cut, and VOC has 2 GB; and `unpack`, because
+`pooch.Untar` asks tarfile to check what is in an archive on Python 3.12 and later alone.
 """
 
 from __future__ import annotations
@@ -14,23 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pooch
-from requests import Response
-from requests.exceptions import HTTPError, RequestException
+from requests.exceptions import RequestException
 from tqdm.contrib.concurrent import thread_map
 
 from cause_lib.errors import InputError, Refusal, RunError, WriteError
 
-BLOCK = 2**16  # bytes written at once; at most so many are lost where a connection is cut
-PATIENCE = 30  # seconds without an answer before a connection counts as cut
+BLOCK, PATIENCE = 2**16, 30  # bytes written at once, and seconds without an answer after which a connection is cut
 
 
 def fetch(name: str, fetcher: pooch.Pooch, files: Sequence[str], layout: str, downloader=None) -> list[Path]:
     """The paths of `files` of the data set `name`, after fetching what is not there yet, or not right.
 
-    A file gets its name only once its checksum has been found right, so that a complete one is taken as it is.
-
     layout: what to put where, for errors. downloader: one of pooch's; by default the one that fits the address.
-
     Raises RuntimeError if a file cannot be fetched, ValueError if one arrives with another checksum, OSError if it
     cannot be written.
     """
@@ -52,44 +46,36 @@ def explained(name: str, file: str, fetcher: pooch.Pooch, layout: str) -> Iterat
     except Refusal:
         raise
     except RequestException as error:
-        raise RunError(f"{name} could not be downloaded ({type(error).__name__} on {file} from {fetcher.base_url}): try "
-                       f"again, or {layout}") from error
+        raise RunError(f"{name} could not be downloaded ({type(error).__name__} on {file} from {fetcher.base_url}): "
+                       f"try again, or {layout}") from error
     except ValueError as error:
-        raise InputError(f"'{file}' from {fetcher.base_url} does not have its known SHA-256 and was not kept: try again, "
-                         f"or {layout}") from error
+        raise InputError(f"'{file}' from {fetcher.base_url} does not have its known SHA-256 and was not kept: try "
+                         f"again, or {layout}") from error
     except OSError as error:
         raise WriteError(f"'{file}' cannot be written to '{fetcher.abspath}' ({error.strerror or error}): make room "
                          f"there and let it be written, or {layout}") from error
 
 
 def resume(url: str, output_file: str, fetcher: pooch.Pooch | None = None) -> None:
-    """A `downloader` for `pooch.Pooch.fetch` that goes on where a cut line or a killed process left off.
+    """A pooch downloader that goes on where a cut line or a killed process left off, in `<name>.part` beside the file.
 
-    What has arrived waits in `<name>.part` beside the file, and the server is asked for the rest of it alone (HTTP
-    Range, RFC 9110, section 14). A server that ignores this sends all of it, and the file starts anew. Whether the whole
-    is right says the checksum, which pooch holds it against before it gets its name.
+    A server that ignores HTTP Range sends all of it, and the file starts anew; the checksum says whether it is right.
     """
     part = Path(output_file).with_name(f"{PurePosixPath(url).name}.part")
     with open(part, "ab") as file:
 
-        def start_anew(answer: Response, **_) -> None:
-            if answer.status_code == 200:  # all of it, not the rest
+        def start_anew(answer, **_) -> None:
+            if answer.status_code in (200, 416):  # all of it and not the rest; or more is there than the file has
                 file.truncate(0)
 
-        download = pooch.HTTPDownloader(
-            progressbar=True, chunk_size=BLOCK, timeout=PATIENCE, hooks={"response": start_anew},
-            headers={"Accept-Encoding": "identity", "Range": f"bytes={file.tell()}-"},
-        )  # fmt: skip
-        try:
-            download(url, file, fetcher)
-        except HTTPError as error:
-            if error.response.status_code != 416:  # nothing comes after it: it is whole, or part of another file
-                raise
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes={file.tell()}-"}
+        download = pooch.HTTPDownloader(True, BLOCK, timeout=PATIENCE, headers=headers, hooks={"response": start_anew})
+        download(url, file, fetcher)
     os.replace(part, output_file)
 
 
 def unpack(archive: Path, folder: Path, members: Sequence[str]) -> None:
-    """Unpack what lies at or below `members`, paths as they stand in the (not compressed) tar file, into `folder`.
+    """Unpack what lies at or below `members` of a tar file into `folder`.
 
     Raises ValueError, before anything is written, if a name in the archive leads out of `folder`, or if anything but
     files and folders would be written.
@@ -100,8 +86,8 @@ def unpack(archive: Path, folder: Path, members: Sequence[str]) -> None:
             wanted = any(PurePosixPath(info.name).is_relative_to(member) for member in members)
             path = PureWindowsPath(info.name)  # splits at / as well
             if path.anchor or ".." in path.parts or wanted and not (info.isfile() or info.isdir()):
-                raise InputError(f"'{archive}' was not unpacked, because {info.name!r} in it leads out of its folder, or "
-                                 "is a link or a device: delete it and fetch it from its authors.")
+                raise InputError(f"'{archive}' was not unpacked, because {info.name!r} in it leads out of its folder, "
+                                 "or is a link or a device: delete it and fetch it from its authors.")
             if wanted:
                 chosen.append(info)
         tar.extractall(folder, chosen, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))

@@ -29,9 +29,7 @@ ELONGATED = 8  # times as long as it is short, from which on a picture is cut be
 def load_image(path: str | Path) -> Image.Image:
     """The picture at `path` as a person would see it: 8-bit RGB, upright.
 
-    EXIF rotation is applied; grey-scale, palette, CMYK and 16-bit pictures are converted; transparency is laid on
-    white.
-
+    EXIF rotation is applied; grey-scale, palette, CMYK and 16-bit pictures are converted; transparency becomes white.
     Raises FileNotFoundError if there is no such file, ValueError (naming it) if it cannot be decoded or has
     floating-point pixels.
     """

@@ -28,7 +28,7 @@ import pooch
 from filelock import FileLock
 
 from cause_lib.data.download import explained, fetch, resume, unpack
-from cause_lib.data.published import check_split, find_root, open_pairs, places, read_list
+from cause_lib.data.published import check_split, find_folder, open_pairs, places, read_list
 from cause_lib.data.source import Source, spread
 
 BASE_URL = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/"
@@ -49,15 +49,12 @@ LAYOUT = (
 
 
 def open_pascalvoc(split: str, *, limit: int | None, download: bool, **_) -> Source:
-    """VOC 2012's segmentation `split`: train, val, trainval or trainaug.
-
-    Raises ValueError for another split, FileNotFoundError naming what is missing and where it belongs, RuntimeError if
-    it is nowhere and cannot be fetched.
-    """
+    """VOC 2012's segmentation `split`: train, val, trainval or trainaug; fetched if it is nowhere."""
     check_split("pascalvoc", split, SPLITS)
-    if download and not any(path.is_dir() for path in places(f"pascalvoc/{HOME}")):
-        fetch_pascalvoc(places("pascalvoc")[-1])
-    root = find_root("pascalvoc", f"pascalvoc/{HOME}", f"let it be downloaded (2 GB), or {LAYOUT}")
+    tried = places(f"pascalvoc/{HOME}")
+    if download and not any(path and path.is_dir() for path in tried):
+        fetch_pascalvoc(places("pascalvoc")[1])
+    root = find_folder(tried, f"let it be downloaded (2 GB), or {LAYOUT}", "pascalvoc")
     names = spread(read_list(f"pascalvoc {split}", root / f"ImageSets/Segmentation/{split}.txt", LAYOUT), limit)
     images = [root / "JPEGImages" / f"{name}.jpg" for name in names]
     folder = root / ("SegmentationClassAug" if split == "trainaug" else "SegmentationClass")

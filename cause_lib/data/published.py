@@ -21,19 +21,20 @@ class MissingFiles(NotFound):
         self.paths = list(paths)
 
 
-def places(folder: str) -> list[Path]:
-    """Where `folder` may lie: below $CAUSE_DATA, if that is set, and last in the user's cache."""
-    roots = [os.environ.get("CAUSE_DATA"), pooch.os_cache("cause-book")]
-    return [Path(root).expanduser() / folder for root in roots if root]
+def places(folder: str) -> tuple[Path | None, Path]:
+    """Where `folder` may lie: below $CAUSE_DATA, if that is set, and in the user's cache."""
+    given = os.environ.get("CAUSE_DATA")
+    return Path(given).expanduser() / folder if given else None, pooch.os_cache("cause-book") / folder
 
 
-def find_root(name: str, folder: str, layout: str) -> Path:
-    """`folder` below $CAUSE_DATA, else in the user's cache. Raises FileNotFoundError that says where it looked."""
-    for path in places(folder):
+def find_folder(tried: Sequence[Path | None], layout: str, name: str = "") -> Path:
+    """The first of these places that is a folder. Raises FileNotFoundError that says where it looked."""
+    tried = [path for path in tried if path]
+    for path in tried:
         if path.is_dir():
             return path.resolve()
-    looked = " or ".join(f"'{path}'" for path in places(folder))
-    raise NotFound(f"{name} is not on this machine, there is no folder {looked}: {layout}")
+    said = f"{name} is not on this machine, there is no folder" if name else "there is no folder"
+    raise NotFound(f"{said} {' or '.join(repr(str(path)) for path in tried)}: {layout}")
 
 
 def check_split(name: str, split: str, known: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -58,40 +59,33 @@ class PictureFiles:
     table: tuple[int, ...] | None = None
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
-        path = self.images[index]
-        image = to_tensor(load_image(path))  # (3, h, w)
+        image = to_tensor(load_image(path := self.images[index]))  # (3, h, w)
         if self.labels is None:
             return image, torch.full(image.shape[1:], -1, dtype=torch.int32)
-        label_path = self.labels[index]
-        label = load_label(label_path)  # (h, w)
+        label = load_label(label_path := self.labels[index])  # (h, w)
         if label.shape != image.shape[1:]:
             raise InputError(f"label '{label_path}' is {label.shape[1]} x {label.shape[0]} pixels and its picture "
-                             f"'{path}' is {image.shape[2]} x {image.shape[1]}: they must be the same size, so save the "
-                             "label again")
+                             f"'{path}' is {image.shape[2]} x {image.shape[1]}: save the label again in the same size")
         smallest, largest = (int(bound) for bound in label.aminmax())
         if smallest < -1 or largest >= self.num_ids:
-            raise InputError(f"label '{label_path}' has the class id {smallest if smallest < -1 else largest}, but there "
-                             f"are {self.num_ids} classes (ids 0 to {self.num_ids - 1}; {VOID} is void): correct the "
-                             "label, or the list of classes")
+            wrong = smallest if smallest < -1 else largest
+            raise InputError(f"label '{label_path}' has the class id {wrong}, but ids go from 0 to {self.num_ids - 1} "
+                             f"({VOID} is void): correct the label, or the list of classes")
         if self.table is not None:
             label = torch.tensor([*self.table, -1], dtype=torch.int32)[label.long()]  # -1 picks the last
         return image, label
 
 
 def open_files(root: Path, images: Sequence[Path], labels: Sequence[Path] | None, classes: Iterable[str], colors: Any,
-               *, table: Sequence[int] | None = None, contents: bool = False, extra: Any = None,
-               squash: bool = False) -> Source:
-    """Pictures and their labels below `root` as a Source. table: see `PictureFiles`; contents, extra: see
-    `fingerprint_files`."""
+               *, table: tuple[int, ...] | None = None, squash: bool = False, **fingerprint: Any) -> Source:
+    """Pictures and labels below `root` as a Source; table: see `PictureFiles`, the rest is `fingerprint_files`'."""
     classes = list(classes)
-    read = PictureFiles(tuple(images), None if labels is None else tuple(labels), len(table or classes),
-                        None if table is None else tuple(table))
     return Source(
         names=[path.name for path in images],
         classes=classes,
         colors=np.array([*colors], dtype=np.uint8),
-        read=read,
-        fingerprint=fingerprint_files(root, [*images, *(labels or ())], contents=contents, extra=extra),
+        read=PictureFiles(tuple(images), labels and tuple(labels), len(table or classes), table),
+        fingerprint=fingerprint_files(root, [*images, *(labels or ())], **fingerprint),
         has_labels=labels is not None,
         squash=squash,
     )
@@ -106,34 +100,29 @@ def leave_out(source: Source) -> Source:
     files = source.read
     if not isinstance(files, PictureFiles) or not (faults := _faults(files, source.fingerprint)):
         return source
-    if len(faults) == len(source.names):
-        raise InputError(
-            f"none of the {len(faults)} pictures in '{files.images[0].parent}' can be used; the first: {faults[0]}"
-        )
     kept = [i for i in range(len(source.names)) if i not in faults]
+    if not kept:
+        raise InputError(f"none of the {len(faults)} pictures in '{files.images[0].parent}' can be used; the first: "
+                         f"{faults[0]}")
     images, labels = (paths and tuple(paths[i] for i in kept) for paths in (files.images, files.labels))
     names = [path.name for path in images]
-    return replace(
-        source,
-        names=names,
-        read=replace(files, images=images, labels=labels),
-        fingerprint=hashlib.sha256(json.dumps([source.fingerprint, names]).encode()).hexdigest()[:16],
-        skipped=tuple((source.names[i], reason) for i, reason in faults.items()),
-    )
+    skipped = tuple((source.names[i], reason) for i, reason in faults.items())
+    return replace(source, names=names, read=replace(files, images=images, labels=labels), skipped=skipped,
+                   fingerprint=_sha256([source.fingerprint, names]))
 
 
 @lru_cache(maxsize=8)
 def _faults(read: PictureFiles, fingerprint: str) -> dict[int, str]:
     """Index of each picture that cannot be used -> why, in the words of the error that it would be."""
-    faults = {}
+    faults, folder = {}, read.images[0].parent
     for i in tqdm(range(len(read.images)), desc="pictures that can be used", unit="file", delay=2, leave=False):
         try:
             read(i)
         except (ValueError, OSError) as error:
             faults[i] = str(error)
     if faults:
-        warnings.warn(f"{len(faults)} of {len(read.images)} pictures in '{read.images[0].parent}' cannot be used and are "
-                      f"left out (allow_corrupt='skip'); the first: {next(iter(faults.values()))}", stacklevel=2)
+        warnings.warn(f"{len(faults)} of {len(read.images)} pictures in '{folder}' cannot be used and are left out "
+                      f"(allow_corrupt='skip'); the first: {next(iter(faults.values()))}", stacklevel=2)
     return faults
 
 
@@ -159,8 +148,8 @@ def labels_of(images: Sequence[Path], folder: Path, *, all_there: bool = True) -
     owners: dict[Path, Path] = {}
     for image, label in zip(images, labels, strict=True):
         if (other := owners.setdefault(label, image)) is not image:
-            raise InputError(f"pictures '{other}' and '{image.name}' would share the label '{label}': rename one of the "
-                             "two, and give it a label of its own")
+            raise InputError(f"pictures '{other}' and '{image.name}' would share the label '{label}': rename one of "
+                             "the two, and give it a label of its own")
         if all_there and label.name not in present:
             raise NotFound(f"picture '{image}' has no label '{label}': add it (all {VOID} where nothing is known) or "
                            "take the picture out")
@@ -173,7 +162,7 @@ def spread(items: Sequence, limit: int | None) -> list:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool, extra: Any = None) -> str:
+def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool = False, extra: Any = None) -> str:
     """SHA-256 (16 hex digits) over the files' relative names and sizes, their contents if asked for, and `extra`.
 
     Times are never asked: a copy, a checkout or a disk mounted anew holds the same pictures. What is no file that can
@@ -182,14 +171,16 @@ def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool, extr
     entries = []
     for path in files:
         size, digest = -1, 0
-        if path.is_file():
-            try:
-                stat = path.stat()
-                size, digest = stat.st_size, _digest(path, stat.st_size, stat.st_mtime_ns) if contents else 0
-            except OSError:
-                pass
+        with suppress(OSError):
+            if path.is_file():
+                size = path.stat().st_size
+                digest = _digest(path, size, path.stat().st_mtime_ns) if contents else 0
         entries.append((path.relative_to(root).as_posix(), size, digest))
-    return hashlib.sha256(json.dumps([entries, extra]).encode()).hexdigest()[:16]
+    return _sha256([entries, extra])
+
+
+def _sha256(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=None)

