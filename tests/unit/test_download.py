@@ -172,7 +172,7 @@ def test_a_part_of_another_file_is_thrown_away(server, tmp_path, stale, plan):
     assert len(server.asked) == 2 - len(plan) and [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def test_a_process_that_was_killed_loses_nothing_that_was_written(server, tmp_path):
+def test_a_process_that_was_killed_loses_nothing_that_was_written(server, tmp_path, monkeypatch):
     server.body = BODY * 400  # 4 MB
     server.wait = lambda: time.sleep(0.0002)
     call = (server.address + "big.bin", str(tmp_path / "tmp"))
@@ -186,6 +186,7 @@ def test_a_process_that_was_killed_loses_nothing_that_was_written(server, tmp_pa
     child.wait()
     server.wait = lambda: None
     kept = there.stat().st_size
+    monkeypatch.setattr(download, "BLOCK", 2**14)
     resume(*call)
     assert (tmp_path / "tmp").read_bytes() == server.body
     assert server.asked[1] == f"bytes={kept}-"
