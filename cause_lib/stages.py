@@ -30,13 +30,12 @@ from cause_lib.probes import concept_kmeans, cosine_kmeans
 from cause_lib.runs import health
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.judging import judge, load_gallery
-from cause_lib.runs.locks import is_made, made_once
 from cause_lib.runs.loop import generator_for, seed_for, session, train
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.results import collect_metrics
 from cause_lib.runs.saved import load_clusterbook, load_head, load_probe
 from cause_lib.runs.stage import Making, find, folder_of, made, names_of
-from cause_lib.runs.store import read_record
+from cause_lib.runs.store import is_made, made_once, read_record
 from cause_lib.steps import clusterbook_run, head_run, probe_run, thresholds_for
 
 __all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "first_prototypes", "fit_baseline",

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -37,8 +36,9 @@ from cause_lib.runs.store import (
     is_complete,
     library_version,
     load_checkpoint,
+    new_artefact,
     save_checkpoint,
-    write_artefact,
+    write_record,
 )
 from pretraining.judge import judge_tokens, rgb_statistics
 from pretraining.objective import Distilled, at_places, balance, distillation
@@ -292,12 +292,8 @@ def standardise(vit: VisionTransformer, pictures: np.ndarray, settings: Settings
 def finish(folder: Path, settings: Settings, accelerator: Accelerator, vit: VisionTransformer,
            random_vit: VisionTransformer, log: Log, data: str, *, seconds: float, losses: list[float]) -> Path:
     """The teacher's ViT and its card."""
-    beside = {name: folder.with_name(f".{folder.name}.{os.getpid()}.{name}")
-              for name in ("bundled.safetensors", "card.json")}
     state = {name: value.detach().cpu().half().contiguous() for name, value in vit.state_dict().items()}
-    save_file(state, beside["bundled.safetensors"],
-              metadata={"vit": json.dumps(architecture(settings))})
-    content = beside["bundled.safetensors"].read_bytes()
+    content = safetensors.torch.save(state, metadata={"vit": json.dumps(architecture(settings))})
     shipped = new_vit(settings)
     shipped.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
     each = max(1, len(losses) // 200)
@@ -314,8 +310,11 @@ def finish(folder: Path, settings: Settings, accelerator: Accelerator, vit: Visi
         "scores": judge_vits({"trained": shipped, "random": random_vit}, settings, settings.judge_pictures[1],
                              rgb=True),
     }
-    beside["card.json"].write_text(json.dumps(card, indent=1, allow_nan=False) + "\n")
-    return write_artefact(folder, {"stage": "pretraining", "settings": dataclasses.asdict(settings)}, files=beside)
+    with new_artefact(folder) as beside:
+        (beside / "bundled.safetensors").write_bytes(content)
+        (beside / "card.json").write_text(json.dumps(card, indent=1, allow_nan=False) + "\n")
+        write_record(beside, {"stage": "pretraining", "settings": dataclasses.asdict(settings)})
+    return folder
 
 
 def command(settings: Settings) -> str:

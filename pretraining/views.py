@@ -10,9 +10,7 @@ label is ever looked at.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import time
 
 import numpy as np
@@ -24,7 +22,7 @@ from tqdm.auto import tqdm
 
 from cause_lib.data import load_dataset
 from cause_lib.runs.loop import generator_for
-from cause_lib.runs.store import artefact_folder, is_complete, write_artefact
+from cause_lib.runs.store import artefact_folder, is_complete, new_artefact, write_record
 
 
 def draw_pictures(settings) -> np.ndarray:
@@ -35,19 +33,15 @@ def draw_pictures(settings) -> np.ndarray:
     folder = artefact_folder(settings.run_dir, "pictures", f"scenes-{settings.split}-{size}", key)
     if not is_complete(folder):
         started = time.time()
-        beside = folder.with_name(f".{folder.name}.{os.getpid()}.npy")
-        try:
-            beside.parent.mkdir(parents=True, exist_ok=True)
-            pictures = np.lib.format.open_memmap(beside, mode="w+", dtype=np.uint8, shape=(len(dataset), 3, size, size))
+        with new_artefact(folder) as beside:
+            pictures = np.lib.format.open_memmap(beside / "pictures.npy", mode="w+", dtype=np.uint8,
+                                                 shape=(len(dataset), 3, size, size))
             loader = DataLoader(_Pictures(dataset), batch_size=None, num_workers=settings.num_workers)
             for i, picture in enumerate(tqdm(loader, desc="draw", leave=False)):
                 pictures[i] = picture.numpy()
             pictures.flush()
             del pictures
-            write_artefact(folder, key | {"seconds": round(time.time() - started, 2)}, files={"pictures.npy": beside})
-        finally:
-            with contextlib.suppress(OSError):
-                beside.unlink()
+            write_record(beside, key | {"seconds": round(time.time() - started, 2)})
     return np.load(folder / "pictures.npy", mmap_mode="r", allow_pickle=False)
 
 

@@ -8,7 +8,6 @@ Pictures and cached tokens are read ahead of their use, beside the work on the b
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections import deque
@@ -24,12 +23,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
-from cause_lib.errors import InputError, WriteError
-from cause_lib.runs.store import artefact_folder, beside_of, is_complete, library_version, read_record, write_artefact
+from cause_lib.errors import InputError
+from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, locked, new_artefact, read_record,
+                                  write_record)
+from cause_lib.runs.version import library_version
 from cause_lib.backbones import Backbone, load_backbone, weights_fingerprint
 from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
-from cause_lib.runs.locks import is_made, locked
 from cause_lib.runs.seeds import generator_for
 
 T = TypeVar("T")
@@ -230,11 +230,10 @@ class FrozenFeatures:
     def _fill(self, folder: Path) -> None:
         """One pass over all views; straight to disk, so that memory holds one batch."""
         started = time.monotonic()
-        beside = beside_of(folder, ".npy")
         header = {"descr": "<f4", "fortran_order": False, "shape": (len(self), self.grid[0] * self.grid[1], self.dim)}
-        try:
-            batches = torch.arange(len(self)).split(self.experiment.batch_size)
-            with beside.open("wb") as file:  # not mapped: a disk that fills up must be an error, not the end of Python
+        batches = torch.arange(len(self)).split(self.experiment.batch_size)
+        with new_artefact(folder, f"{ROOM}, or set cache_gb to 0") as beside:
+            with (beside / "tokens.npy").open("wb") as file:  # not mapped: a full disk must be an error, not a crash
                 np.lib.format.write_array_header_1_0(file, header)
                 for batch in tqdm(self.stream(batches), total=len(batches), desc="backbone", leave=False):
                     file.write(batch.cpu().numpy().astype("<f4", copy=False).tobytes())
@@ -242,13 +241,7 @@ class FrozenFeatures:
                       "weights": self.weights, "device": device_name(self.accelerator),
                       "seconds": round(time.monotonic() - started, 2),
                       "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)}}
-            write_artefact(folder, json.loads(json.dumps(record)), files={"tokens.npy": beside})
-        except OSError as error:
-            raise WriteError(f"Cannot write features to {folder.parent} ({error.strerror or error}): choose a run_dir "
-                          "with room that can be written, or set cache_gb to 0.") from error
-        finally:
-            with contextlib.suppress(OSError):
-                beside.unlink()
+            write_record(beside, json.loads(json.dumps(record)))
 
 
 def device_name(accelerator: Accelerator) -> str:

@@ -1,11 +1,14 @@
-"""Training loops that can be killed: batches, a bar, checkpoints, and random choices that depend on nothing else.
+"""The training loop of every stage: batches, progress bar, checkpoints; a loop that was killed goes on where it was.
 
 Every random choice is drawn from (seed, what it is for, update). A loop that starts again from its checkpoint therefore
-ends with the same bits as one that never stopped, and no state of a random generator is ever stored.
+ends with the same bits as one that was never stopped, and no state of a random generator is stored.
 
-One loop trains any number of models that see the same batches, each a `Run`: a batch's tokens, which is what costs, are
-come by once and given to every model in turn. Under `accelerate launch` each process has a part of every batch
-(parallel.py), and the first of them keeps the checkpoints.
+One loop trains any number of models on the same batches, each a `Run`: the tokens of a batch, which take most of the
+time, are computed or read once and given to every model. Under `accelerate launch` each process has a part of every
+batch (parallel.py), and the first process writes the checkpoints.
+
+Kept by hand: trainers of libraries (Lightning, transformers) resume with the states of random generators, to other bits
+once a run is stopped within an epoch, and train one model a loop.
 """
 
 from __future__ import annotations
@@ -61,8 +64,8 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
             torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def pictures_of_a_batch(experiment: Experiment, views: int) -> int:
-    """b, in all processes together."""
+def effective_batch_size(experiment: Experiment, views: int) -> int:
+    """b, of all processes together: `batch_size`, or all views where there are fewer."""
     return min(experiment.batch_size, views)
 
 
@@ -71,7 +74,7 @@ def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> l
 
     The order is drawn from `order_seed`. The batches of fewer steps are the first ones of more.
     """
-    size = pictures_of_a_batch(experiment, views)
+    size = effective_batch_size(experiment, views)
     batches: list[Tensor] = []
     while len(batches) < steps:
         drawn = torch.Generator().manual_seed(seed_of(experiment.order_seed, stage, "epoch", len(batches)))
@@ -81,10 +84,11 @@ def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> l
 
 @dataclass
 class Run:
-    """One model on its way through a training loop.
+    """One model in a training loop.
 
     Args:
-        experiment: its settings. folder: where its artefact will go, its checkpoint beside that.
+        experiment: its settings.
+        folder: where its artefact will go, its checkpoint beside that.
         steps: updates to make.
         state: what learns or remembers, by name; each has state_dict() and load_state_dict().
         optimizer: of what learns.
@@ -92,7 +96,7 @@ class Run:
             processes each gets the tokens of its part, and gives its part of the loss.
         scaler: of fp16 losses, see `new_scaler`.
 
-    Attributes: `done` updates, `seconds` they took, `losses` (steps,) float32.
+    Attributes: `done` updates, the `seconds` that they took, their `losses` (steps,) float32.
     """
 
     experiment: Experiment
@@ -108,6 +112,7 @@ class Run:
 
     @property
     def history(self) -> dict[str, list]:
+        """Updates, counted from 1, and their losses."""
         return {"step": list(range(1, self.steps + 1)), "loss": [round(x, 7) for x in self.losses.tolist()]}
 
     def save(self) -> None:
@@ -136,6 +141,7 @@ class Run:
                              "remove it.") from error
 
     def _take_up(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Put what `save` wrote into the model, its optimiser and its scaler."""
         for name, part in self.state.items():
             part.load_state_dict({key.split("/", 1)[1]: value for key, value in tensors.items()
                                   if key.startswith(f"{name}/")})
@@ -152,7 +158,7 @@ class Run:
 
 
 def new_scaler(accelerator: Accelerator) -> Any:
-    """A scaler of fp16 losses for one model, None in other precisions: models share tokens, not their history."""
+    """A scaler of fp16 losses for one model, None in other precisions; each model has its own."""
     return copy.deepcopy(accelerator.scaler) if accelerator.mixed_precision == "fp16" else None
 
 
@@ -200,7 +206,7 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
     batches = batches_for(experiment, stage, len(features), last)[first:]
     patches = [thin_grid(features.grid, experiment.thin, generator_for(experiment, stage, step))
                for step in range(first, last)] if thinned else None
-    part = part_of(accelerator, pictures_of_a_batch(experiment, len(features)))
+    part = part_of(accelerator, effective_batch_size(experiment, len(features)))
     bar = tqdm(total=last, initial=first, desc=stage, leave=False, disable=not accelerator.is_main_process)
     then = time.monotonic()  # the clock on the wall may be set back
     for step, tokens in zip(range(first, last), features.stream([part.cut(batch) for batch in batches], patches)):
@@ -223,7 +229,8 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
 
 
 def _refuse_divergence(run: Run, stage: str) -> None:
+    """Raise RuntimeError, without a checkpoint to go on from, where a loss so far is not finite."""
     if not bool(torch.isfinite(run.losses[:run.done]).all()):
         checkpoint_path(run.folder).unlink(missing_ok=True)
         raise RunError(f"Stage {stage} diverged: the loss of {run.folder.name} is not finite by update {run.done}; "
-                           f"lower lr ({run.experiment.lr}) or use precision 'no'.")
+                       f"lower lr ({run.experiment.lr}) or use precision 'no'.")

@@ -24,10 +24,9 @@ from cause_lib.crf import crf_backends
 from cause_lib.data import SegmentationDataset
 from cause_lib.runs import health
 from cause_lib.runs.features import FrozenFeatures, device_name, open_dataset
-from cause_lib.runs.locks import is_made, made_once
 from cause_lib.runs.loop import Run, session
 from cause_lib.runs.released import released_fingerprint
-from cause_lib.runs.store import artefact_folder, libraries_of, library_version, write_artefact
+from cause_lib.runs.store import artefact_folder, is_made, libraries_of, library_version, made_once, write_artefact
 
 
 @dataclass

@@ -1,13 +1,22 @@
-"""Artefacts: what a stage leaves behind, as a folder that is whole or absent.
+"""Artefacts: what a stage leaves, as a folder that is whole or absent, and that is made once.
 
-A folder is written beside its place, flushed to disk and renamed; `artefact.json` says what made it, with the version
-of the library and the format of the files. A stage that is under way keeps one checkpoint file beside the folder,
-replaced as a whole, so that a kill costs a few updates, no bit.
+A folder is written beside its place, flushed to disk and renamed (`whole`). `artefact.json` says what made it, with the
+version of the library and the format of the files. A stage that is under way keeps one checkpoint file beside the
+folder, so that a kill costs a few updates and changes no bit.
+
+Whoever makes an artefact holds a lock on a file beside its place (`locked`, from the library filelock). The operating
+system drops it when its holder ends, however it ends; what then lies half-written beside the place was left by a killed
+process, and the next holder removes it. Where a file system has no locks, an artefact may be made twice, with the same
+bits, and the first stays.
+
+Kept by hand: joblib's cache pickles its results, DVC and MLflow want a repository or a server, and none of them has
+checkpoints of unfinished work. Here an artefact is a folder of JSON and safetensors that can be read without us.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -16,30 +25,103 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from cause_lib.errors import InputError, NotFound, WriteError
-from cause_lib import __version__
+from cause_lib.errors import InputError, NotFound, Refusal, WriteError
+from cause_lib.runs.version import library_version, same_bits
 from cause_lib.weights import all_finite
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 FORMAT = 1  # of artefact folders and checkpoints; one more whenever files of before can no longer be read
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}  # of a file system without them
+ROOM = "choose a run_dir with room that can be written"
 
 
-@functools.cache
-def library_version() -> str:
-    """The library's version and the first digits of the SHA-256 of its sources, as `0.1.0+1a2b3c4d`."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return f"{__version__}+{digest.hexdigest()[:8]}"
+# --- writing: a file or a folder is whole or not there ---
 
+@contextlib.contextmanager
+def whole(path: str | Path, what: str = "", way_out: str = "make room, or choose another place", *,
+          last: str | None = None, made: Callable[[Path], bool] = lambda path: False) -> Iterator[Path]:
+    """A place for a new file or folder, which is flushed and gets the name `path` when the block ends without an error.
+
+    Until then `path` is as it was before. Nothing half-written is left, but by a kill, see `locked`.
+
+    Args:
+        path: its folder is made. A file that is there is replaced; a folder that is there is an error.
+        what: what is written, for the error: `Cannot write {what} {path} (the reason): {way_out}.`
+        way_out: what to do then.
+        last: for a folder that may be there: its files are replaced one by one, the one of this name last.
+        made: whether what another process has put at `path` meanwhile stays, and is no error.
+
+    Yields:
+        the path to write a file to, or to make a folder at.
+
+    Raises:
+        OSError: it cannot be written; what was there stays. Errors of the library itself pass as they are.
+    """
+    place = Path(path).absolute()
+    scratch = beside_of(place)  # a folder for files too: safetensors writes beside its place first
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch / place.name
+        _put(scratch / place.name, place, last, made)
+    except Refusal:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WriteError(f"Cannot write {what}{' ' * bool(what)}{path} ({reason}): {way_out}.") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def beside_of(place: Path) -> Path:
+    """A name of its own beside a place, on the same file system; `_sweep` knows it by its beginning."""
+    return place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+
+
+def _put(written: Path, place: Path, last: str | None, made: Callable[[Path], bool]) -> None:
+    """Flush what was written, and rename it to its place."""
+    for path in (*(written.rglob("*") if written.is_dir() else ()), written):
+        _flush(path)
+    if last is not None and place.is_dir():
+        for path in sorted(written.iterdir(), key=lambda path: path.name == last):
+            os.replace(path, place / path.name)
+    else:
+        try:
+            os.replace(written, place)
+        except OSError as error:
+            if not made(place):
+                if place.is_dir():
+                    error.strerror = "a folder of that name is in the way: move it away"
+                raise
+    _flush(place.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, see `whole`."""
+    with whole(path) as beside:
+        beside.write_text(text, encoding="utf8")
+
+
+# --- artefacts ---
 
 def artefact_folder(run_dir: str | Path, stage: str, label: str, depends: dict[str, Any]) -> Path:
     """Where the artefact of a stage goes: run_dir/stage/label-hash, the hash over what it depends on."""
@@ -49,7 +131,7 @@ def artefact_folder(run_dir: str | Path, stage: str, label: str, depends: dict[s
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the artefact is there; a folder under way is not. Warns, once, where another version made it.
+    """Whether the artefact is there; a folder under way is not. Warns, once, where other numeric code made it.
 
     Raises:
         ValueError: it is there, and damaged, or in a format that this version does not read.
@@ -64,10 +146,10 @@ def is_complete(folder: Path) -> bool:
 def _recognise(folder: Path) -> None:
     record = _read_json(folder / "artefact.json")
     theirs, ours = record.get("library", "unknown"), library_version()
-    if (form := record.get("format", FORMAT)) != FORMAT:
+    if (form := record.get("format", 1)) != FORMAT:
         raise InputError(f"{folder} has format {form}, and cause_lib {ours} reads format {FORMAT}: use the version "
                          f"that made it ({theirs}), or remove the folder and run its stage again.")
-    if theirs != ours:
+    if not same_bits(theirs, ours):
         warnings.warn(f"{folder} was made by cause_lib {theirs}, and this is {ours}: it is used as it is; remove the "
                       "folder to have it made anew.", stacklevel=4)
 
@@ -101,71 +183,46 @@ def _read_json(path: Path) -> dict[str, Any]:
     return record
 
 
-def write_artefact(folder: Path, record: dict[str, Any], tensors: dict[str, dict[str, Tensor]] | None = None,
-                   metrics: dict[str, Any] | None = None, files: dict[str, Path] | None = None) -> Path:
-    """Write a whole artefact folder at once.
+@contextlib.contextmanager
+def new_artefact(folder: Path, way_out: str = ROOM) -> Iterator[Path]:
+    """An empty folder for an artefact's files, `write_record`'s among them; then it is the artefact, see `whole`.
+
+    If another process has put the artefact there meanwhile, theirs stays.
+    """
+    with whole(folder, "the artefact", way_out, made=is_complete) as beside:
+        beside.mkdir()
+        yield beside
+    checkpoint_path(folder).unlink(missing_ok=True)
+
+
+def write_record(folder: Path, record: dict[str, Any], tensors: dict[str, dict[str, Tensor]] | None = None,
+                 metrics: dict[str, Any] | None = None) -> None:
+    """Write the files that say what an artefact is into its new folder.
 
     Args:
-        folder: its place; if another process has put it there meanwhile, theirs stays.
-        record: goes to `artefact.json`, with format and version. metrics: goes to `metrics.json`.
+        folder: of `new_artefact`.
+        record: goes to `artefact.json`, with format and version.
         tensors: file stem -> name -> tensor, each file a safetensors file.
-        files: file name -> a file that is moved in.
-
-    Raises:
-        OSError: the place cannot be written; nothing half-written is left.
+        metrics: goes to `metrics.json`.
     """
-    beside = beside_of(folder)
-    try:
-        beside.mkdir(parents=True)
-        for stem, named in (tensors or {}).items():
-            save_file({name: t.detach().cpu().contiguous().clone() for name, t in named.items()},
-                      beside / f"{stem}.safetensors")
-        for name, source in (files or {}).items():
-            os.replace(source, beside / name)
-        for name, content in (("metrics.json", metrics), ("artefact.json", {"format": FORMAT, "library": library_version()} | record)):
-            if content is not None:
-                (beside / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf8")
-        for path in (*beside.iterdir(), beside):
-            _flush(path)
-        try:
-            os.replace(beside, folder)
-        except OSError as error:
-            if folder.is_dir() and not is_complete(folder):
-                error.strerror = "a folder of that name, which is no artefact, is in the way: move it away"
-            if not is_complete(folder):
-                raise
-        _flush(folder.parent)
-    except (OSError, SafetensorError) as error:
-        raise WriteError(f"Cannot write the artefact {folder} ({getattr(error, 'strerror', None) or error}): "
-                      "choose a run_dir with room that can be written.") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    checkpoint_path(folder).unlink(missing_ok=True)
+    for stem, named in (tensors or {}).items():
+        _save_tensors(named, folder / f"{stem}.safetensors")
+    about = {"format": FORMAT, "library": library_version()} | record
+    for name, content in (("metrics.json", metrics), ("artefact.json", about)):
+        if content is not None:
+            (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf8")
+
+
+def write_artefact(folder: Path, record: dict[str, Any], tensors: dict[str, dict[str, Tensor]] | None = None,
+                   metrics: dict[str, Any] | None = None) -> Path:
+    """Write a whole artefact folder at once: `new_artefact` and `write_record`. Returns `folder`."""
+    with new_artefact(folder) as beside:
+        write_record(beside, record, tensors, metrics)
     return folder
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file, UTF-8, that is whole or as it was before at every moment; its folder is made.
-
-    Raises:
-        OSError: it cannot be written; what was there stays.
-    """
-    beside = beside_of(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf8")
-        _flush(beside)
-        os.replace(beside, path)
-    except OSError as error:
-        raise WriteError(f"Cannot write {path} ({error.strerror or error}): make room, or choose another place.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-
-
-def beside_of(folder: Path, suffix: str = "") -> Path:
-    """Where what becomes part of an artefact is written first: a name of its own, on the same file system."""
-    return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{suffix}")
+def _save_tensors(named: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in named.items()}, path, metadata=metadata)
 
 
 def load_tensors(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Tensor]:
@@ -181,9 +238,9 @@ def load_tensors(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Tensor]:
         missing = [name for name in needs if name not in tensors]
         if missing:
             raise InputError(f"it has no {missing[0]}")
-        endless = [name for name, value in tensors.items() if not all_finite(value)]
-        if endless:
-            raise InputError(f"{endless[0]} has numbers that are not finite")
+        non_finite = [name for name, value in tensors.items() if not all_finite(value)]
+        if non_finite:
+            raise InputError(f"{non_finite[0]} has numbers that are not finite")
         return tensors
     except FileNotFoundError:
         raise NotFound(f"{path} is missing: remove {path.parent} and run its stage again.") from None
@@ -192,6 +249,8 @@ def load_tensors(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Tensor]:
         raise InputError(f"{path} is damaged ({reason}): remove {path.parent} and run its stage again.") from None
 
 
+# --- checkpoints of a stage under way ---
+
 def checkpoint_path(folder: Path) -> Path:
     """The one file in which a stage under way keeps its state."""
     return folder.with_name(folder.name + ".checkpoint.safetensors")
@@ -199,36 +258,28 @@ def checkpoint_path(folder: Path) -> Path:
 
 def save_checkpoint(folder: Path, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Replace a stage's checkpoint. `state` is anything JSON holds; both come back from `load_checkpoint`."""
-    path = checkpoint_path(folder)
-    beside = beside_of(folder, ".checkpoint")
-    try:
-        beside.mkdir(parents=True)  # a folder, since safetensors too writes beside its place first
-        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, beside / path.name,
-                  metadata={"state": json.dumps(state), "library": library_version()})
-        _flush(beside / path.name)
-        os.replace(beside / path.name, path)
-    except (OSError, SafetensorError) as error:
-        raise WriteError(f"Cannot write the checkpoint {path} ({getattr(error, 'strerror', None) or error}): "
-                      "choose a run_dir with room that can be written.") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with whole(checkpoint_path(folder), "the checkpoint", ROOM) as beside:
+        _save_tensors(tensors, beside, {"state": json.dumps(state), "library": library_version(),
+                                        "format": str(FORMAT)})
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """State and tensors of the latest checkpoint, or None where there is none.
 
-    One that is damaged, or was written by another version of the library, which would go on to other bits, is removed
-    with a warning: the stage begins anew.
+    One that is damaged, has another format, or was written by other numeric code, which would go on to other bits
+    (version.py), is removed with a warning: the stage begins anew.
     """
     path = checkpoint_path(folder)
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            written, state = file.metadata()["library"], json.loads(file.metadata()["state"])
+            about = file.metadata()
+            written, form, state = about["library"], int(about.get("format", 1)), json.loads(about["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        ours = library_version()
-        reason = None if written == ours else f"was written by cause_lib {written}, and this is {ours}"
+        reason, ours = None, library_version()
+        if form != FORMAT or not same_bits(written, ours):
+            reason = f"was written by cause_lib {written}, and this is {ours}"
     except Exception as error:  # safetensors raises a type of its own; metadata may be anything
         reason = f"is damaged ({' '.join(str(error).split())})"
     if reason is None:
@@ -238,9 +289,88 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
     return None
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+# --- locks: of the processes that ask for the same artefact one makes it, the others wait and find it ---
+
+def is_made(folder: Path) -> bool:
+    """`is_complete`; what a maker that was killed at the very end left beside it is removed."""
+    if not is_complete(folder):
+        return False
+    if _lock_file(folder).exists():
+        with contextlib.suppress(OSError), locked(folder):  # a folder that cannot be written can be read
+            pass
+    return True
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Until this ends, no other process makes the artefact `folder`; waits for one that does.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    path = _lock_file(folder)
     try:
-        os.fsync(descriptor)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _take(path, folder)
+    except OSError as error:
+        raise WriteError(f"Cannot write below {folder.parent} ({error.strerror or error}): {ROOM}.") from error
+    try:
+        if lock is not None:
+            _sweep(folder)
+        yield
     finally:
-        os.close(descriptor)
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()  # while it is ours: to whoever waits for it, a lock on a removed file is none
+            lock.release()
+
+
+@contextlib.contextmanager
+def made_once(folders: Sequence[Path], accelerator: Accelerator) -> Iterator[list[Path]]:
+    """The locks of several artefacts, held by the first of a run's processes; gives those that are still to be made.
+
+    Every process of the run gets the same list. Locks are taken in the order of names, so that runs which want some of
+    the same artefacts never wait for each other in a circle.
+    """
+    with contextlib.ExitStack() as stack:
+        if accelerator.is_main_process:
+            for folder in sorted(folders):
+                stack.enter_context(locked(folder))
+        accelerator.wait_for_everyone()
+        wanted = [folder for folder in folders if not is_complete(folder)]
+        accelerator.wait_for_everyone()  # nothing is written before all have looked
+        yield wanted
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _take(path: Path, folder: Path) -> FileLock | None:
+    """The lock, held; None where the file system has none."""
+    lock = FileLock(path, fallback_to_soft=False)  # a soft lock, a file that is there, would outlive its holder
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            tqdm.write(f"Another process is making {folder}: waiting for it.")
+            lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        path.unlink(missing_ok=True)
+        return None
+    return lock
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written beside the artefact; its checkpoint, which is whole, stays."""
+    for path in list(folder.parent.iterdir()):
+        if path.name.startswith(f".{folder.name}.") and path != _lock_file(folder):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+    if is_complete(folder):  # killed between the artefact's rename and this
+        checkpoint_path(folder).unlink(missing_ok=True)

@@ -74,7 +74,7 @@ def test_own_pictures_without_labels_as_the_page_says(folder):
     run(ROOT / "notebooks/05_evaluation.ipynb", folder, dataset="folder", folder="holiday", num_classes=3,
         run_dir="runs/holiday", image_size=48, num_concepts=8, concept_steps=2, head_steps=2, probe_steps=2, thin=2,
         projection_dim=16, batch_size=2)
-    (snippet,) = re.findall(r"```python\n(from cause_lib.segmenter.*?)```", (ROOT / "book/own.md").read_text(), re.S)
+    (snippet,) = re.findall(r"```python\n(from cause_lib import Segmenter.*?)```", (ROOT / "book/own.md").read_text(), re.S)
     check = 'assert mask.shape == (60, 90) and set(masks) == {"beach.jpg", "harbour.png", "town.jpg"}'
     subprocess.run([sys.executable, "-c", f"{snippet}\n{check}"], cwd=folder, check=True)
 

@@ -19,8 +19,7 @@ from mortal import CONTEXT, STAGES, start
 
 from cause_lib import stages
 from cause_lib.config import Experiment
-from cause_lib.runs.locks import locked
-from cause_lib.runs.store import checkpoint_path
+from cause_lib.runs.store import checkpoint_path, locked
 
 KILLS = int(os.environ.get("KILLS", "4"))
 NOT_BITS = ("seconds", "date", "device")  # of a record: when and where, not what
@@ -133,7 +132,7 @@ def test_killed_at_every_change_of_the_disk(undisturbed, stage, after, tmp_path)
         assert child.exitcode == -signal.SIGKILL
         finish(run, stage, expected)
         change += every
-    assert change >= 3 * every, "the stage hardly wrote anything"
+    assert change >= 12, "the stage hardly wrote anything"
 
 
 def test_processes_that_ask_for_the_same_at_once_make_it_once(undisturbed, tmp_path):
@@ -206,7 +205,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(undisturbed, stage, tmp
         assert_whole_or_absent(run.run_dir, expected)
         if child.exitcode:
             kind, text = json.loads((tmp_path / "told").read_text())
-            assert child.exitcode == 3 and kind == "OSError"
+            assert child.exitcode == 3 and kind == "WriteError"
             assert run.run_dir in text and "choose a run_dir with room" in text and "\n" not in text
         left = [name for name in contents(run.run_dir) if not is_finished(name) and ".checkpoint." not in name]
         assert left == []
@@ -221,7 +220,7 @@ def test_a_place_that_is_read_only_stops_before_any_work(undisturbed, tmp_path):
         child = start(run, stage, told=str(tmp_path / "told"))
         child.join()
         kind, text = json.loads((tmp_path / "told").read_text())
-        assert (child.exitcode, kind) == (3, "OSError") and "choose a run_dir" in text
+        assert (child.exitcode, kind) == (3, "WriteError") and "choose a run_dir" in text
 
 
 def test_a_clock_that_goes_back_changes_no_bit(undisturbed, tmp_path):

@@ -2,13 +2,15 @@
 
 import ast
 import hashlib
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cause_lib.data import load_dataset, palette, scenes
-from cause_lib.data.scenes import GROUPS, LEVELS, OBJECTS, PARTS, draw_scene, labels_at
+from cause_lib.data.scenes import GROUPS, LEVELS, OBJECTS, PARTS, draw_scene, fingerprint, labels_at
 from cause_lib.data.scenes.canvas import Canvas, Random, rgb, smooth
 from cause_lib.data.scenes.composition import CAR_END, THINGS
 from cause_lib.data.scenes.pen import Pen
@@ -57,6 +59,88 @@ def test_the_same_bytes_on_every_machine():
     for (index, split, size), expected in PINNED.items():
         image, label = draw_scene(index, split, size)
         assert hashlib.sha256(image.tobytes() + label.tobytes()).hexdigest()[:16] == expected, (index, split, size)
+
+
+SAME_SCENES = "c416281d82fcf337"  # SHA-256 of all of train and val at 64 pixels, images, then labels
+FINGERPRINTS = {"part": "168861927a13e36f", "object": "890f5cc6fc88fbee", "group": "d6c6fbfbb285e09a"}
+DRAWN_ANEW = """
+The scenes are not those of before. If that is wanted, pin them anew: PINNED and SAME_SCENES here, FINGERPRINTS with
+what `fingerprint_of` says now, FIRST in cause_lib/data/scenes/fingerprint.py with the same, and KNOWN with `drawing_digest()`."""
+WRITTEN_ANEW = """
+The code of the scenes is another. If the tests of PINNED and SAME_SCENES pass, it draws what it drew: put its digest,
+what `drawing_digest()` says, in place of the one in KNOWN in cause_lib/data/scenes/fingerprint.py."""
+
+
+def test_the_scenes_are_those_of_before(drawn):
+    found = hashlib.sha256(b"".join(pictures.tobytes() for pictures in drawn)).hexdigest()[:16]
+    assert found == SAME_SCENES, DRAWN_ANEW
+
+
+def test_folders_that_were_named_before_are_found_again():
+    fingerprints = {level: load_dataset("scenes", "val", image_size=8, level=level).fingerprint for level in LEVELS}
+    assert fingerprints == FINGERPRINTS, WRITTEN_ANEW
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of the code that draws; the function gives its fingerprints."""
+    folder = Path(shutil.copytree(Path(scenes.__file__).parent, tmp_path / "scenes"))
+    monkeypatch.setattr(fingerprint, "__file__", str(folder / "fingerprint.py"))
+
+    def fingerprints():
+        fingerprint.drawing_digest.cache_clear()
+        return {level: fingerprint.fingerprint_of(level) for level in LEVELS}
+
+    yield folder, fingerprints
+    fingerprint.drawing_digest.cache_clear()
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert text.count(old) == 1, f"{path.name} has no '{old}' any more: have the test change another line"
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("name, old, new", [
+    ("weather.py", "class Day:", "# Here comes the day.\nclass Day:"),
+    ("weather.py", '"""One day\'s light, as every thing of a picture sees it."""', '"""Light."""'),
+    ("weather.py", "def hidden(self, scale):", "def hidden(self, scale: float) -> float:"),
+    ("canvas.py", "self.tables = {cells: random.table(cells + 2, cells + 2) for cells in CELLS}",
+     "self.tables = {\n            n: random.table(n + 2, n + 2)  # noise\n            for n in CELLS\n        }"),
+    ("world.py", "import difflib", "import difflib\nimport json"),
+])
+def test_a_fingerprint_stays_when_only_the_text_changes(copied, name, old, new):
+    folder, fingerprints = copied
+    edit(folder / name, old, new)
+    assert fingerprints() == FINGERPRINTS
+
+
+def test_a_fingerprint_stays_when_files_move(copied):
+    folder, fingerprints = copied
+    (folder / "weather.py").rename(folder / "sky.py")
+    assert fingerprints() == FINGERPRINTS
+
+
+@pytest.mark.parametrize("name, old, new", [
+    ("weather.py", "(0.26, 0.52, 0.88)", "(0.26, 0.53, 0.88)"),
+    ("weather.py", '"summer", "summer", "autumn"', '"summer", "spring", "autumn"'),
+    ("weather.py", "self.haze / (self.haze + scale)", "self.haze / (self.haze - scale)"),
+    ("world.py", '("wall", "roof", "window"', '("roof", "wall", "window"'),
+    ("__init__.py", "random.chance(0.5)", "random.chance(0.6)"),
+    ("__init__.py", "    draw_hills(canvas, random, grass)\n", ""),
+])
+def test_a_fingerprint_changes_with_what_is_drawn(copied, name, old, new):
+    folder, fingerprints = copied
+    edit(folder / name, old, new)
+    changed = fingerprints()
+    assert len({*changed.values(), *FINGERPRINTS.values()}) == 6 and all(len(text) == 16 for text in changed.values())
+
+
+def test_a_fingerprint_costs_little():
+    fingerprint.drawing_digest.cache_clear()
+    then = time.process_time()
+    fingerprint.fingerprint_of("object")
+    assert time.process_time() - then < 1  # 0.07 s on two shared cores
 
 
 def test_only_exact_arithmetic_is_used():

@@ -12,7 +12,7 @@ from cause_lib.errors import Refusal
 from cause_lib.runs.store import artefact_folder
 
 NAMESPACE = "# Parameters\nlr = 1e-3"
-VALIDATE = "from cause_lib.config import Experiment\nexperiment = Experiment.from_namespace(globals())"
+VALIDATE = "from cause_lib.runs.notebook import experiment_from\nexperiment = experiment_from(globals())"
 
 
 def caught(function, *arguments, **options):
@@ -58,10 +58,13 @@ def test_a_notebook_shows_its_own_errors_in_full():
     assert output.ename == "ValueError" and "mine()" in "".join(output.traceback) and len(output.traceback) > 2
 
 
-def test_the_command_line_ends_with_the_sentence(tmp_path, monkeypatch):
+def test_the_command_line_ends_with_the_sentence(tmp_path, monkeypatch, capsys):
     arguments = ["-p", "dataset", "folder", "-p", "folder", str(tmp_path / "none"), "-p", "device", "cpu"]
     with pytest.raises(SystemExit, match="^NotFound: there is no folder"):
         main(arguments)
+    with pytest.raises(SystemExit):
+        main(["-p", "sede", "1"])
+    assert "Unknown parameter 'sede': did you mean 'seed'?" in capsys.readouterr().err
     monkeypatch.setattr(stages, "find", lambda *_: int("three"))
     with pytest.raises(ValueError, match="invalid literal"):  # a mistake of ours, in full
         main(arguments)

@@ -1,7 +1,12 @@
-"""Artefact folders: whole or absent, and known again when another version of the library made them."""
+"""Artefact folders: whole or absent, made once, and recognised when another version of the library made them."""
 
+import errno
 import json
+import os
+import threading
+import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,13 +17,21 @@ from cause_lib.runs.store import (
     artefact_folder,
     checkpoint_path,
     is_complete,
+    is_made,
     libraries_of,
     library_version,
     load_checkpoint,
+    load_tensors,
+    locked,
+    made_once,
+    new_artefact,
     save_checkpoint,
+    whole,
     write_artefact,
+    write_record,
     write_whole,
 )
+from cause_lib.errors import NotFound
 
 ONE = {"a": torch.ones(2)}
 
@@ -71,6 +84,26 @@ def test_a_checkpoint_of_another_version_is_not_gone_on_from(tmp_path, monkeypat
     with pytest.warns(UserWarning, match="was written by cause_lib .* and this is 0.2.0.*the stage begins anew"):
         assert load_checkpoint(tmp_path / "x") is None
     assert not checkpoint_path(tmp_path / "x").exists()
+
+
+def test_a_checkpoint_of_another_format_is_not_gone_on_from(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "x", {"done": 3}, ONE)
+    monkeypatch.setattr(store, "FORMAT", 2)
+    with pytest.warns(UserWarning, match="was written by cause_lib .*the stage begins anew"):
+        assert load_checkpoint(tmp_path / "x") is None
+
+
+def test_versions_of_the_same_bits_go_on_from_each_other_and_say_nothing(tmp_path, monkeypatch):
+    """Checkpoints and artefacts made before the version was that of the numeric code alone, and before formats."""
+    write_artefact(tmp_path / "y", {"stage": "head", "library": "0.1.0+ffce4a70"})
+    monkeypatch.setattr(store, "library_version", lambda: "0.1.0+ffce4a70")
+    save_checkpoint(tmp_path / "x", {"done": 3}, ONE)
+    monkeypatch.setattr(store, "library_version", lambda: "0.1.0+01234567")
+    monkeypatch.setattr(store, "same_bits", lambda *versions: versions == ("0.1.0+ffce4a70", "0.1.0+01234567"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_checkpoint(tmp_path / "x")[0] == {"done": 3}
+        assert is_complete(tmp_path / "y")
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 8, b"\xff" * 100, None])
@@ -126,3 +159,146 @@ def test_a_checkpoint_of_something_else_is_one_sentence(tiny, stage):
     with pytest.raises(ValueError, match=r"The checkpoint .* is not of this run.*: remove it\.$"):
         getattr(stages, stage)(run)
     assert not is_complete(folder) and checkpoint_path(folder).exists()
+
+
+# --- whole: a file or a folder, or nothing ---
+
+def test_a_folder_is_written_beside_its_place(tmp_path):
+    with whole(tmp_path / "a" / "b") as beside:
+        beside.mkdir()
+        (beside / "c").write_text("1")
+        assert not (tmp_path / "a" / "b").exists()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    assert (tmp_path / "a" / "b" / "c").read_text() == "1"
+
+
+def test_a_folder_that_is_there_gets_its_files_one_by_one(tmp_path, monkeypatch):
+    folder, moved, replace = tmp_path / "a", [], os.replace
+    folder.mkdir()
+    (folder / "kept").write_text("k"), (folder / "z").write_text("old")
+    monkeypatch.setattr(store.os, "replace", lambda old, new: moved.append(new.name) or replace(old, new))
+    with whole(folder, last="config") as beside:
+        beside.mkdir()
+        for name in ("config", "z"):
+            (beside / name).write_text("new")
+    assert moved == ["z", "config"] and sorted(p.name for p in folder.iterdir()) == ["config", "kept", "z"]
+    assert (folder / "z").read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("error, raised, says", [
+    (OSError(28, "No space left on device"), OSError,
+     r"^Cannot write the book .*x \(No space left on device\): make room\.$"),
+    (NotFound("a picture is not there"), FileNotFoundError, "^a picture is not there$"),
+    (KeyboardInterrupt("stop"), KeyboardInterrupt, "^stop$"),
+])
+def test_what_goes_wrong_leaves_nothing(tmp_path, error, raised, says):
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(raised, match=says), whole(tmp_path / "x", "the book", "make room") as beside:
+        beside.write_text("new")
+        raise error
+    assert (tmp_path / "x").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_of_two_that_write_an_artefact_the_first_stays(tmp_path):
+    with new_artefact(tmp_path / "x") as beside:
+        write_record(beside, {"stage": "second"})
+        write_artefact(tmp_path / "x", {"stage": "first"}, {"some": ONE})
+    assert store.read_record(tmp_path / "x")["stage"] == "first" and [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert load_tensors(tmp_path / "x" / "some.safetensors")["a"].tolist() == [1, 1]
+
+
+# --- locks: tests/faults/test_kill.py has them across processes ---
+
+def left_by_a_kill(folder):
+    """What killed processes leave beside an artefact."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    (folder.parent / f".{folder.name}.0123abcd").mkdir()
+    (folder.parent / f".{folder.name}.0123abcd" / "file").write_text("half")
+    (folder.parent / f".{folder.name}.checkpoint.safetensors.0123abcd").mkdir()
+    (folder.parent / f".{folder.name}.npy").write_text("half")
+
+
+def test_the_next_holder_sweeps_what_was_left(tmp_path):
+    left_by_a_kill(tmp_path / "x")
+    save_checkpoint(tmp_path / "x", {"done": 1}, ONE)
+    (tmp_path / ".xy.0123abcd").mkdir()  # another artefact's
+    with locked(tmp_path / "x"):
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".x.lock", ".xy.0123abcd", "x.checkpoint.safetensors"]
+    assert not (tmp_path / ".x.lock").exists() and load_checkpoint(tmp_path / "x")[0] == {"done": 1}
+
+
+def test_who_waits_says_so_once(tmp_path, capsys):
+    order, held = [], threading.Event()
+
+    def second():
+        held.wait()
+        with locked(tmp_path / "x"):
+            order.append("second")
+
+    waiter = threading.Thread(target=second)
+    waiter.start()
+    with locked(tmp_path / "x"):
+        held.set()
+        time.sleep(0.4)
+        order.append("first")
+    waiter.join()
+    assert order == ["first", "second"] and not list(tmp_path.iterdir())
+    assert capsys.readouterr().out == f"Another process is making {tmp_path / 'x'}: waiting for it.\n"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_does_without(tmp_path, monkeypatch, code):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    left_by_a_kill(tmp_path / "x")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with locked(tmp_path / "x"), locked(tmp_path / "x"):  # nobody waits
+            write_artefact(tmp_path / "x", {"stage": "head"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*before, "x"]  # it may be another's: it stays
+    assert is_made(tmp_path / "x")
+
+
+def test_a_lock_that_fails_otherwise_is_one_sentence(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(OSError, match=r"^Cannot write below .* \(Input/output error\): choose a run_dir"):
+        with locked(tmp_path / "x"):
+            raise AssertionError
+
+
+def test_a_finished_artefact_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    folder = write_artefact(tmp_path / "x", {"stage": "head"})
+    (tmp_path / ".x.lock").touch()
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(store.FileLock, "acquire", refuse)
+    assert is_made(folder)
+    with pytest.raises(OSError, match="Permission denied"), locked(folder):
+        pass
+
+
+def test_what_a_maker_left_who_was_killed_at_the_very_end_is_removed(tmp_path):
+    folder = write_artefact(tmp_path / "x", {"stage": "head"})
+    (tmp_path / ".x.lock").touch()
+    save_checkpoint(folder, {"done": 1}, ONE)
+    assert is_made(folder) and [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_the_processes_of_a_run_get_the_same_list_and_the_first_holds_the_locks(tmp_path, monkeypatch):
+    folders, taken = [tmp_path / name for name in "cab"], []
+    write_artefact(tmp_path / "a", {"stage": "head"})
+    take = store._take
+    monkeypatch.setattr(store, "_take", lambda path, folder: taken.append(folder.name) or take(path, folder))
+    for main in (True, False):
+        alone = SimpleNamespace(is_main_process=main, wait_for_everyone=lambda: None)
+        with made_once(folders, alone) as wanted:
+            assert wanted == [tmp_path / "c", tmp_path / "b"]
+    assert taken == ["a", "b", "c"]

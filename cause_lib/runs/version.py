@@ -1,0 +1,59 @@
+"""Which numeric code a run was made by: `library_version`, and whose checkpoints go on to the same bits.
+
+A checkpoint goes on only to the bits that the code would have given from the start, so it is bound to the code that can
+change them. That is every module of the library but those in NOT_NUMERIC; a new one counts until it is listed there.
+The painted scenes are left out too: their code is in the data set's fingerprint (data/scenes/fingerprint.py), which
+names the folder. What of the code counts, and what is only text: code_digest.py.
+
+`python -m cause_lib.runs.version` prints the present version; with `--parts`, the digest of every definition.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+from cause_lib import __version__
+from cause_lib.code_digest import code_digest, definitions
+
+ROOT = Path(__file__).parents[1]
+
+#: Of the package's files, those whose change changes no bit of a run: faces, settings, sentences, files and folders.
+NOT_NUMERIC = frozenset({
+    "__init__.py", "__main__.py", "code_digest.py", "config.py", "errors.py", "reference.py", "release.py",
+    "segmenter.py", "data/__main__.py", "data/archive.py", "data/download.py", "runs/card.py", "runs/health.py",
+    "runs/notebook.py", "runs/results.py", "runs/store.py", "runs/version.py",
+})
+
+#: Digits after the "+" of a version -> versions whose checkpoints it goes on from, to the same bits. A table for
+#: changes of the code that change no number; `tests/unit/test_version.py` says when a line is needed.
+SAME_BITS: dict[str, tuple[str, ...]] = {
+    "fbf49f89": ("0.1.0+ffce4a70",),  # hashed every byte of every source file
+}
+
+
+@functools.cache
+def library_version() -> str:
+    """The library's version, and 8 digits for its numeric code where that is there as source: `0.1.0+1a2b3c4d`."""
+    files = numeric_files()
+    return f"{__version__}+{code_digest(files)[:8]}" if files else __version__
+
+
+def numeric_files() -> list[Path]:
+    """The library's files that can change the bits of a run."""
+    return [path for path in sorted(ROOT.rglob("*.py"))
+            if path.relative_to(ROOT).as_posix() not in NOT_NUMERIC and ROOT / "data" / "scenes" not in path.parents]
+
+
+def same_bits(theirs: str, ours: str) -> bool:
+    """Whether what the version `theirs` began, the version `ours` ends with the same bits."""
+    return theirs == ours or theirs in SAME_BITS.get(ours.partition("+")[2], ())
+
+
+if __name__ == "__main__":
+    print(library_version())
+    if "--parts" in sys.argv:
+        for path in numeric_files():
+            for name, digest in definitions(path):
+                print(digest[:8], path.relative_to(ROOT).as_posix(), name)
