@@ -101,7 +101,9 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
         for i, entry in enumerate(entries):
             if isinstance(entry, dict) and "color" in entry:
                 color = entry["color"]
-                red, green, blue = bytes(ImageColor.getrgb(color)[:3] if isinstance(color, str) else [*color])
+                red, green, blue = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
+                if not all(type(part) is int and 0 <= part <= 255 for part in (red, green, blue)):
+                    raise InputError(f"the colour {color} is not three whole numbers from 0 to 255")
                 colors[i] = red, green, blue
     except (ValueError, TypeError, LookupError, ArithmeticError, OSError, RecursionError) as error:
         raise InputError(f"'{path}' is not a list of class names, or of {{\"name\": ..., \"color\": [red, green, "
