@@ -3,8 +3,8 @@
     dataset = load_dataset("scenes", "train", image_size=160, crops="five")
     dataset[0]  ->  {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}
 
-A data set is a function that returns a `Source` (source.py): add one file, one line to DATASETS, and its name to
-`config.RULES`. What of a set is on this machine, and what is missing, says `check_dataset`, from a shell
+A data set is a function that returns a `Source` (source.py): add one file, a line to DATASETS and to COUNTS, and its
+name to `config.RULES`. What of a set is on this machine, and what is missing, says `check_dataset`, from a shell
 `python -m cause_lib.data check cocostuff27`.
 """
 
@@ -13,59 +13,49 @@ from __future__ import annotations
 import difflib
 import math
 from collections import Counter
-from functools import partial
+from importlib import import_module
+from typing import Any
 
-from cause_lib.data import camvid, cityscapes, cocostuff, pascalvoc
-from cause_lib.data.folder import open_folder
 from cause_lib.data.images import RESIZE, load_image, resize_and_crop, to_rgb
 from cause_lib.data.palette import palette
-from cause_lib.data.published import PUBLISHED_CROPS
-from cause_lib.data.scenes import open_scenes
 from cause_lib.data.source import leave_out
-from cause_lib.data.views import CROPS, SegmentationDataset
 from cause_lib.errors import InputError
 
 __all__ = [
-    "CORRUPT", "COUNTS", "DATASETS", "SegmentationDataset", "check_dataset", "load_dataset", "load_image", "palette",
-    "resize_and_crop", "to_rgb",
+    "CORRUPT", "COUNTS", "CROPS", "DATASETS", "SegmentationDataset", "check_dataset", "load_dataset", "load_image",
+    "palette", "resize_and_crop", "to_rgb",
 ]  # fmt: skip
 
+#: Name -> the module here whose function `open_<module>` returns its `Source`; it is imported when a set is opened.
 DATASETS = {
-    "scenes": open_scenes,
-    "camvid": camvid.open_camvid,
-    "folder": open_folder,
-    **{name: partial(cocostuff.open_cocostuff, name) for name in cocostuff.LISTS},
-    "cityscapes": cityscapes.open_cityscapes,
-    "pascalvoc": pascalvoc.open_pascalvoc,
-}
+    "scenes": "scenes", "camvid": "camvid", "folder": "folder", "cocostuff27": "cocostuff", "coco81": "cocostuff",
+    "coco171": "cocostuff", "cityscapes": "cityscapes", "pascalvoc": "pascalvoc",
+}  # fmt: skip
 
 #: Pictures of each split, as published.
 COUNTS = {
-    "camvid": dict(zip(camvid.SPLITS, (367, 101, 233), strict=True)),
-    **cocostuff.COUNTS,
-    "cityscapes": cityscapes.COUNTS,
-    "pascalvoc": pascalvoc.COUNTS,
+    "camvid": {"train": 367, "val": 101, "test": 233},
+    "cocostuff27": {"train": 97_702, "val": 2_175},
+    "coco81": {"train": 97_702, "val": 4_172},
+    "coco171": {"train": 97_702, "val": 4_172},
+    "cityscapes": {"train": 2_975, "val": 500},
+    "pascalvoc": {"train": 1_464, "val": 1_449},
 }
 
 CORRUPT = ("stop", "skip")  # what may become of a file that cannot be used
-CROPS.update(PUBLISHED_CROPS)
 
 
-def load_dataset(
-    name: str,
-    split: str,
-    *,
-    image_size: int,
-    folder: str = "",
-    crops: str = "none",
-    crop_ratio: float = 0.5,
-    limit: int | None = None,
-    num_classes: int | None = None,
-    level: str = "object",
-    resize: str = "nearest",
-    allow_corrupt: str = "stop",
-    download: bool = True,
-) -> SegmentationDataset:
+def __getattr__(name: str) -> Any:
+    """`SegmentationDataset` and `CROPS`, whose module needs torchvision: it takes as long to import as torch."""
+    if name in ("SegmentationDataset", "CROPS"):
+        return getattr(import_module("cause_lib.data.views"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", crops: str = "none",
+                 crop_ratio: float = 0.5, limit: int | None = None, num_classes: int | None = None,
+                 level: str = "object", resize: str = "nearest", allow_corrupt: str = "stop",
+                 download: bool = True) -> SegmentationDataset:
     """A torch Dataset of {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}.
 
     name: "scenes" (generated; splits train, val, pretrain), "camvid" (train, val, test), "folder" (your own, any
@@ -74,10 +64,10 @@ def load_dataset(
         to a square instead, as published).
     folder: for "folder", a path or a name below $CAUSE_DATA.
     crops: "none"; "five" for five views a picture (corners and centre), each crop_ratio of every side; "double" for
-        20 or "super" for 50 (those and their mirror images, at the ratios that published.py lists).
+        20 or "super" for 50 (those and their mirror images, at the ratios that views.py lists).
     limit: at most so many pictures, spread over the whole set; for "scenes", how many to draw.
     num_classes: for pictures without labels, how many clusters to look for (27 unless said).
-    level: for "scenes", what is one class: a "part" (a person's head), an "object" (a person) or a "group" (the living).
+    level: for "scenes", what is one class: a "part" (a head), an "object" (a person) or a "group" (the living).
     resize: how pictures are resized, "nearest" neighbour as published, or "antialiased"; labels always "nearest".
     allow_corrupt: what becomes of a file that cannot be used: "stop", an error when its item is asked for; or "skip":
         all are decoded here, and those are left out, counted and warned of. A published set that lacks files stops.
@@ -88,37 +78,37 @@ def load_dataset(
     Raises ValueError for arguments that make no sense, FileNotFoundError for missing files, RuntimeError for a failed
     download; a file that cannot be used is a ValueError naming it, when its item is asked for.
     """
-    if name not in DATASETS:
-        raise InputError(f"unknown dataset '{name}'{_nearest(name, DATASETS)}: known are {', '.join(DATASETS)}")
-    if crops not in CROPS:
-        raise InputError(f"unknown crops '{crops}'{_nearest(crops, CROPS)}: known are {', '.join(CROPS)}")
-    if resize not in RESIZE:
-        raise InputError(f"unknown resize '{resize}'{_nearest(resize, RESIZE)}: known are {', '.join(RESIZE)}")
-    if allow_corrupt not in CORRUPT:
-        raise InputError(f"unknown allow_corrupt '{allow_corrupt}'{_nearest(allow_corrupt, CORRUPT)}: known are "
-                         f"{', '.join(CORRUPT)}")
-    if not 0 < crop_ratio <= 1:
-        raise InputError(f"crop_ratio is a part of each side, above 0 and at most 1, not {crop_ratio}")
-    for key, value in (("image_size", image_size), ("limit", limit), ("num_classes", num_classes)):
-        if value is not None and value < 1:
-            raise InputError(f"{key} must be at least 1, not {value}")
+    from cause_lib.data.views import CROPS, SegmentationDataset
+
+    for what, value, known in (("dataset", name, DATASETS), ("crops", crops, CROPS), ("resize", resize, RESIZE),
+                               ("allow_corrupt", allow_corrupt, CORRUPT)):
+        if value not in known:
+            raise InputError(f"unknown {what} '{value}'{_nearest(value, known)}: known are {', '.join(known)}")
+    _check_numbers(crop_ratio, image_size=image_size, limit=limit, num_classes=num_classes)
     if folder and name != "folder":
         raise InputError(f"folder='{folder}' goes with dataset 'folder', not with '{name}'")
     if level != "object" and name != "scenes":
         raise InputError(f"level='{level}' goes with dataset 'scenes', not with '{name}', whose labels have one level")
     size = image_size if crops == "none" else math.ceil(image_size / crop_ratio)  # a crop of a drawing stays sharp
-    source = DATASETS[name](
-        split, size=size, folder=folder, limit=limit, num_classes=num_classes, level=level, download=download,
-        allow_corrupt=allow_corrupt,
-    )  # fmt: skip
+    module = import_module(f"cause_lib.data.{DATASETS[name]}")
+    source = getattr(module, f"open_{DATASETS[name]}")(
+        split, name=name, size=size, folder=folder, limit=limit, num_classes=num_classes, level=level,
+        download=download, allow_corrupt=allow_corrupt)
     if allow_corrupt == "skip":
         source = leave_out(source)
     if num_classes not in (None, len(source.classes)):
-        raise InputError(
-            f"num_classes={num_classes}, but {folder or name} has {len(source.classes)} classes: leave num_classes out"
-        )
-    kind = pascalvoc.SquashedDataset if name == "pascalvoc" else SegmentationDataset
-    return kind(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio, resize=resize)
+        raise InputError(f"num_classes={num_classes}, but {folder or name} has {len(source.classes)} classes: leave "
+                         "num_classes out")
+    return SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio,
+                               resize=resize)
+
+
+def _check_numbers(crop_ratio: float, **counts: int | None) -> None:
+    if not 0 < crop_ratio <= 1:
+        raise InputError(f"crop_ratio is a part of each side, above 0 and at most 1, not {crop_ratio}")
+    for key, value in counts.items():
+        if value is not None and value < 1:
+            raise InputError(f"{key} must be at least 1, not {value}")
 
 
 def check_dataset(name: str) -> tuple[bool, list[str]]:
@@ -140,10 +130,8 @@ def check_dataset(name: str) -> tuple[bool, list[str]]:
             lines += [line for line in said if line not in lines]  # what is nowhere is said once, not for every split
         else:
             whole = whole and found == published
-            lines.append(
-                f"{name} {split}: {found} pictures with labels, "
-                + ("as published" if found == published else f"but {published} were published")
-            )
+            verdict = "as published" if found == published else f"but {published} were published"
+            lines.append(f"{name} {split}: {found} pictures with labels, {verdict}")
     return whole, lines
 
 

@@ -18,9 +18,8 @@ from cause_lib.data import COUNTS, check_dataset
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command with `arguments` (the command line's unless given); 0 if all is whole, else 1."""
     parser = argparse.ArgumentParser(prog="python -m cause_lib.data", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="what is on this machine and what is missing")
-    check.add_argument("names", nargs="*", metavar="name", help=", ".join(COUNTS))
+    parser.add_argument("command", choices=["check"], help="what is on this machine and what is missing")
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(COUNTS))
     names = parser.parse_args(arguments).names or list(COUNTS)
     try:
         answers = [check_dataset(name) for name in names]

@@ -13,16 +13,14 @@ Cordts et al. 2016, "The Cityscapes Dataset for Semantic Urban Scene Understandi
 
 from __future__ import annotations
 
-import numpy as np
 from torchvision.datasets import Cityscapes
 
-from cause_lib.data.published import MissingFiles, check_split, find_root, open_pairs
+from cause_lib.data.published import MissingFiles, check_split, find_folder, open_pairs, places
 from cause_lib.data.source import Source, spread
 
 FIRST, LAST = 7, 33  # label ids
 CLASSES = {kind.name: kind.color for kind in Cityscapes.classes if FIRST <= kind.id <= LAST}
-TABLE = [-1] * FIRST + list(range(len(CLASSES)))
-COUNTS = {"train": 2_975, "val": 500}
+TABLE = (-1,) * FIRST + tuple(range(len(CLASSES)))
 IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
 LAYOUT = (
     "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (from cityscapes-dataset.com, after registration) "
@@ -31,29 +29,17 @@ LAYOUT = (
 
 
 def open_cityscapes(split: str, *, limit: int | None, **_) -> Source:
-    """Cityscapes' `split`, train or val, with fine labels, in the order of cities and frames.
-
-    Raises ValueError for another split, FileNotFoundError naming what is missing and where it belongs.
-    """
-    check_split("cityscapes", split, tuple(COUNTS))
-    root = find_root("cityscapes", "cityscapes", LAYOUT)
+    """Cityscapes' `split`, train or val, with fine labels, in the order of cities and frames."""
+    check_split("cityscapes", split, ("train", "val"))
+    root = find_folder(places("cityscapes"), LAYOUT, "cityscapes")
     pictures, annotations = root / "leftImg8bit" / split, root / "gtFine" / split
-    frames = {(path.parent.name, path.name.removesuffix(IMAGE)) for path in pictures.glob(f"*/*{IMAGE}")}
-    frames |= {(path.parent.name, path.name.removesuffix(LABEL)) for path in annotations.glob(f"*/*{LABEL}")}
+    pairs = ((pictures, IMAGE), (annotations, LABEL))
+    found = [(path, end) for folder, end in pairs for path in folder.glob(f"*/*{end}")]
+    frames = {(path.parent.name, path.name.removesuffix(end)) for path, end in found}
     if not frames:
-        raise MissingFiles(
-            f"cityscapes {split} has neither pictures '{pictures}/<city>/*{IMAGE}' nor labels "
-            f"'{annotations}/<city>/*{LABEL}': {LAYOUT}",
-            [pictures, annotations],
-        )
+        raise MissingFiles(f"cityscapes {split} has neither pictures '{pictures}/<city>/*{IMAGE}' nor labels "
+                           f"'{annotations}/<city>/*{LABEL}': {LAYOUT}", [pictures, annotations])
     frames = spread(sorted(frames), limit)  # every frame with a picture or a label: where one is missing, it is said
-    return open_pairs(
-        f"cityscapes {split}",
-        root,
-        [pictures / city / f"{frame}{IMAGE}" for city, frame in frames],
-        [annotations / city / f"{frame}{LABEL}" for city, frame in frames],
-        layout=LAYOUT,
-        classes=list(CLASSES),
-        colors=np.array(list(CLASSES.values()), dtype=np.uint8),
-        table=TABLE,
-    )
+    images, labels = ([folder / city / f"{frame}{end}" for city, frame in frames] for folder, end in pairs)
+    colors = CLASSES.values()
+    return open_pairs(f"cityscapes {split}", root, images, labels, CLASSES, colors, layout=LAYOUT, table=TABLE)

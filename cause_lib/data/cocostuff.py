@@ -26,7 +26,7 @@ import json
 from pathlib import Path
 
 from cause_lib.data.palette import palette
-from cause_lib.data.published import check_split, find_root, open_pairs, read_list
+from cause_lib.data.published import check_split, find_folder, open_pairs, places, read_list
 from cause_lib.data.source import Source, spread
 
 FACTS = json.loads(Path(__file__).with_name("cocostuff.json").read_text(encoding="utf-8"))
@@ -35,42 +35,30 @@ LISTS = {
     name: {"train": "Coco164kFull_Stuff_Coarse.txt", "val": f"Coco164kFull_Stuff_Coarse{suffix}.txt"}
     for name, suffix in (("cocostuff27", "_7"), ("coco81", ""), ("coco171", ""))
 }
-COUNTS = {name: {"train": 97_702, "val": 2_175 if name == "cocostuff27" else 4_172} for name in LISTS}
 LAYOUT = (
     "lay COCO-Stuff out in $CAUSE_DATA/cocostuff as images/{train,val}2017, annotations/{train,val}2017 (of "
     "stuffthingmaps_trainval2017.zip) and curated/{train,val}2017 (IIC's lists), or go on with dataset='scenes'"
 )
 
 
-def open_cocostuff(name: str, split: str, *, limit: int | None, **_) -> Source:
-    """The `split`, train or val, of `name`, one of cocostuff27, coco81 and coco171.
-
-    Raises ValueError for another split, FileNotFoundError naming what is missing and where it belongs.
-    """
+def open_cocostuff(split: str, *, name: str, limit: int | None, **_) -> Source:
+    """The `split`, train or val, of `name`, one of cocostuff27, coco81 and coco171."""
     check_split(name, split, tuple(LISTS[name]))
-    root, year = find_root(name, "cocostuff", LAYOUT), f"{split}2017"
+    root, year = find_folder(places("cocostuff"), LAYOUT, name), f"{split}2017"
     ids = spread(read_list(f"{name} {split}", root / "curated" / year / LISTS[name][split], LAYOUT), limit)
+    images = [root / "images" / year / f"{i}.jpg" for i in ids]
+    labels = [root / "annotations" / year / f"{i}.png" for i in ids]
     classes, table = classes_of(name)
-    return open_pairs(
-        f"{name} {split}",
-        root,
-        [root / "images" / year / f"{i}.jpg" for i in ids],
-        [root / "annotations" / year / f"{i}.png" for i in ids],
-        layout=LAYOUT,
-        classes=classes,
-        colors=palette(len(classes)),
-        table=table,
-    )
+    colors = palette(len(classes))
+    return open_pairs(f"{name} {split}", root, images, labels, classes, colors, layout=LAYOUT, table=table)
 
 
-def classes_of(name: str) -> tuple[list[str], list[int]]:
+def classes_of(name: str) -> tuple[list[str], tuple[int, ...]]:
     """Class names of `name`, and the class of each of the 182 fine ids (-1: none)."""
-    fine = [fine_name for fine_name, _ in FACTS["fine"]]
     if name == "cocostuff27":
-        return FACTS["classes"], [FACTS["classes"].index(coarse) for _, coarse in FACTS["fine"]]
-    kept = [i for i, fine_name in enumerate(fine) if fine_name not in FACTS["unused"]]
-    if name == "coco171":
-        return [fine[i] for i in kept], [kept.index(i) if i in kept else -1 for i in range(len(fine))]
-    things = [i for i in kept if i < THINGS]
-    classes = ["stuff", *(fine[i] for i in things)]
-    return classes, [1 + things.index(i) if i in things else 0 if i >= THINGS else -1 for i in range(len(fine))]
+        classes, called = FACTS["classes"], [coarse for _, coarse in FACTS["fine"]]
+    else:
+        merged = name == "coco81"
+        called = ["stuff" if merged and i >= THINGS else fine for i, (fine, _) in enumerate(FACTS["fine"])]
+        classes = list(dict.fromkeys(["stuff"] * merged + [fine for fine in called if fine not in FACTS["unused"]]))
+    return classes, tuple(classes.index(each) if each in classes else -1 for each in called)

@@ -1,83 +1,93 @@
-"""Downloads that go on where they were cut off.
+"""Fetching what a data set needs, by pooch; errors say the way out in one sentence.
 
-What has arrived of a file waits beside its place as `<name>.part`, through cuts of the line and kills of the process.
-Whoever asks for the file again asks the server for the rest of it alone (HTTP Range, RFC 9110, section 14); a server
-that ignores this sends all of it, and it starts anew. Whether the whole is right says its checksum, which pooch holds
-it against before it gets its name: a `.part` that was of another file is found out there, and thrown away.
-
-pooch does not go on by itself, so `resume` is its `downloader`.
+By hand: `resume`, because pooch begins anew where its connection was cut, and VOC has 2 GB; and `unpack`, because
+`pooch.Untar` asks tarfile to check what is in an archive on Python 3.12 and later alone.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import requests
-from pooch import Pooch
-from requests import exceptions
-from tqdm.auto import tqdm
+import pooch
+from requests.exceptions import RequestException
+from tqdm.contrib.concurrent import thread_map
 
-PATIENCE = 30  # seconds without a sign of life before a connection counts as cut
-BLOCK = 2**14  # bytes written at once; at most so many are lost where a connection is cut
-CUT = (exceptions.ChunkedEncodingError, exceptions.ConnectionError, exceptions.Timeout)
+from cause_lib.errors import InputError, Refusal, RunError, WriteError
+
+BLOCK, PATIENCE = 2**16, 30  # bytes written at once, and seconds without an answer after which a connection is cut
 
 
-def resume(url: str, output_file: str, pooch: Pooch | None = None, *, progress: bool = False) -> None:
-    """Fetch `url`, going on with what is there of it: a `downloader` for `pooch.Pooch.fetch`.
+def fetch(name: str, fetcher: pooch.Pooch, files: Sequence[str], layout: str, downloader=None) -> list[Path]:
+    """The paths of `files` of the data set `name`, after fetching what is not there yet, or not right.
 
-    As long as each connection brings something more, the next one is tried at once. Two processes that fetch one file
-    write the same bytes to the same places of its `.part`.
-
-    Args:
-        url: http or https. output_file: where pooch wants the whole file; its `.part` lies in the same folder.
-        pooch: who asks; not needed. progress: show a bar, in bytes.
-
-    Raises:
-        requests.exceptions.RequestException: the server refuses, cannot be reached, or a connection brought nothing;
-        what has arrived stays. OSError: it cannot be written.
+    layout: what to put where, for errors. downloader: one of pooch's; by default the one that fits the address.
+    Raises RuntimeError if a file cannot be fetched, ValueError if one arrives with another checksum, OSError if it
+    cannot be written.
     """
-    part = Path(output_file).with_name(unquote(urlsplit(url).path).rsplit("/", 1)[-1] + ".part")
-    part.touch()
-    with open(part, "r+b") as file, tqdm(desc=part.stem, unit="B", unit_scale=True, disable=not progress) as bar:
-        while True:
-            there = file.seek(0, os.SEEK_END)
-            try:
-                _fetch_rest(url, file, there, bar)
-                break
-            except CUT:
-                if file.seek(0, os.SEEK_END) <= there:
-                    raise
-        mine = part.exists() and os.path.samestat(part.stat(), os.fstat(file.fileno()))
-        if not mine:  # another process was sooner and gave it its name; what is open here is the same bytes
-            file.seek(0)
-            with open(output_file, "wb") as copy:
-                shutil.copyfileobj(file, copy)
-    if mine:
-        os.replace(part, output_file)
+    pooch.get_logger().setLevel("WARNING")  # one progress bar says more than a line a file
+
+    def fetch_one(file: str) -> Path:
+        with explained(name, file, fetcher, layout):
+            (fetcher.abspath / file).parent.mkdir(parents=True, exist_ok=True)  # pooch's threads would race for it
+            return Path(fetcher.fetch(file, downloader=downloader))
+
+    return thread_map(fetch_one, files, max_workers=8, desc=name, unit="file", disable=len(files) == 1)
 
 
-def _fetch_rest(url: str, file: BinaryIO, there: int, bar: tqdm) -> None:
-    """Ask for what comes after the first `there` bytes and write it; ConnectionError if it ends before its end."""
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={there}-"} if there else {})
-    with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
-        status = answer.status_code
-        span, _, whole = answer.headers.get("Content-Range", "").partition("/")  # "bytes 5-9/10", or "bytes */10"
-        if there and status == 416 and whole == str(there):
-            return  # nothing comes after it: killed between its last byte and its name
-        if there and (status == 416 or status == 206 and not span.startswith(f"bytes {there}-")):
-            return _fetch_rest(url, file, 0, bar)  # what is there is of another file, or the server counts otherwise
-        answer.raise_for_status()
-        start, length = there if status == 206 else 0, answer.headers.get("Content-Length", "")
-        end = int(whole) if whole.isdecimal() else start + int(length) if length.isdecimal() else 0
-        bar.reset(total=end or None)
-        bar.update(file.seek(start))
-        for block in answer.iter_content(BLOCK):
-            bar.update(file.write(block))
-    if file.tell() < end:
-        raise exceptions.ConnectionError(f"{url} ended after {file.tell()} of {end} bytes")
-    file.truncate()
-    file.flush()
+@contextmanager
+def explained(name: str, file: str, fetcher: pooch.Pooch, layout: str) -> Iterator[None]:
+    """Errors about `file` of the data set `name`, in one sentence with the way out."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except RequestException as error:
+        raise RunError(f"{name} could not be downloaded ({type(error).__name__} on {file} from {fetcher.base_url}): "
+                       f"try again, or {layout}") from error
+    except ValueError as error:
+        raise InputError(f"'{file}' from {fetcher.base_url} does not have its known SHA-256 and was not kept: try "
+                         f"again, or {layout}") from error
+    except OSError as error:
+        raise WriteError(f"'{file}' cannot be written to '{fetcher.abspath}' ({error.strerror or error}): make room "
+                         f"there and let it be written, or {layout}") from error
+
+
+def resume(url: str, output_file: str, fetcher: pooch.Pooch | None = None) -> None:
+    """A pooch downloader that goes on where a cut line or a killed process left off, in `<name>.part` beside the file.
+
+    A server that ignores HTTP Range sends all of it, and the file starts anew; the checksum says whether it is right.
+    """
+    part = Path(output_file).with_name(f"{PurePosixPath(url).name}.part")
+    with open(part, "ab") as file:
+
+        def start_anew(answer, **_) -> None:
+            if answer.status_code in (200, 416):  # all of it and not the rest; or more is there than the file has
+                file.truncate(0)
+
+        headers = {"Accept-Encoding": "identity", "Range": f"bytes={file.tell()}-"}
+        download = pooch.HTTPDownloader(True, BLOCK, timeout=PATIENCE, headers=headers, hooks={"response": start_anew})
+        download(url, file, fetcher)
+    os.replace(part, output_file)
+
+
+def unpack(archive: Path, folder: Path, members: Sequence[str]) -> None:
+    """Unpack what lies at or below `members` of a tar file into `folder`.
+
+    Raises ValueError, before anything is written, if a name in the archive leads out of `folder`, or if anything but
+    files and folders would be written.
+    """
+    with tarfile.open(archive, "r:") as tar:
+        chosen = []
+        for info in tar.getmembers():
+            wanted = any(PurePosixPath(info.name).is_relative_to(member) for member in members)
+            path = PureWindowsPath(info.name)  # splits at / as well
+            if path.anchor or ".." in path.parts or wanted and not (info.isfile() or info.isdir()):
+                raise InputError(f"'{archive}' was not unpacked, because {info.name!r} in it leads out of its folder, "
+                                 "or is a link or a device: delete it and fetch it from its authors.")
+            if wanted:
+                chosen.append(info)
+        tar.extractall(folder, chosen, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))

@@ -10,8 +10,9 @@
 from __future__ import annotations
 
 import json
-import os
+from contextlib import nullcontext, suppress
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from tqdm.auto import tqdm
 
 from cause_lib.data.images import VOID, load_label
 from cause_lib.data.palette import palette
-from cause_lib.data.source import PictureFiles, Source, fingerprint_files, labels_of, list_pictures, spread
+from cause_lib.data.published import find_folder, places
+from cause_lib.data.source import Source, fingerprint_files, labels_of, list_pictures, open_files, spread
 from cause_lib.errors import InputError, NotFound
 
 LAYOUT = "expected <folder>/images/ or <folder>/<split>/images/ with jpg, png, webp, bmp or tif files"
@@ -38,7 +40,9 @@ def open_folder(
     With allow_corrupt="skip" a missing label is no error here, and ids are read off the labels that can be read.
     """
     stop = allow_corrupt == "stop"
-    root = find_folder(folder)
+    if not folder:
+        raise InputError("dataset 'folder' needs folder=..., a path or a name below CAUSE_DATA; " + LAYOUT)
+    root = find_folder([Path(folder).expanduser(), places(folder)[0]], LAYOUT)
     home = root / split if (root / split / "images").is_dir() else root
     if not (home / "images").is_dir():
         others = sorted(path.parent.name for path in root.glob("*/images"))
@@ -49,51 +53,26 @@ def open_folder(
         raise NotFound(f"'{home / 'images'}' holds no pictures: {LAYOUT}")
     labels = labels_of(images, home / "labels", all_there=stop) if (home / "labels").is_dir() else None
     classes, colors = name_classes(root, home, num_classes, stop)
-    return Source(
-        names=[path.name for path in images],
-        classes=classes,
-        colors=colors,
-        read=PictureFiles(images, labels, len(classes)),
-        fingerprint=fingerprint_files(root, images + (labels or []), contents=True, extra=len(classes)),
-        has_labels=labels is not None,
-    )
-
-
-def find_folder(folder: str) -> Path:
-    """`folder` as a path, else below $CAUSE_DATA. Raises ValueError if it is empty, FileNotFoundError if not there."""
-    if not folder:
-        raise InputError("dataset 'folder' needs folder=..., a path or a name below CAUSE_DATA; " + LAYOUT)
-    tried = [Path(folder).expanduser()]
-    if os.environ.get("CAUSE_DATA"):
-        tried.append(Path(os.environ["CAUSE_DATA"]).expanduser() / folder)
-    for path in tried:
-        if path.is_dir():
-            return path.resolve()
-    raise NotFound(f"there is no folder {' or '.join(repr(str(path)) for path in tried)}: {LAYOUT}")
+    return open_files(root, images, labels, classes, colors, contents=True, extra=len(classes))
 
 
 def name_classes(root: Path, home: Path, num_classes: int | None, stop: bool) -> tuple[list[str], np.ndarray]:
     """Class names and colours: from classes.json, else from the ids in the labels of all splits, else clusters."""
     label_folders = [path for path in [root / "labels", *sorted(root.glob("*/labels"))] if path.is_dir()]
     listed = next((path for path in (home / "classes.json", root / "classes.json") if path.is_file()), None)
-    if listed:
-        classes, colors = read_classes(listed)
-        if label_folders:
-            return classes, colors
-        count = num_classes or len(classes)  # nothing will ever match clusters to these names
-    elif label_folders:
+    classes, colors = read_classes(listed) if listed else ([], None)
+    if listed and label_folders:
+        return classes, colors
+    kind, count = "cluster", num_classes or len(classes) or DEFAULT_CLUSTERS  # nothing matches clusters to names
+    if label_folders:
         files = tuple(path for folder in label_folders for path in sorted(folder.glob("*.png")))
         largest, where = largest_id(files, fingerprint_files(root, files, contents=True), stop)
         if largest >= MOST_CLASSES:
-            raise InputError(
-                f"label '{where}' has the class id {largest}, and more than {MOST_CLASSES} classes are not meant: save "
-                f"the label again with ids from 0 ({VOID} is void), or name the classes in '{root / 'classes.json'}'"
-            )
-        count = max(largest + 1, num_classes or 1)
-        return [f"class {i}" for i in range(count)], palette(count)
-    else:
-        count = num_classes or DEFAULT_CLUSTERS
-    return [f"cluster {i}" for i in range(count)], palette(count)
+            raise InputError(f"label '{where}' has the class id {largest}, and at most {MOST_CLASSES} classes are "
+                             f"meant: save the label again with ids from 0 ({VOID} is void), or name the classes in "
+                             f"'{root / 'classes.json'}'")
+        kind, count = "class", max(largest + 1, num_classes or 1)
+    return [f"{kind} {i}" for i in range(count)], palette(count)
 
 
 @lru_cache(maxsize=8)
@@ -102,17 +81,11 @@ def largest_id(files: tuple[Path, ...], fingerprint: str, stop: bool) -> tuple[i
 
     Read once for a `fingerprint` of the files; with stop=False, labels that cannot be used are passed over.
     """
-    largest, where = -1, None
+    found = [(-1, None)]
     for path in tqdm(files, desc="class ids in the labels", unit="file", delay=2, leave=False):
-        try:
-            highest = int(load_label(path).max())
-        except (ValueError, OSError):
-            if stop:
-                raise
-            continue
-        if highest > largest and (stop or highest < MOST_CLASSES):
-            largest, where = highest, path
-    return largest, where
+        with nullcontext() if stop else suppress(ValueError, OSError):
+            found.append((int(load_label(path).max()), path))
+    return max((pair for pair in found if stop or pair[0] < MOST_CLASSES), key=itemgetter(0))
 
 
 def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
@@ -121,22 +94,18 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark before the text
         if not isinstance(entries, list) or not entries:
             raise InputError("no list, or an empty one")
-        entries = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
-        names = [entry["name"] for entry in entries]
+        names = [entry if isinstance(entry, str) else entry["name"] for entry in entries]
         if not all(isinstance(name, str) for name in names):
             raise InputError("a name that is no text")
-        colors = palette(len(names)).astype(int)
+        colors = palette(len(names))
         for i, entry in enumerate(entries):
-            color = entry.get("color", colors[i].tolist())
-            color = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
-            if len(color) != 3 or not all(type(part) is int for part in color):
-                raise InputError(f"the colour {color} is not three whole numbers")
-            colors[i] = color
-        if colors.min() < 0 or colors.max() > 255:
-            raise InputError("a colour outside 0 to 255")
+            if isinstance(entry, dict) and "color" in entry:
+                color = entry["color"]
+                red, green, blue = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
+                if not all(type(part) is int and 0 <= part <= 255 for part in (red, green, blue)):
+                    raise InputError(f"the colour {color} is not three whole numbers from 0 to 255")
+                colors[i] = red, green, blue
     except (ValueError, TypeError, LookupError, ArithmeticError, OSError, RecursionError) as error:
-        raise InputError(
-            f"'{path}' is not a list of class names, or of {{\"name\": ..., \"color\": [red, green, blue]}} "
-            f"({' '.join(str(error).split())}): correct it, or take it away"
-        ) from error
-    return names, colors.astype(np.uint8)
+        raise InputError(f"'{path}' is not a list of class names, or of {{\"name\": ..., \"color\": [red, green, "
+                         f"blue]}} ({' '.join(str(error).split())}): correct it, or take it away") from error
+    return names, colors

@@ -11,45 +11,38 @@ Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers";
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
-from cause_lib.errors import InputError, NotFound
+from cause_lib.errors import InputError, NotFound, Refusal
 
 VOID = 255  # what label files write where nobody said what it is; -1 in every tensor
 ELONGATED = 8  # times as long as it is short, from which on a picture is cut before it is resized
-FLOATING = "has floating-point pixels, which have no agreed range: save it as 8-bit PNG"
 
 
 def load_image(path: str | Path) -> Image.Image:
     """The picture at `path` as a person would see it: 8-bit RGB, upright.
 
-    EXIF rotation is applied; grey-scale, palette, CMYK and 16-bit pictures are converted; transparency is laid on
-    white.
-
+    EXIF rotation is applied; grey-scale, palette, CMYK and 16-bit pictures are converted; transparency becomes white.
     Raises FileNotFoundError if there is no such file, ValueError (naming it) if it cannot be decoded or has
     floating-point pixels.
     """
     picture = _open(path)
-    if picture.mode == "F":
-        raise InputError(f"'{path}' {FLOATING}")
-    try:
-        return to_rgb(picture)
-    except Exception as error:  # a damaged EXIF block, or colours of a kind that Pillow cannot turn to RGB
-        raise _unreadable(path, error) from error
+    with _decoding(path):  # there may be a damaged EXIF block, or colours of a kind that Pillow cannot turn to RGB
+        return to_rgb(picture, f"'{path}'")
 
 
 def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
     """Any Pillow picture as 8-bit RGB, upright. Raises ValueError, with `name`, for floating-point pixels."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
-        raise InputError(f"{name} {FLOATING}")
+        raise InputError(f"{name} has floating-point pixels, which have no agreed range: save it as 8-bit PNG")
     if picture.mode.startswith("I"):  # Pillow would clip 16 bits at 255
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
     if picture.has_transparency_data:
@@ -57,8 +50,8 @@ def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
     return picture.convert("RGB")
 
 
-def load_label(path: str | Path, *, void: int = VOID) -> Tensor:
-    """A label file (one channel of class ids, usually PNG) as int32 (h, w); `void` and 255 become -1.
+def load_label(path: str | Path) -> Tensor:
+    """A label file (one channel of class ids, usually PNG) as int32 (h, w); 255 becomes -1.
 
     Raises FileNotFoundError if there is no such file, ValueError if it cannot be decoded or is not one channel.
     """
@@ -66,38 +59,36 @@ def load_label(path: str | Path, *, void: int = VOID) -> Tensor:
     if picture.mode not in ("1", "L", "P", "I") and not picture.mode.startswith("I;16"):
         raise InputError(f"label '{path}' is a {picture.mode} picture: save it with one channel of class ids")
     label = torch.from_numpy(np.asarray(picture).astype(np.int32))  # (h, w); of a palette picture these are the ids
-    return label.masked_fill((label == void) | (label == VOID), -1)
+    return label.masked_fill(label == VOID, -1)
 
 
-RESIZE = {  # name -> how torchvision resizes
-    "nearest": {"interpolation": InterpolationMode.NEAREST_EXACT},
-    "antialiased": {"interpolation": InterpolationMode.BILINEAR, "antialias": True},
-}
+def to_tensor(picture: Image.Image) -> Tensor:
+    """An RGB picture as uint8 (3, h, w)."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest") -> Tensor:
+RESIZE = {"nearest": "nearest-exact", "antialiased": "bilinear"}  # name -> torchvision's interpolation
+
+
+def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest", *, squash: bool = False) -> Tensor:
     """DINO's evaluation transform: short side to `size`, then the centre square.
 
-    picture: (h, w) or (c, h, w), any dtype. resize: a key of `RESIZE`. Returns (size, size) or (c, size, size) of the
-    same dtype. An image and its label of the same height and width get the same place, by nearest neighbour exactly the
-    same source pixels. Small pictures are enlarged.
+    An image and its label of the same height and width get the same place, by nearest neighbour exactly the same source
+    pixels. Small pictures are enlarged.
+
+    picture: (h, w) or (c, h, w), any dtype. resize: a key of `RESIZE`. squash: both sides to `size`, nothing cut.
+    Returns (size, size) or (c, size, size) of the same dtype.
     """
-    planes = picture if picture.ndim == 3 else picture[None]
+    from torchvision.transforms.v2 import InterpolationMode, functional  # takes as long to import as torch
+
+    planes = picture.reshape(-1, *picture.shape[-2:])
     short, long = sorted(planes.shape[-2:])
-    if long > ELONGATED * short:  # else a picture of 20000 x 1 pixels would be enlarged to gigabytes, and then cut
+    if long > ELONGATED * short and not squash:  # else 20000 x 1 pixels would be enlarged to gigabytes, and then cut
         part = ELONGATED // 2 * short + (long - ELONGATED // 2 * short) % 2  # whose middle is the picture's middle
-        planes = F.center_crop(planes, [min(side, part) for side in planes.shape[-2:]])
-    planes = F.resize(planes, [size], **RESIZE[resize])
-    planes = F.center_crop(planes, [size])
-    return planes if picture.ndim == 3 else planes[0]
-
-
-def five_crop(picture: Tensor, ratio: float) -> tuple[Tensor, ...]:
-    """Four corners and the centre, each `ratio` of every side (at least one pixel): five views of (..., h', w')."""
-    height, width = (max(1, round(side * ratio)) for side in picture.shape[-2:])
-    planes = picture if picture.ndim == 3 else picture[None]
-    views = F.five_crop(planes, [height, width])
-    return views if picture.ndim == 3 else tuple(view[0] for view in views)
+        planes = functional.center_crop(planes, [min(side, part) for side in planes.shape[-2:]])
+    planes = functional.resize(planes, [size, size] if squash else [size], InterpolationMode(RESIZE[resize]),
+                               antialias=resize == "antialiased")
+    return functional.center_crop(planes, [size]).reshape(*picture.shape[:-2], size, size)
 
 
 def _open(path: str | Path) -> Image.Image:
@@ -105,14 +96,21 @@ def _open(path: str | Path) -> Image.Image:
     if not Path(path).is_file():  # a pipe would be waited for, without end
         what = "is no file (a folder, a pipe, or a link to nothing)" if os.path.lexists(path) else "is not there"
         raise NotFound(f"there is no picture at '{path}', which {what}: put one there or take the name out")
-    try:
+    with _decoding(path):
         picture = Image.open(path)
         picture.load()  # Pillow reads lazily: without this a truncated file would fail far from here
-    except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error, zlib.error, ...
-        raise _unreadable(path, error) from error
-    return picture
+        return picture
 
 
-def _unreadable(path: str | Path, error: Exception) -> ValueError:
-    reason = " ".join(str(error).replace(repr(str(path)), "").split()) or type(error).__name__
-    return InputError(f"'{path}' cannot be read as a picture ({reason}): replace the file or take it out of its folder")
+@contextmanager
+def _decoding(path: str | Path) -> Iterator[None]:
+    """Whatever a decoder raises (OSError, SyntaxError, EOFError, struct.error, ...) as a ValueError naming the file."""
+    try:
+        yield
+    except Refusal:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).replace(repr(str(path)), "").split()) or type(error).__name__
+        raise InputError(
+            f"'{path}' cannot be read as a picture ({reason}): replace the file or take it out of its folder"
+        ) from error

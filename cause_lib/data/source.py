@@ -1,7 +1,6 @@
 """What a data set is before it is cropped and resized: a list of pictures, each with its label.
 
-Every data set of this package is a function that returns a `Source`; most read theirs from files, through
-`PictureFiles`.
+Every data set of this package is a function that returns a `Source`; most read theirs from files (`open_files`).
 """
 
 from __future__ import annotations
@@ -10,18 +9,19 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
-from cause_lib.data.images import VOID, load_image, load_label
+from cause_lib.data.images import VOID, load_image, load_label, to_tensor
 from cause_lib.errors import InputError, NotFound
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -33,7 +33,7 @@ class Source:
 
     read(i) -> image uint8 (3, h, w), label int32 (h, w) with -1 void; `names` has one entry a picture, `colors` is
     uint8 (c, 3); `fingerprint` changes whenever what `read` returns may have changed; `skipped` has the name of each
-    picture that was left out, and why.
+    picture that was left out, and why; with `squash`, views become square by squashing, not by cropping.
     """
 
     names: list[str]
@@ -43,37 +43,52 @@ class Source:
     fingerprint: str
     has_labels: bool = True
     skipped: tuple[tuple[str, str], ...] = ()
+    squash: bool = False
 
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Reads pictures and, if there are any, the labels that belong to them: a `Source.read`."""
+    """Reads pictures and, if there are any, the labels that belong to them: a `Source.read`.
 
-    images: Sequence[Path]
-    labels: Sequence[Path] | None
-    num_classes: int
-    void: int = VOID
+    num_ids: ids in the label files are below it. table: the class of each id, -1 void; None where ids are classes.
+    """
+
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...] | None
+    num_ids: int
+    table: tuple[int, ...] | None = None
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
-        path = self.images[index]
-        image = F.pil_to_tensor(load_image(path))  # (3, h, w)
+        image = to_tensor(load_image(path := self.images[index]))  # (3, h, w)
         if self.labels is None:
             return image, torch.full(image.shape[1:], -1, dtype=torch.int32)
-        label_path = self.labels[index]
-        label = load_label(label_path, void=self.void)  # (h, w)
+        label = load_label(label_path := self.labels[index])  # (h, w)
         if label.shape != image.shape[1:]:
-            raise InputError(
-                f"label '{label_path}' is {label.shape[1]} x {label.shape[0]} pixels and its picture '{path}' is "
-                f"{image.shape[2]} x {image.shape[1]}: they must be the same size, so save the label again"
-            )
+            raise InputError(f"label '{label_path}' is {label.shape[1]} x {label.shape[0]} pixels and its picture "
+                             f"'{path}' is {image.shape[2]} x {image.shape[1]}: save the label again in the same size")
         smallest, largest = (int(bound) for bound in label.aminmax())
-        if smallest < -1 or largest >= self.num_classes:
-            raise InputError(
-                f"label '{label_path}' has the class id {smallest if smallest < -1 else largest}, but there are "
-                f"{self.num_classes} classes (ids 0 to {self.num_classes - 1}; {VOID} is void): correct the label, or "
-                "the list of classes"
-            )
+        if smallest < -1 or largest >= self.num_ids:
+            wrong = smallest if smallest < -1 else largest
+            raise InputError(f"label '{label_path}' has the class id {wrong}, but ids go from 0 to {self.num_ids - 1} "
+                             f"({VOID} is void): correct the label, or the list of classes")
+        if self.table is not None:
+            label = torch.tensor([*self.table, -1], dtype=torch.int32)[label.long()]  # -1 picks the last
         return image, label
+
+
+def open_files(root: Path, images: Sequence[Path], labels: Sequence[Path] | None, classes: Iterable[str], colors: Any,
+               *, table: tuple[int, ...] | None = None, squash: bool = False, **fingerprint: Any) -> Source:
+    """Pictures and labels below `root` as a Source; table: see `PictureFiles`, the rest is `fingerprint_files`'."""
+    classes = list(classes)
+    return Source(
+        names=[path.name for path in images],
+        classes=classes,
+        colors=np.array([*colors], dtype=np.uint8),
+        read=PictureFiles(tuple(images), labels and tuple(labels), len(table or classes), table),
+        fingerprint=fingerprint_files(root, [*images, *(labels or ())], **fingerprint),
+        has_labels=labels is not None,
+        squash=squash,
+    )
 
 
 def leave_out(source: Source) -> Source:
@@ -82,64 +97,44 @@ def leave_out(source: Source) -> Source:
     Every file is decoded, once for a fingerprint; one warning says how many are left out. What is drawn and not read
     from files stays as it is. Raises ValueError if no picture remains.
     """
-    files = getattr(source.read, "files", source.read)
-    if not isinstance(files, PictureFiles):
+    files = source.read
+    if not isinstance(files, PictureFiles) or not (faults := _faults(files, source.fingerprint)):
         return source
-    labels = None if files.labels is None else tuple(files.labels)
-    faults = _faults(tuple(files.images), labels, files.num_classes, files.void, source.fingerprint)
-    if not faults:
-        return source
-    if len(faults) == len(source.names):
-        raise InputError(
-            f"none of the {len(faults)} pictures in '{files.images[0].parent}' can be used; the first: {faults[0]}"
-        )
     kept = [i for i in range(len(source.names)) if i not in faults]
-    names = [source.names[i] for i in kept]
-    return replace(
-        source,
-        names=names,
-        read=_Kept(source.read, kept),
-        fingerprint=hashlib.sha256(json.dumps([source.fingerprint, names]).encode()).hexdigest()[:16],
-        skipped=tuple((source.names[i], reason) for i, reason in faults.items()),
-    )
+    if not kept:
+        raise InputError(f"none of the {len(faults)} pictures in '{files.images[0].parent}' can be used; the first: "
+                         f"{faults[0]}")
+    images, labels = (paths and tuple(paths[i] for i in kept) for paths in (files.images, files.labels))
+    names = [path.name for path in images]
+    skipped = tuple((source.names[i], reason) for i, reason in faults.items())
+    return replace(source, names=names, read=replace(files, images=images, labels=labels), skipped=skipped,
+                   fingerprint=_sha256([source.fingerprint, names]))
 
 
 @lru_cache(maxsize=8)
-def _faults(images: tuple, labels: tuple | None, num_classes: int, void: int, fingerprint: str) -> dict[int, str]:
+def _faults(read: PictureFiles, fingerprint: str) -> dict[int, str]:
     """Index of each picture that cannot be used -> why, in the words of the error that it would be."""
-    read, faults = PictureFiles(images, labels, num_classes, void), {}
-    for i in tqdm(range(len(images)), desc="pictures that can be used", unit="file", delay=2, leave=False):
+    faults, folder = {}, read.images[0].parent
+    for i in tqdm(range(len(read.images)), desc="pictures that can be used", unit="file", delay=2, leave=False):
         try:
             read(i)
         except (ValueError, OSError) as error:
             faults[i] = str(error)
     if faults:
-        warnings.warn(f"{len(faults)} of {len(images)} pictures in '{images[0].parent}' cannot be used and are left "
-                      f"out (allow_corrupt='skip'); the first: {next(iter(faults.values()))}", stacklevel=2)
+        warnings.warn(f"{len(faults)} of {len(read.images)} pictures in '{folder}' cannot be used and are left out "
+                      f"(allow_corrupt='skip'); the first: {next(iter(faults.values()))}", stacklevel=2)
     return faults
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """Reads some of the pictures of another `Source.read`: those of the indices `kept`."""
-
-    files: Callable[[int], tuple[Tensor, Tensor]]
-    kept: Sequence[int]
-
-    def __call__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.files(self.kept[index])
 
 
 def list_pictures(folder: Path) -> list[Path]:
     """The picture files in `folder`, in the order a person would number them (2 before 10); other files are ignored."""
+
+    def order(path: Path) -> tuple:  # the name itself breaks ties, so that the order never depends on the file system
+        pieces = re.split(r"([0-9]+)", path.name.casefold())
+        return tuple(int(piece) if piece.isdecimal() else piece for piece in pieces), path.name
+
     found = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    return sorted(found, key=natural_key)
-
-
-def natural_key(path: Path) -> tuple:
-    """Sorts digits as numbers; the name itself breaks ties, so that the order never depends on the file system."""
-    pieces = re.split(r"([0-9]+)", path.name.casefold())
-    return tuple(int(piece) if piece.isdecimal() else piece for piece in pieces), path.name
+    return sorted(found, key=order)
 
 
 def labels_of(images: Sequence[Path], folder: Path, *, all_there: bool = True) -> list[Path]:
@@ -153,15 +148,11 @@ def labels_of(images: Sequence[Path], folder: Path, *, all_there: bool = True) -
     owners: dict[Path, Path] = {}
     for image, label in zip(images, labels, strict=True):
         if (other := owners.setdefault(label, image)) is not image:
-            raise InputError(
-                f"pictures '{other}' and '{image.name}' would share the label '{label}': rename one of the two, and "
-                "give it a label of its own"
-            )
+            raise InputError(f"pictures '{other}' and '{image.name}' would share the label '{label}': rename one of "
+                             "the two, and give it a label of its own")
         if all_there and label.name not in present:
-            raise NotFound(
-                f"picture '{image}' has no label '{label}': add it (all {VOID} where nothing is known) "
-                "or take the picture out"
-            )
+            raise NotFound(f"picture '{image}' has no label '{label}': add it (all {VOID} where nothing is known) or "
+                           "take the picture out")
     return labels
 
 
@@ -171,7 +162,7 @@ def spread(items: Sequence, limit: int | None) -> list:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool, extra: object = None) -> str:
+def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool = False, extra: Any = None) -> str:
     """SHA-256 (16 hex digits) over the files' relative names and sizes, their contents if asked for, and `extra`.
 
     Times are never asked: a copy, a checkout or a disk mounted anew holds the same pictures. What is no file that can
@@ -180,14 +171,16 @@ def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool, extr
     entries = []
     for path in files:
         size, digest = -1, 0
-        if path.is_file():
-            try:
-                stat = path.stat()
-                size, digest = stat.st_size, _digest(path, stat.st_size, stat.st_mtime_ns) if contents else 0
-            except OSError:
-                pass
+        with suppress(OSError):
+            if path.is_file():
+                size = path.stat().st_size
+                digest = _digest(path, size, path.stat().st_mtime_ns) if contents else 0
         entries.append((path.relative_to(root).as_posix(), size, digest))
-    return hashlib.sha256(json.dumps([entries, extra]).encode()).hexdigest()[:16]
+    return _sha256([entries, extra])
+
+
+def _sha256(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=None)

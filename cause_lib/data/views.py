@@ -1,21 +1,50 @@
 """From a source to training and test items: crop, resize, scale.
 
-One picture is one item, or five with `crops="five"`: the four corners and the centre, cut out of the full picture and
-each resized as a picture of its own (the released code writes those crops to disk; here they are made when asked for).
+Crops are those of the released code, cut out of the full picture when an item is asked for instead of being written to
+disk first (and so not compressed a second time), and each resized as a picture of its own:
+
+    none     the whole picture
+    five     the four corners and the centre, at `crop_ratio` of each side
+    double   ten crops (the five, and the five of the mirror image) at 0.5 and 0.8 of each side: 20 views a picture
+    super    ten crops at 0.3, 0.4, 0.5, 0.6 and 0.7: 50 views a picture
+
+Released code of CAUSE (github.com/ByungKwanLee/Causal-Unsupervised-Segmentation), crop_dataset.py and dataloader.py.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from cause_lib.data.images import five_crop, resize_and_crop
+from cause_lib.data.images import resize_and_crop
 from cause_lib.data.source import Source
 
+PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
+
+
+def five_crop(picture: Tensor, ratio: float) -> tuple[Tensor, ...]:
+    """Four corners and the centre, each `ratio` of every side (at least one pixel): five views of (..., h', w')."""
+    return F.five_crop(picture, [max(1, round(side * ratio)) for side in picture.shape[-2:]])
+
+
+def ten_crops(*ratios: float):
+    """The entry of `CROPS` with ten crops at each of `ratios`, sides cut short to whole pixels, as published."""
+
+    def cut(picture: Tensor, _: float) -> list[Tensor]:
+        sizes = [[max(1, int(side * ratio)) for side in picture.shape[-2:]] for ratio in ratios]
+        return [view for size in sizes for view in F.ten_crop(picture, size)]
+
+    turns = ("", ", mirrored")
+    return [f" ({ratio}, {place}{turn})" for ratio in ratios for turn in turns for place in PLACES], cut
+
+
 CROPS = {  # name -> (names of the views, the function that cuts them)
-    "none": (("",), lambda picture, ratio: (picture,)),
-    "five": ((" (top left)", " (top right)", " (bottom left)", " (bottom right)", " (centre)"), five_crop),
+    "none": ([""], lambda picture, ratio: [picture]),
+    "five": ([f" ({place})" for place in PLACES], five_crop),
+    "double": ten_crops(0.5, 0.8),
+    "super": ten_crops(0.3, 0.4, 0.5, 0.6, 0.7),
 }
 
 
@@ -26,8 +55,6 @@ class SegmentationDataset(Dataset):
     item), fingerprint (changes when the files or the generator behind the items change), skipped (the name of each
     picture that was left out, and why).
     """
-
-    fit = staticmethod(resize_and_crop)  # a view of any shape to the square
 
     def __init__(self, name: str, split: str, source: Source, *, image_size: int, crops: str, crop_ratio: float,
                  resize: str = "nearest"):
@@ -47,7 +74,8 @@ class SegmentationDataset(Dataset):
         views, cut = CROPS[self.crops]
         picture, view = divmod(index, len(views))
         image, label = (cut(t, self.crop_ratio)[view] for t in self._read(picture))
-        image, label = self.fit(image, self.image_size, self.resize), self.fit(label, self.image_size)
+        image = resize_and_crop(image, self.image_size, self.resize, squash=self.source.squash)
+        label = resize_and_crop(label, self.image_size, squash=self.source.squash)
         return {"image": F.to_dtype(image, torch.float32, scale=True), "label": label.long(), "index": index}
 
     def _read(self, picture: int):

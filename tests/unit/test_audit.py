@@ -107,7 +107,7 @@ def test_results_are_found_without_the_pictures(table, monkeypatch):
     """A table of many data sets is read where only some of them are, and nothing is fetched for the others."""
     whole = results.results(read_rows(table))
     monkeypatch.setattr("cause_lib.runs.features.load_dataset", lambda *_, **__: pytest.fail("a data set was asked for"))
-    monkeypatch.setattr("cause_lib.backbones._weights_path", lambda *_: pytest.fail("weights were asked for"))
+    monkeypatch.setattr("cause_lib.weights.weights_path", lambda *_: pytest.fail("weights were asked for"))
     pd.testing.assert_frame_equal(results.results(read_rows(table)), whole)
     assert results.results(read_rows(ROOT / "experiments/published.csv")).empty
 

@@ -9,6 +9,7 @@ import re
 import warnings
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import safetensors.torch
@@ -20,6 +21,7 @@ from PIL import Image
 from cause_lib import backbones
 from cause_lib.backbones import Backbone, load_backbone, resize_positions, weights_fingerprint
 from cause_lib.data import load_dataset
+from cause_lib.weights import AUTHORS, HUB_SHA256, WEIGHT_SUFFIXES, weights_path
 
 TINY = "vit_tiny_patch16_224"
 MINE = f"{TINY}.mine"
@@ -29,12 +31,12 @@ MINE = f"{TINY}.mine"
 def no_hub(monkeypatch):
     """No weights anywhere but where a test puts them, and no network."""
     monkeypatch.delenv("CAUSE_WEIGHTS", raising=False)
-    monkeypatch.setattr(backbones.huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
 
     def refuse(*args, **kwargs):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(backbones.huggingface_hub, "get_session", refuse)
+    monkeypatch.setattr(huggingface_hub, "get_session", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +336,7 @@ def test_an_interrupt_is_no_missing_network(monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(backbones.huggingface_hub, "get_session", interrupt)
+    monkeypatch.setattr(huggingface_hub, "get_session", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load_backbone("dino_vits16")
 
@@ -347,13 +349,13 @@ def test_the_hub_is_asked_for_timms_file(tiny, tmp_path, monkeypatch):
         def head(self, url, timeout):
             asked.append(url)
 
-    monkeypatch.setattr(backbones.huggingface_hub, "get_session", Session)
-    monkeypatch.setattr(backbones.huggingface_hub, "hf_hub_download",
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download",
                         lambda repository, file: str(tmp_path / file))
     load_backbone(TINY, 224)
     assert asked[0].endswith("timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k/resolve/main/model.safetensors")
     # the hub's cache is used without asking
-    monkeypatch.setattr(backbones.huggingface_hub, "try_to_load_from_cache",
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache",
                         lambda *args: str(tmp_path / "model.safetensors"))
     asked.clear()
     load_backbone(TINY, 224)
@@ -364,7 +366,7 @@ def test_a_damaged_download_is_noticed(tmp_path, monkeypatch):
     blob = tmp_path / ("0" * 64)
     blob.write_bytes(b"half a file")
     (tmp_path / "model.safetensors").symlink_to(blob)
-    monkeypatch.setattr(backbones.huggingface_hub, "try_to_load_from_cache",
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache",
                         lambda *args: str(tmp_path / "model.safetensors"))
     with pytest.raises(ValueError, match="0000 is damaged"):
         load_backbone("dino_vits16")
@@ -374,11 +376,11 @@ def test_another_file_than_the_hubs_page_states_is_said(tmp_path, monkeypatch):
     """Right by the hub's own count, hence no damage, and yet not the file whose SHA-256 is known."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"weights of another day")
-    monkeypatch.setattr(backbones.huggingface_hub, "try_to_load_from_cache", lambda *args: str(path))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: str(path))
     found = hashlib.sha256(b"weights of another day").hexdigest()
     with pytest.warns(UserWarning, match=rf"timm/vit_small_patch8_224.dino has another file.*{found[:8]}.*e1b79616"):
         assert weights_fingerprint("dino_vits8") == found
-    monkeypatch.setitem(backbones.HUB_SHA256, "timm/vit_small_patch8_224.dino", found)
+    monkeypatch.setitem(HUB_SHA256, "timm/vit_small_patch8_224.dino", found)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         weights_fingerprint("dino_vits8")
@@ -387,12 +389,12 @@ def test_another_file_than_the_hubs_page_states_is_said(tmp_path, monkeypatch):
 def test_the_page_has_the_known_checksums():
     table = re.findall(r"^\| `(timm/\S+)`, `model.safetensors` \| `([0-9a-f]{64})` \|$",
                        (Path(__file__).parents[2] / "book/data.md").read_text(), re.MULTILINE)
-    assert dict(table) == backbones.HUB_SHA256
+    assert dict(table) == HUB_SHA256
     published = {timm.get_pretrained_cfg(timm_name).hf_hub_id for timm_name, _ in backbones.BACKBONES.values()}
-    assert set(backbones.HUB_SHA256) <= published
+    assert set(HUB_SHA256) <= published
 
 
-@pytest.mark.parametrize("suffix", backbones.WEIGHT_SUFFIXES)
+@pytest.mark.parametrize("suffix", WEIGHT_SUFFIXES)
 def test_folder_and_file(tiny, tmp_path, monkeypatch, suffix):
     path = tmp_path / (MINE + suffix)
     safetensors.torch.save_file(tiny.state_dict(), path) if suffix == ".safetensors" else torch.save(
@@ -415,9 +417,9 @@ def test_a_file_named_for_another_backbone_is_not_taken(tmp_path, monkeypatch):
 def test_the_authors_own_file_name(tmp_path, monkeypatch):
     monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
     (tmp_path / "dino_deitsmall16_pretrain.pth").write_bytes(b"x")
-    assert backbones._weights_path("dino_vits16").name == "dino_deitsmall16_pretrain.pth"
+    assert weights_path("dino_vits16").name == "dino_deitsmall16_pretrain.pth"
     (tmp_path / "dino_vits16.pth").write_bytes(b"x")
-    assert backbones._weights_path("dino_vits16").name == "dino_vits16.pth"
+    assert weights_path("dino_vits16").name == "dino_vits16.pth"
 
 
 # --- backbones that only their authors publish ---
@@ -445,8 +447,8 @@ def authors():
     """Random weights of a single block in the two architectures, under the authors' keys (which are timm's)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        return {name: timm.create_model(backbones.AUTHORS[name].architecture, pretrained=False, num_classes=0, depth=1)
-                for name in backbones.AUTHORS}
+        return {name: timm.create_model(AUTHORS[name].architecture, pretrained=False, num_classes=0, depth=1)
+                for name in AUTHORS}
 
 
 @pytest.mark.parametrize("name, wrap, suffix", [("ibot_vitb16", ibot, ".pth"), ("msn_vits16", msn, ".pth.tar")])
@@ -533,7 +535,7 @@ class Runs:
 
 @pytest.mark.parametrize("content", [pickle.dumps({"pos_embed": Runs()}, protocol=2), b"", b"no weights at all"],
                          ids=["code", "empty", "text"])
-@pytest.mark.parametrize("suffix", backbones.WEIGHT_SUFFIXES)
+@pytest.mark.parametrize("suffix", WEIGHT_SUFFIXES)
 def test_files_that_are_no_weights(tmp_path, monkeypatch, capsys, content, suffix):
     (tmp_path / (MINE + suffix)).write_bytes(content)
     monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))

@@ -87,7 +87,7 @@ def test_the_facts():
     assert {name: FACTS["fine"][FINE[name]][1] for name in named} == named
     classes, table = classes_of("coco81")
     assert (classes[0], classes[1], classes[80]) == ("stuff", "person", "toothbrush")
-    assert table[91:] == [0] * 91 and [i for i in table if i > 0] == list(range(1, 81))
+    assert table[91:] == (0,) * 91 and [i for i in table if i > 0] == list(range(1, 81))
     classes, table = classes_of("coco171")
     assert (classes[0], classes[80], classes[170]) == ("person", "banner", "wood")
     assert [i for i in table if i >= 0] == list(range(171)) and table[FINE["street sign"]] == -1

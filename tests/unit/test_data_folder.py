@@ -77,7 +77,7 @@ def test_names_and_colours(labelled, above):
 
 def test_class_id_without_a_class(labelled):
     (labelled / "classes.json").write_text('["sky", "sea", "sand"]')
-    with pytest.raises(ValueError, match=r"a\.png' has the class id 4, but there are 3 classes"):
+    with pytest.raises(ValueError, match=r"a\.png' has the class id 4, but ids go from 0 to 2"):
         load(labelled, "val")[0]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cause_lib.data import COUNTS, load_dataset, pascalvoc
+from cause_lib.data import COUNTS, load_dataset, pascalvoc, resize_and_crop
 
 SPLITS = {"train": ["2007_000032", "2007_000039"], "val": ["2007_000033"], "trainval": ["2007_000032", "2007_000033"]}
 
@@ -74,7 +74,7 @@ def test_whole_pictures_are_squashed_by_pillows_nearest(tree, size):
 def test_squash_at_the_published_size():
     picture = np.random.default_rng(0).integers(0, 256, (375, 500), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(picture).resize((320, 320), Image.Resampling.NEAREST))
-    assert np.array_equal(pascalvoc.squash(torch.from_numpy(picture), 320).numpy(), expected)
+    assert np.array_equal(resize_and_crop(torch.from_numpy(picture), 320, squash=True).numpy(), expected)
 
 
 def test_fifty_views_a_picture_each_squashed(tree):
@@ -135,12 +135,12 @@ def server(tmp_path, monkeypatch):
 
 
 def test_download_unpacks_what_is_needed_and_asks_once(server, tmp_path):
-    killed = tmp_path / "cache" / "pascalvoc.part" / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    killed = tmp_path / "cache" / "pascalvoc" / "unpacked" / "VOCdevkit" / "VOC2012" / "JPEGImages"
     killed.mkdir(parents=True)  # what a process left that was killed while unpacking
     assert load("val")[0]["image"].shape == (3, 16, 16)
     assert load(download=False).names == ["2007_000032.jpg", "2007_000039.jpg"]
     assert len(server.asked) == 1
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["pascalvoc"]
+    assert {path.name for path in (tmp_path / "cache/pascalvoc").iterdir()} - {".lock"} == {"VOCdevkit"}
     home = tmp_path / "cache" / "pascalvoc" / "VOCdevkit" / "VOC2012"
     assert sorted(path.name for path in home.iterdir()) == ["ImageSets", "JPEGImages", "SegmentationClass"]
 

@@ -18,11 +18,10 @@ import pytest
 from requests import exceptions
 
 from cause_lib.data import camvid, download, pascalvoc
-from cause_lib.data.archive import unpack
-from cause_lib.data.download import resume
+from cause_lib.data.download import resume, unpack
 
 BODY = bytes(range(256)) * 40  # 10,240 bytes
-NAME = "a file.bin"
+NAME = "file.bin"
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -105,8 +104,7 @@ def server(monkeypatch):
 def fetch(server, folder, *, retries=0, body=BODY):
     """The file by pooch, held against the SHA-256 of `body`."""
     registry = {NAME: hashlib.sha256(body).hexdigest()}
-    fetcher = pooch.create(folder, server.address, registry=registry, urls={NAME: server.address + "a%20file.bin?x=1"},
-                           retry_if_failed=retries)
+    fetcher = pooch.create(folder, server.address, registry=registry, retry_if_failed=retries)
     return Path(fetcher.fetch(NAME, downloader=resume)).read_bytes()
 
 
@@ -117,30 +115,26 @@ def part(folder, content=None):
     return path
 
 
+ALL = "bytes=0-"
+
+
 @pytest.mark.parametrize("plan, ranges", [
-    ([], [""]),
-    ([("cut", 3000)], ["", "bytes=3000-"]),
-    ([("cut", 3000), ("cut", 1), ("cut", 6000)], ["", "bytes=3000-", "bytes=3001-", "bytes=9001-"]),
-    ([("cut", 3000), "all of it"], ["", "bytes=3000-"]),
-    ([("cut", 3000), "another part"], ["", "bytes=3000-", ""]),
-    (["elsewhere"], ["", ""]),
-    ([("cut", 3000), "elsewhere"], ["", "bytes=3000-", "bytes=3000-"]),
-    (["says nothing"], [""]),
-    (["says more"], ["", f"bytes={len(BODY)}-"]),
-    (["a little"] * 10, ["", *(f"bytes={n}000-" for n in range(1, 11))]),
+    ([], [ALL]),
+    ([("cut", 3000)], [ALL, "bytes=3000-"]),
+    ([("cut", 3000), ("cut", 1), ("cut", 6000)], [ALL, "bytes=3000-", "bytes=3001-", "bytes=9001-"]),
+    ([("cut", 3000), "all of it"], [ALL, "bytes=3000-"]),
+    ([("cut", 3000), "another part"], [ALL, "bytes=3000-", ALL]),
+    (["elsewhere"], [ALL, ALL]),
+    ([("cut", 3000), "elsewhere"], [ALL, "bytes=3000-", "bytes=3000-"]),
+    (["says nothing"], [ALL]),
+    (["says more"], [ALL, f"bytes={len(BODY)}-", ALL]),
+    ([500], [ALL] * 2), ([503, 500], [ALL] * 3), (["nothing"], [ALL] * 2), (["wrong bytes"], [ALL] * 2),
+    (["says less"], [ALL] * 2), ([("cut", 3000), 500], [ALL, "bytes=3000-", "bytes=3000-"]),
 ], ids=str)
-def test_one_call_goes_on_until_all_is_there(server, tmp_path, plan, ranges):
+def test_what_fails_is_tried_again_and_goes_on(server, tmp_path, plan, ranges):
     server.plan = [*plan]
-    assert fetch(server, tmp_path) == BODY
+    assert fetch(server, tmp_path, retries=3) == BODY
     assert server.asked == ranges
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]
-
-
-@pytest.mark.parametrize("plan, asked", [([500], 2), ([503, 500], 3), (["nothing"], 2), (["wrong bytes"], 2),
-                                         (["says less"], 2), ([("cut", 3000), 500], 3), ([404, 404], 3)], ids=str)
-def test_what_fails_is_tried_again(server, tmp_path, plan, asked):
-    server.plan = [*plan]
-    assert fetch(server, tmp_path, retries=2) == BODY and len(server.asked) == asked
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
@@ -148,9 +142,8 @@ def test_what_fails_is_tried_again(server, tmp_path, plan, asked):
     ([404], exceptions.HTTPError, 0),
     ([500], exceptions.HTTPError, 0),
     (["nothing"], exceptions.RequestException, 0),
-    ([("cut", 3000), 500], exceptions.HTTPError, 3000),
-    ([("cut", 3000), "nothing"], exceptions.RequestException, 3000),
-    (["all of it, cut"] * 2, exceptions.RequestException, 5000),
+    ([("cut", 3000)], exceptions.RequestException, 3000),
+    (["all of it, cut"], exceptions.RequestException, 5000),
 ], ids=str)
 def test_what_has_arrived_stays_for_the_next_call(server, tmp_path, plan, error, kept):
     server.plan = [*plan]
@@ -158,7 +151,7 @@ def test_what_has_arrived_stays_for_the_next_call(server, tmp_path, plan, error,
         fetch(server, tmp_path)
     assert part(tmp_path).read_bytes() == BODY[:kept] and not (tmp_path / NAME).exists()
     server.asked.clear()
-    assert fetch(server, tmp_path) == BODY and server.asked == [f"bytes={kept}-" if kept else ""]
+    assert fetch(server, tmp_path) == BODY and server.asked == [f"bytes={kept}-"]
 
 
 @pytest.mark.parametrize("plan", [["wrong bytes"], ["says less"]], ids=str)
@@ -169,41 +162,21 @@ def test_wrong_bytes_are_not_kept(server, tmp_path, plan):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_part_that_is_whole_needs_its_name_alone(server, tmp_path):
-    part(tmp_path, BODY)
-    assert fetch(server, tmp_path) == BODY and server.asked == [f"bytes={len(BODY)}-"]
-
-
 @pytest.mark.parametrize("stale", [b"\1" * 3000, b"\1" * 20_000], ids=len)
 @pytest.mark.parametrize("plan", [[], ["all of it"]], ids=str)
 def test_a_part_of_another_file_is_thrown_away(server, tmp_path, stale, plan):
-    """Found by its checksum, or because it is longer than the file or the server sends all of it anyway."""
+    """Found by its checksum, or because the server sends all of it anyway."""
     part(tmp_path, stale)
     server.plan = [*plan]
     assert fetch(server, tmp_path, retries=1) == BODY
-    assert len(server.asked) == (1 if plan else 2) and [path.name for path in tmp_path.iterdir()] == [NAME]
-
-
-def test_the_same_file_by_two_at_once(server, tmp_path):
-    """Both write the same bytes to the same places; whoever comes second finds the file done, and has it all the same."""
-    server.wait = lambda: time.sleep(0.002)
-    results = []
-    threads = [threading.Thread(target=lambda i=i: results.append(resume(f"{server.address}a%20file.bin",
-                                                                         str(tmp_path / f"{i}")))) for i in range(3)]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.01)
-    for thread in threads:
-        thread.join()
-    assert len(results) == 3
-    assert [path.read_bytes() == BODY for path in sorted(tmp_path.iterdir())] == [True] * 3
+    assert len(server.asked) == 2 - len(plan) and [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_a_process_that_was_killed_loses_nothing_that_was_written(server, tmp_path, monkeypatch):
     server.body = BODY * 400  # 4 MB
     server.wait = lambda: time.sleep(0.0002)
     call = (server.address + "big.bin", str(tmp_path / "tmp"))
-    code = f"import runpy; runpy.run_path({download.__file__!r})['resume'](*{call!r})"  # without PyTorch, for speed
+    code = f"from cause_lib.data.download import resume; resume(*{call!r})"
     child = subprocess.Popen([sys.executable, "-c", code])
     there = tmp_path / "big.bin.part"
     while not (there.exists() and there.stat().st_size > 500_000):
@@ -225,30 +198,22 @@ def test_a_line_that_falls_silent_is_cut(server, tmp_path, monkeypatch):
     silent = threading.Event()
     server.wait = lambda: silent.is_set() or (silent.set(), time.sleep(1.5))
     assert fetch(server, tmp_path, retries=3) == BODY
-    assert server.asked[0] == "" and server.asked[-1].startswith("bytes=")
+    assert server.asked[0] == ALL and server.asked[-1] not in ("", ALL)
 
 
-def test_a_bar_counts_what_was_there_too(server, tmp_path, capsys):
-    part(tmp_path, BODY[:5120])
-    resume(f"{server.address}a%20file.bin", str(tmp_path / NAME), progress=True)
-    assert f"{NAME}: 100%" in capsys.readouterr().err
-
-
-def test_every_download_of_the_library_goes_on(server, tmp_path, monkeypatch):
-    """CamVid's pictures and VOC's archive: cut off after a part, one call of the library fetches the rest alone."""
-    monkeypatch.setattr(camvid, "BASE_URL", server.address)
-    (tmp_path / "checksums").write_text(f"train/1.png {hashlib.sha256(BODY).hexdigest()}\n")
-    monkeypatch.setattr(camvid, "CHECKSUMS", tmp_path / "checksums")
-    server.plan = [("cut", 3000)]
-    camvid.fetch_camvid(tmp_path / "camvid", "train")
-    assert (tmp_path / "camvid/train/1.png").read_bytes() == BODY and server.asked == ["", "bytes=3000-"]
-    server.asked.clear()
+def test_vocs_archive_goes_on_and_comes_once(server, tmp_path, monkeypatch):
+    """Cut off twice, and wanted by two at once: one call of the library fetches the rest alone, the other waits."""
     server.body = tar([(f"{pascalvoc.HOME}/{folder}/1.png", BODY) for folder in pascalvoc.NEEDED])
     monkeypatch.setattr(pascalvoc, "BASE_URL", server.address)
     monkeypatch.setattr(pascalvoc, "SHA256", hashlib.sha256(server.body).hexdigest())
     server.plan = [("cut", 3000), ("cut", 5000)]
-    home = pascalvoc.fetch_pascalvoc(tmp_path / "pascalvoc") / pascalvoc.HOME
-    assert (home / "JPEGImages/1.png").read_bytes() == BODY and server.asked == ["", "bytes=3000-", "bytes=8000-"]
+    threads = [threading.Thread(target=pascalvoc.fetch_pascalvoc, args=(tmp_path / "pascalvoc",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    home = tmp_path / "pascalvoc" / pascalvoc.HOME
+    assert (home / "JPEGImages/1.png").read_bytes() == BODY and server.asked == [ALL, "bytes=3000-", "bytes=8000-"]
 
 
 @pytest.mark.parametrize("what", ["camvid", "pascalvoc"])
@@ -267,7 +232,7 @@ def test_a_full_disk_is_said(server, tmp_path, monkeypatch):
     def resume_without_room(*_):
         raise full
 
-    monkeypatch.setattr(camvid, "resume", resume_without_room)
+    monkeypatch.setattr(pooch.core, "choose_downloader", lambda *_, **__: resume_without_room)
     with pytest.raises(OSError, match="cannot be written to .*No space left on device.*make room"):
         camvid.fetch_camvid(tmp_path / "camvid", "val")
 
@@ -318,7 +283,7 @@ def test_nothing_is_unpacked_outside_or_by_way_of_a_link(tmp_path, monkeypatch, 
     members = [(name.format(here=tmp_path) if isinstance(name, str) else name, content) for name, content in EVIL[evil]]
     packed.write_bytes(tar([("data/good", b"good"), *members]))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=r"packed.tar' was not unpacked, because '.*' in it (lies outside|is a link)") \
+    with pytest.raises(ValueError, match=r"packed.tar' was not unpacked, because '.*' in it leads out") \
             as error:
         unpack(packed, tmp_path / "deep/down", ["data"])
     assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*")) == before
@@ -335,12 +300,3 @@ def test_unpacks_what_is_wanted_and_leaves_the_rest(tmp_path, monkeypatch, with_
     files = {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
              for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert files == {"data/a/1": b"one", "data/b": b"two"}
-
-
-def test_what_is_no_such_archive_is_said(tmp_path):
-    packed = tmp_path / "packed.tar"
-    for content, words in ((b"no archive", "is no tar file that can be read"), (tar([("x", b"1")]), "nothing at 'data'")):
-        packed.write_bytes(content)
-        with pytest.raises(ValueError, match=f"packed.tar' .*{words}.*delete it") as error:
-            unpack(packed, tmp_path / "out", ["data"])
-        assert "\n" not in str(error.value) and not (tmp_path / "out").exists()

@@ -31,8 +31,8 @@ FORBIDDEN = {
     "yaml.full_load": "builds any object: yaml.safe_load", "torch.save": "writes a pickle: safetensors",
     "torch.hub.load": "runs what it fetches", "torch.jit.load": "runs what it reads", "pandas.read_pickle": "unpickles",
     "numpy.fromregex": "reads by eval", "tempfile.mktemp": "is a race: tempfile.mkdtemp",
-    "shutil.unpack_archive": "may leave its folder: data/archive.py", "pooch.Untar": "may leave its folder: "
-    "data/archive.py", "pooch.Unzip": "may leave its folder: data/archive.py", "pooch.retrieve": "data/download.py",
+    "shutil.unpack_archive": "may leave its folder: data/download.py", "pooch.Untar": "may leave its folder: "
+    "data/download.py", "pooch.Unzip": "may leave its folder: data/download.py", "pooch.retrieve": "data/download.py",
     "urllib.request.urlopen": "fetches without a checksum: data/download.py",
     "urllib.request.urlretrieve": "fetches without a checksum: data/download.py",
     "torch.hub.load_state_dict_from_url": "fetches without a checksum: data/download.py",
@@ -40,15 +40,14 @@ FORBIDDEN = {
     "huggingface_hub.login": "asks for a secret", "huggingface_hub.get_token": "reads a secret",
     "getpass.getpass": "asks for a secret",
 }
-METHODS = {"to_pickle": "writes a pickle", "extractall": "may leave its folder: data/archive.py",
-           "extract": "may leave its folder: data/archive.py"}
+METHODS = {"to_pickle": "writes a pickle", "extractall": "may leave its folder: data/download.py",
+           "extract": "may leave its folder: data/download.py"}
 FETCHES = re.compile(r"requests\.(get|post|put|request|Session)")
 # A keyword that must be there with this value; one that must not be there with any other.
 MUST = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}
 NEVER = {"shell": False, "verify": True, "trust_remote_code": False, "allow_pickle": False, "token": None}
 # The places where each may be; what benchmarks/chapters.py unpacks, git has packed a moment before.
-ALLOWED = {("cause_lib/data/download.py", "requests.get"), ("cause_lib/data/archive.py", "extractall"),
-           ("benchmarks/chapters.py", "extractall")}
+ALLOWED = {("cause_lib/data/download.py", "extractall"), ("benchmarks/chapters.py", "extractall")}
 
 # What is read from the environment, every name of it; none is a secret.
 ENVIRONMENT = {"CAUSE_DATA", "CAUSE_WEIGHTS", "CAUSE_IMAGE", "CAUSE_CLAIM", "CAUSE_MOUNT", "HF_HUB_OFFLINE", "WORLD_SIZE"}

@@ -11,7 +11,6 @@ from cause_lib import stages
 from cause_lib.backbones import load_backbone
 from cause_lib.config import STAGE_FIELDS, Experiment
 from cause_lib.data import load_dataset, resize_and_crop
-from cause_lib.data.pascalvoc import squash
 from cause_lib.runs.features import FrozenFeatures, open_dataset
 from cause_lib.runs.loop import session
 from cause_lib.segmenter import Segmenter
@@ -69,7 +68,7 @@ def test_antialiased_pictures_are_pillows_bilinear(height, width, size):
     ours = resize_and_crop(image, size, "antialiased").permute(1, 2, 0).numpy().astype(int)
     assert np.abs(ours - expected[top:top + size, left:left + size]).max() <= 1
     squashed = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR)).astype(int)
-    assert np.abs(squash(image, size, "antialiased").permute(1, 2, 0).numpy() - squashed).max() <= 1
+    assert np.abs(resize_and_crop(image, size, "antialiased", squash=True).permute(1, 2, 0).numpy() - squashed).max() <= 1
 
 
 def test_pictures_are_resized_as_said_and_labels_never_are(tiny):
