@@ -35,7 +35,7 @@ from cause_lib.contrast import ConceptBank, concept_contrastive_loss
 from cause_lib.crf import crf_backends
 from cause_lib.data import SegmentationDataset
 from cause_lib.errors import InputError
-from cause_lib.heads import MLPHead, TRHead, ema_update, projection, restore_head
+from cause_lib.heads import MLPHead, TRHead, ema_update, projection
 from cause_lib.probes import ClusterProbe, LinearProbe, concept_kmeans, cosine_kmeans
 from cause_lib.runs import health
 from cause_lib.runs.features import FrozenFeatures, device_name, open_dataset
@@ -44,11 +44,11 @@ from cause_lib.runs.locks import is_made, made_once
 from cause_lib.runs.loop import Run, batches_for, descend, generator_for, new_scaler, seed_for, session, train
 from cause_lib.runs.parallel import current_part
 from cause_lib.runs.released import load_released, released_fingerprint
+from cause_lib.runs.saved import load_clusterbook, load_head, load_probe
 from cause_lib.runs.store import (
     artefact_folder,
     libraries_of,
     library_version,
-    load_tensors,
     read_record,
     write_artefact,
 )
@@ -351,39 +351,6 @@ def find(experiment: Experiment, stage: str) -> Path | None:
     """The folder of a stage (a key of `STAGE_FIELDS`) if its artefact is there already, else None; nothing is run."""
     folder = _folder(experiment, stage)
     return folder if is_made(folder) else None
-
-
-def load_clusterbook(folder: str | Path) -> Clusterbook:
-    """The clusterbook of a `fit_clusterbook` folder, on the CPU."""
-    return Clusterbook(load_tensors(Path(folder) / "clusterbook.safetensors", ("prototypes",))["prototypes"])
-
-
-def load_head(folder: str | Path) -> MLPHead | TRHead:
-    """The head of a `fit_head` or `fit_probe` folder, on the CPU, frozen, in evaluation mode."""
-    record, tensors = read_record(folder), load_tensors(Path(folder) / "head.safetensors")
-    try:
-        return restore_head(tensors, tuple(record["notes"]["grid"]), record["experiment"]["dropout"])
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder} is damaged, its head.safetensors holds no head that fits its record "
-                         f"({' '.join(str(error).split())[:200]}): remove it and run its stage again.") from error
-
-
-def load_probe(folder: str | Path, readout: str = "modularity") -> ClusterProbe | LinearProbe:
-    """A read-out of a `fit_probe` or `fit_baseline` folder, on the CPU, frozen.
-
-    Raises:
-        ValueError: the folder has no such read-out; the message names those it has.
-    """
-    tensors = load_tensors(Path(folder) / "probe.safetensors")
-    names = sorted({name.split(".")[0] for name in tensors})
-    if readout not in names:
-        raise InputError(f"{folder} has no read-out {readout!r}; it has {', '.join(names)}: take one of these.")
-    if readout == "linear":
-        probe: ClusterProbe | LinearProbe = LinearProbe(*tensors["linear.weight"].shape)
-        probe.load_state_dict({"weight": tensors["linear.weight"], "bias": tensors["linear.bias"]})
-    else:
-        probe = ClusterProbe(*tensors[readout].shape, centroids=tensors[readout])
-    return probe.eval().requires_grad_(False)
 
 
 def collect_metrics(run_dir: str | Path) -> pd.DataFrame:

@@ -26,10 +26,11 @@ from tqdm.auto import tqdm
 
 from cause_lib.errors import InputError, WriteError
 from cause_lib.runs.store import artefact_folder, beside_of, is_complete, library_version, read_record, write_artefact
-from cause_lib.backbones import Backbone, load_backbone, weights_fingerprint
+from cause_lib.backbones import Backbone, weights_fingerprint
 from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
 from cause_lib.runs.locks import is_made, locked
+from cause_lib.runs.saved import open_backbone
 
 T = TypeVar("T")
 
@@ -100,12 +101,6 @@ def open_dataset(experiment: Experiment, role: str, image_size: int) -> Segmenta
                         limit=experiment.train_images if training else experiment.test_images,
                         num_classes=experiment.num_classes, resize=experiment.resize,
                         allow_corrupt=experiment.allow_corrupt)
-
-
-def open_backbone(experiment: Experiment, image_size: int | None) -> Backbone:
-    """The backbone of a run, read as its settings say, on the CPU; raises as `load_backbone`."""
-    return load_backbone(experiment.backbone, image_size, num_heads=experiment.num_heads,
-                         positions=experiment.positions)
 
 
 class FrozenFeatures:
