@@ -23,8 +23,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cause_lib.errors import InputError
-from cause_lib.weights import (BACKBONES, BUNDLED, BUNDLED_PATH, RANDOM, READINGS, file_sha256, licence_of, load_strictly,
-                               look_up, weights_fingerprint, weights_path)
+from cause_lib.weights import (
+    BACKBONES,
+    BUNDLED,
+    BUNDLED_PATH,
+    RANDOM,
+    READINGS,
+    file_sha256,
+    licence_of,
+    load_strictly,
+    look_up,
+    weights_fingerprint,
+    weights_path,
+)
 
 if TYPE_CHECKING:  # timm, which takes longer to import than torch, is imported where a backbone is built
     from timm.models.vision_transformer import VisionTransformer
@@ -34,8 +45,8 @@ __all__ = ["BACKBONES", "BUNDLED", "BUNDLED_PATH", "Backbone", "licence_of", "lo
 
 POSITIONS = ("dino", "antialiased")
 SMALL = {  # how the description of a small ViT ends
-    BUNDLED: ", taught by self-distillation on generated scenes, without labels; it comes with the library and knows no "
-             "photographs.",
+    BUNDLED: ", taught by self-distillation on generated scenes, without labels; it comes with the library and knows "
+             "no photographs.",
     RANDOM: " with seeded random weights, untrained.",
 }
 
@@ -77,7 +88,8 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
     path = None if name == RANDOM else Path(weights or weights_path(weights_name))
     if path is not None:
         load_strictly(vit, path, name)
-    in_words = f"{_heads(vit)} heads" + ("" if _heads(vit) == own else f" instead of its own {own}")
+    count = vit.blocks[0].attn.num_heads
+    in_words = f"{count} heads" + ("" if count == own else f" instead of its own {own}")
     description = (f"{name}: a {'small ' if small else ''}vision transformer (patch {vit.patch_embed.patch_size[0]}, "
                    f"{len(vit.blocks)} blocks of width {vit.embed_dim}, {in_words}){learned}")
     return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, positions=positions, weights_path=path,
@@ -98,7 +110,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.vit = vit.eval().requires_grad_(False)
         self.name, self.image_size = name, image_size
-        self.dim, self.num_heads, self.patch_size = vit.embed_dim, _heads(vit), vit.patch_embed.patch_size[0]
+        self.dim, self.patch_size = vit.embed_dim, vit.patch_embed.patch_size[0]
+        self.num_heads = vit.blocks[0].attn.num_heads
         self.weights_sha256, self.description, self.positions = weights_sha256, description, positions
         self.weights_path = weights_path
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -210,15 +223,11 @@ def _with_heads(build: Callable[..., VisionTransformer], num_heads: int | None,
                 name: str) -> tuple[VisionTransformer, int]:
     """A ViT from `build(num_heads=...)`, and how many heads it would have had by itself."""
     vit = build()
-    own = _heads(vit)
+    own = vit.blocks[0].attn.num_heads
     if num_heads is not None and (num_heads < 1 or vit.embed_dim % num_heads):
         raise InputError(f"{name} has tokens of width {vit.embed_dim}, which {num_heads} attention heads cannot share "
                          f"evenly: num_heads must divide it, as its own {own} do; give one that does, or none.")
     return (vit if num_heads in (None, own) else build(num_heads=num_heads)), own
-
-
-def _heads(vit: VisionTransformer) -> int:
-    return next(module.num_heads for module in vit.modules() if hasattr(module, "num_heads"))
 
 
 def _empty_vit(architecture: str, name: str, **changes: int) -> VisionTransformer:

@@ -51,20 +51,15 @@ HUB_SHA256 = {
 
 
 class AuthorsFile(NamedTuple):
-    """A backbone that timm has no weights for: what its authors publish, and where in that file the backbone is.
-
-    `inside` is the entry of the file that holds the tensors, `unused` the keys that no token depends on: the projection
-    head that pre-training needs, and the token that stands for a masked patch. `licence` is empty where their pages
-    name none.
-    """
+    """A backbone that timm has no weights for: what its authors publish, and where in that file the backbone is."""
 
     architecture: str
     learned: str
     file: str
     source: str
-    inside: str
-    unused: tuple[str, ...]
-    licence: str = ""
+    inside: str  # the entry of the file that holds the tensors
+    unused: tuple[str, ...]  # keys that no token depends on: the head of pre-training, the token of a masked patch
+    licence: str = ""  # empty where their pages name none
 
 
 AUTHORS = {

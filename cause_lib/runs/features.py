@@ -23,14 +23,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
-from cause_lib.errors import InputError
-from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, locked, new_artefact, read_record,
-                                  write_record)
-from cause_lib.runs.version import library_version
-from cause_lib.backbones import Backbone, load_backbone, weights_fingerprint
+from cause_lib.backbones import Backbone, weights_fingerprint
 from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
+from cause_lib.errors import InputError
+from cause_lib.runs.saved import open_backbone
 from cause_lib.runs.seeds import generator_for
+from cause_lib.runs.store import (
+    ROOM,
+    artefact_folder,
+    is_complete,
+    is_made,
+    locked,
+    new_artefact,
+    read_record,
+    write_record,
+)
+from cause_lib.runs.version import library_version
 
 T = TypeVar("T")
 SAMPLE_POINTS, SAMPLE_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
@@ -102,12 +111,6 @@ def open_dataset(experiment: Experiment, role: str, image_size: int) -> Segmenta
                         limit=experiment.train_images if training else experiment.test_images,
                         num_classes=experiment.num_classes, resize=experiment.resize,
                         allow_corrupt=experiment.allow_corrupt)
-
-
-def open_backbone(experiment: Experiment, image_size: int | None) -> Backbone:
-    """The backbone of a run, read as its settings say, on the CPU; raises as `load_backbone`."""
-    return load_backbone(experiment.backbone, image_size, num_heads=experiment.num_heads,
-                         positions=experiment.positions)
 
 
 class FrozenFeatures:

@@ -30,13 +30,13 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cause_lib.errors import InputError, RunError
-from cause_lib.runs.store import checkpoint_path, load_checkpoint, save_checkpoint
 from cause_lib.clusterbook import thin_grid
 from cause_lib.config import Experiment
+from cause_lib.errors import InputError, RunError
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.parallel import current_part, part_of
 from cause_lib.runs.seeds import generator_for, seed_for, seed_of
+from cause_lib.runs.store import checkpoint_path, load_checkpoint, save_checkpoint
 
 
 @contextlib.contextmanager

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cause_lib.errors import InputError, NotFound
 from cause_lib.clusterbook import Clusterbook
+from cause_lib.errors import InputError, NotFound
 from cause_lib.heads import MLPHead, TRHead, restore_head
 from cause_lib.probes import ClusterProbe, LinearProbe
+from cause_lib.runs.saved import restore_probe
 from cause_lib.weights import all_finite, file_sha256, read_tensors, refuse_misfits, strip_prefixes
 
 SOURCE = "https://github.com/ByungKwanLee/Causal-Unsupervised-Segmentation"
@@ -48,9 +49,9 @@ def released_files(folder: str | Path, head: str) -> dict[str, Path]:
     names = ("modular.npy", f"segment_{head}.pth", f"cluster_{head}.pth")
     missing = [name for name in names if not (Path(folder) / name).is_file()]
     if missing:
-        raise NotFound(f"{folder} has no {' and no '.join(missing)}: of the links in the tables at {SOURCE}, "
-                                f"put modular.npy (from 'Concept ClusterBook'), segment_{head}.pth and cluster_{head}"
-                                ".pth (from 'Seg Head Parameter') into that folder.")
+        raise NotFound(f"{folder} has no {' and no '.join(missing)}: of the links in the tables at {SOURCE}, put "
+                       f"modular.npy (from 'Concept ClusterBook'), segment_{head}.pth and cluster_{head}.pth (from "
+                       "'Seg Head Parameter') into that folder.")
     return {name: Path(folder) / name for name in names}
 
 
@@ -75,11 +76,10 @@ def load_released(folder: str | Path, head: str = "tr") -> Released:
     # the projections and the linear probe wrap one layer each, called f
     plain = {key: key.replace(".f.", ".") for key in segment}
     segment = {key if plain[key] in segment else plain[key]: _as_linear(value) for key, value in segment.items()}
-    num_classes, reduced_dim = (_size(segment, "linear.weight", axis) for axis in (0, 1))
-    grid = _grid(segment, segment_path)
-    like = _like(segment, head, prototypes, grid, reduced_dim)
-    expected = {f"{group}.{_theirs(key, head)}": shape for group in ("head", "head_ema") for key, shape in like.items()}
-    width = _size(segment, "projection_head_ema.weight", 0)
+    ours, grid, (num_classes, reduced_dim) = _empty_head(segment, head, prototypes, segment_path)
+    shapes = {_theirs(key, head): tuple(value.shape) for key, value in ours.items()}
+    expected = {f"{group}.{key}": shape for group in ("head", "head_ema") for key, shape in shapes.items()}
+    width = _size(segment, "projection_head_ema.weight")[0]
     for group, out in (("projection_head", width), ("projection_head_ema", width), ("linear", num_classes)):
         expected |= {f"{group}.weight": (out, reduced_dim), f"{group}.bias": (out,)}
     refuse_misfits(segment, expected, segment_path, f"CAUSE-{head.upper()}")
@@ -89,15 +89,12 @@ def load_released(folder: str | Path, head: str = "tr") -> Released:
         warnings.warn(f"{cluster_path} has another clusterbook than {book_path}, which is taken, as in the authors' "
                       "code.", stacklevel=2)
     segment = {key: value.float() for key, value in segment.items()}
-    teacher = {key: segment[f"head_ema.{_theirs(key, head)}"] for key in like}
+    teacher = {key: segment[f"head_ema.{_theirs(key, head)}"] for key in ours}
     if head == "tr":
         teacher["clusterbook.prototypes"] = prototypes
-    with torch.device("meta"):
-        linear = LinearProbe(num_classes, reduced_dim)
-    linear.load_state_dict({key: segment[f"linear.{key}"] for key in ("weight", "bias")}, assign=True)
-    centroids = ClusterProbe(num_classes, reduced_dim, centroids=cluster["cluster_probe"].float())
-    return Released(restore_head(teacher, grid), centroids.eval().requires_grad_(False),
-                    linear.eval().requires_grad_(False), Clusterbook(prototypes))
+    linear = restore_probe({key: segment[f"linear.{key}"] for key in ("weight", "bias")})
+    centroids = restore_probe({"centroids": cluster["cluster_probe"].float()})
+    return Released(restore_head(teacher, grid), centroids, linear, Clusterbook(prototypes))
 
 
 def _read_prototypes(path: Path) -> Tensor:
@@ -116,16 +113,22 @@ def _read_prototypes(path: Path) -> Tensor:
     return prototypes
 
 
-def _like(segment: dict[str, Tensor], head: str, prototypes: Tensor, grid: tuple[int, int],
-          reduced_dim: int) -> dict[str, tuple[int, ...]]:
-    """Key -> shape of our head, of the widths that the files themselves decide."""
+def _empty_head(segment: dict[str, Tensor], head: str, prototypes: Tensor,
+                path: Path) -> tuple[dict[str, Tensor], tuple[int, int], tuple[int, int]]:
+    """Our head of the widths that the files decide: key -> tensor without numbers; its grid; classes and width r."""
+    count, (num_classes, reduced_dim) = _size(segment, "head_ema.query_pos")[0], _size(segment, "linear.weight")
+    grid = (math.isqrt(count),) * 2
+    if math.prod(grid) != count:
+        raise InputError(f"{path} has {count} positions (head_ema.query_pos), and no square grid has so many patches: "
+                         "put the authors' own file there.")
     with torch.device("meta"):
         if head == "mlp":
             ours = MLPHead(prototypes.shape[1], reduced_dim)
         else:
             ours = TRHead(torch.empty(prototypes.shape), grid, reduced_dim,
-                          hidden_dim=_size(segment, "head_ema.tr.linear1.weight", 0))
-    return {key: tuple(value.shape) for key, value in ours.state_dict().items() if key != "clusterbook.prototypes"}
+                          hidden_dim=_size(segment, "head_ema.tr.linear1.weight")[0])
+    state = {key: value for key, value in ours.state_dict().items() if key != "clusterbook.prototypes"}
+    return state, grid, (num_classes, reduced_dim)
 
 
 def _theirs(key: str, head: str) -> str:
@@ -138,14 +141,6 @@ def _as_linear(value: Tensor) -> Tensor:
     return value[..., 0, 0] if value.shape[2:] == (1, 1) else value
 
 
-def _size(tensors: dict[str, Tensor], key: str, axis: int) -> int:
-    """A width that the file itself decides; 1 if the tensor is not there, which is found out when keys are compared."""
-    return tensors[key].shape[axis] if key in tensors and tensors[key].ndim == 2 else 1
-
-
-def _grid(segment: dict[str, Tensor], path: Path) -> tuple[int, int]:
-    count = _size(segment, "head_ema.query_pos", 0)
-    if (side := math.isqrt(count)) ** 2 != count:
-        raise InputError(f"{path} has {count} positions (head_ema.query_pos), and no square grid has so many patches: "
-                         "put the authors' own file there.")
-    return side, side
+def _size(tensors: dict[str, Tensor], key: str) -> tuple[int, int]:
+    """Widths that the file itself decides; 1 if the tensor is not there, which is found out when keys are compared."""
+    return tuple(tensors[key].shape) if key in tensors and tensors[key].ndim == 2 else (1, 1)

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from test_released import write as write_release
+from unit.test_released import write as write_release
 
 from cause_lib.backbones import BUNDLED_PATH, load_backbone, small_vit
 from cause_lib.heads import MLPHead
 from cause_lib.probes import ClusterProbe
 from cause_lib.runs.released import load_released
-from cause_lib.segmenter import BACKBONE, CONFIG, WEIGHTS, Segmenter
+from cause_lib.runs.saved import BACKBONE, CONFIG, WEIGHTS
+from cause_lib.segmenter import Segmenter
 from cause_lib.weights import file_sha256
 from faults.fault import Fault, Runs
 

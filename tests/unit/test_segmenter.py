@@ -266,7 +266,7 @@ def test_hub(given, tmp_path, monkeypatch):
 
 def test_the_snippets_of_the_page(given, tmp_path, release, monkeypatch):
     """book/own.md and book/howto.md, as printed, on a hub that is a folder and on files of the authors' names."""
-    pages = [(Path(__file__).parents[1] / f"book/{name}.md").read_text() for name in ("own", "howto")]
+    pages = [(Path(__file__).parents[2] / f"book/{name}.md").read_text() for name in ("own", "howto")]
     blocks = [block for page in pages for block in re.findall(r"```python\n(.*?)```", page, re.S)]
     away, authors = ([block for block in blocks if word in block] for word in ("push_to_hub", "from_release"))
     pushed = []

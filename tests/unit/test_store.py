@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cause_lib import stages
+from cause_lib.errors import NotFound
 from cause_lib.runs import store
 from cause_lib.runs.store import (
     artefact_folder,
@@ -31,7 +32,6 @@ from cause_lib.runs.store import (
     write_record,
     write_whole,
 )
-from cause_lib.errors import NotFound
 
 ONE = {"a": torch.ones(2)}
 
