@@ -36,10 +36,9 @@ from cause_lib.data import CORRUPT, load_image, palette, to_rgb
 from cause_lib.data.source import list_pictures
 from cause_lib.errors import InputError, NotFound, WriteError
 from cause_lib.heads import TRHead, restore_head
-from cause_lib.probes import ClusterProbe, LinearProbe
+from cause_lib.probes import ClusterProbe, LinearProbe, mirror_mean
 from cause_lib.runs.card import model_card, shareable
 from cause_lib.runs.features import open_backbone
-from cause_lib.runs.judging import mirror_mean
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.store import beside_of, is_complete, library_version, read_record
 from cause_lib.stages import load_head, load_probe

@@ -173,7 +173,7 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
         loss = concept_contrastive_loss(seen, z, concepts, similarity, bank,
                                         temperature=experiment.contrast_temperature,
                                         positive_threshold=high, negative_threshold=low,
-                                        projection=student["projection"], part=part)
+                                        projection=student["projection"], first=part.first, total=part.total)
         descend(optimizer, loss, experiment.clip_norm, scaler)
         ema_update(teacher, student, 0.0 if experiment.shared_start and step == 0 else experiment.ema_decay)
         if bank is not None:
@@ -457,8 +457,7 @@ def _kmeans(experiment: Experiment, features: FrozenFeatures, head: nn.Module | 
     """Tokens, or a head's features, of random patches, (m, d or r), and their k-means centroids, (c, d or r)."""
     points = _sample(experiment, features, head)
     return points, cosine_kmeans(points, features.dataset.num_classes, restarts=experiment.kmeans_restarts,
-                                 generator=generator_for(experiment, "k-means"),
-                                 progress=features.accelerator.is_main_process)
+                                 generator=generator_for(experiment, "k-means"))
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from cause_lib.config import Experiment
 from cause_lib.crf import crf_backends, dense_crf
 from cause_lib.runs.features import FrozenFeatures, device_name
 from cause_lib.metrics import SegmentationMetrics, count
-from cause_lib.probes import smooth
+from cause_lib.probes import mirror_mean
 from cause_lib.runs.parallel import total_counts
 
 GALLERY = 8  # pictures whose masks are kept
@@ -171,24 +171,6 @@ def batch_pictures(experiment: Experiment, width: int) -> int:
 
 def row_name(row: tuple[str, bool]) -> str:
     return row[0] + (".crf" if row[1] else "")
-
-
-@torch.no_grad()
-def mirror_mean(tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None = None,
-                smoothing: float = 0.0) -> Tensor:
-    """Features of a picture and of its mirror image, the latter turned back, averaged.
-
-    Args:
-        tokens, mirrored: (b, n, d) of the picture and of its mirror image. head: None takes the tokens themselves.
-        smoothing: temperature of `smooth`, for the mean; 0: none.
-
-    Returns:
-        (b, r, rows, columns) float32.
-    """
-    both = [x if head is None else head(x, grid) for x in (tokens, mirrored)]
-    straight, turned = (x.float().transpose(1, 2).unflatten(2, grid) for x in both)  # (b, r, rows, columns)
-    mean = (straight + turned.flip(-1)) / 2
-    return smooth(mean.flatten(2).mT, smoothing).mT.unflatten(2, grid) if smoothing else mean
 
 
 def load_gallery(folder: str | Path) -> dict[str, Tensor]:

@@ -1,33 +1,18 @@
-"""The concept-wise contrastive loss and its bank against loops over pairs."""
+"""The concept-wise contrastive loss against its reference, and its bank."""
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from cause_lib import contrast
+from cause_lib import reference
 from cause_lib.contrast import ConceptBank, concept_contrastive_loss
-
-
-def naive_loss(student, teacher, concepts, similarity, bank, temperature, high, low):
-    """Eq. 4, pair by pair. `bank` is a list of (concept, projection)."""
-    b, n, _ = student.shape
-    s, z = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
-    terms = []
-    for pool in ["batch", "bank"]:
-        for i in range(b):
-            losses = []
-            for a in range(n):
-                entries = [(concepts[j, x], z[j, x]) for j in range(b) for x in range(n) if (j, x) != (i, a)] \
-                    if pool == "batch" else bank
-                alike = [similarity[concepts[i, a], c] for c, _ in entries]
-                logits = [s[i, a] @ v / temperature for _, v in entries]
-                used = [logit for logit, d in zip(logits, alike) if d > high or d < low]
-                for logit, d in zip(logits, alike):
-                    if d > high:
-                        losses.append(-logit + torch.logsumexp(torch.stack(used), 0))
-            if losses:
-                terms.append(torch.stack(losses).mean())
-    return torch.stack(terms).mean() if terms else (s * 0).sum()
+from cause_lib.kernels import tiles
 
 
 def case(seed, b=3, n=4, p=6, k=5):
@@ -42,20 +27,20 @@ def case(seed, b=3, n=4, p=6, k=5):
 @pytest.mark.parametrize("numbers", [1, 60, 2**22])
 @pytest.mark.parametrize("temperature, high, low", [(0.07, 0.3, 0.1), (0.5, 0.8, 0.2), (0.005, 0.3, 0.1)])
 @pytest.mark.parametrize("with_bank", [False, True])
-def test_equals_the_naive_twin_in_value_and_gradient(with_bank, temperature, high, low, numbers, monkeypatch):
-    monkeypatch.setattr(contrast, "_NUMBERS", {"cpu": numbers})
+def test_equals_the_reference_in_value_and_gradient(with_bank, temperature, high, low, numbers, monkeypatch):
+    monkeypatch.setattr(tiles, "NUMBERS", {"cpu": numbers})
     for seed in range(3):
         student, teacher, concepts, similarity, g = case(seed)
-        bank, entries = None, []
+        bank = entries = None
         if with_bank:
             bank = ConceptBank(5, 6, capacity=3, dtype=torch.float64)
             old, ids = torch.randn(9, 6, generator=g, dtype=torch.float64), torch.randint(0, 5, (9,), generator=g)
             bank.update(old, ids)
             state = bank.state_dict()
-            entries = list(zip(state["concepts"], state["projections"]))
+            entries = state["projections"], state["concepts"]
         rule = {"temperature": temperature, "positive_threshold": high, "negative_threshold": low}
         theirs = student.clone().requires_grad_()
-        wanted = naive_loss(theirs, teacher, concepts, similarity, entries, temperature, high, low)
+        wanted = reference.concept_contrastive_loss(theirs, teacher, concepts, similarity, entries, **rule)
         wanted.backward()
         ours = student.clone().requires_grad_()
         teacher.requires_grad_()
@@ -71,7 +56,7 @@ def test_equals_the_naive_twin_in_value_and_gradient(with_bank, temperature, hig
         for sooner in (False, True):
             f = features.clone().requires_grad_()
             loss = concept_contrastive_loss(f, teacher, concepts, similarity, bank, **rule, projection=layer) \
-                if sooner else naive_loss(layer(f), teacher, concepts, similarity, entries, temperature, high, low)
+                if sooner else reference.concept_contrastive_loss(layer(f), teacher, concepts, similarity, entries, **rule)
             gradients.append([loss.detach(), *torch.autograd.grad(loss, [f, *layer.parameters()])])
         torch.testing.assert_close(gradients[1], gradients[0])
 
@@ -83,11 +68,10 @@ def test_full_and_empty_concepts_of_the_bank(counts):
     bank = ConceptBank(5, 6, capacity=3, dtype=torch.float64)
     ids = torch.arange(5).repeat_interleave(torch.tensor(counts))
     bank.update(torch.randn(len(ids), 6, generator=g, dtype=torch.float64), ids)
-    entries = list(zip(ids, bank.state_dict()["projections"]))
+    entries = bank.state_dict()["projections"], ids
     assert bank.counts_on_host().tolist() == bank.counts.tolist() == counts
-    rule = {"temperature": 0.07, "positive_threshold": 0.3, "negative_threshold": 0.1}
-    torch.testing.assert_close(concept_contrastive_loss(student, teacher, concepts, similarity, bank, **rule),
-                               naive_loss(student, teacher, concepts, similarity, entries, *rule.values()))
+    torch.testing.assert_close(concept_contrastive_loss(student, teacher, concepts, similarity, bank),
+                               reference.concept_contrastive_loss(student, teacher, concepts, similarity, entries))
 
 
 def test_float32_agrees_to_rounding():
@@ -164,5 +148,23 @@ def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="Linear"):
         concept_contrastive_loss(torch.zeros(1, 2, 5), torch.zeros(1, 2, 4), torch.zeros(1, 2).long(), torch.eye(2),
                                  projection=torch.nn.Linear(3, 4))
+    with pytest.raises(ValueError, match="needs student and teacher"):  # a part beyond the end of the batch
+        concept_contrastive_loss(torch.zeros(1, 2, 4), torch.zeros(3, 2, 4), torch.zeros(3, 2).long(), torch.eye(1),
+                                 first=3)
     with pytest.raises(ValueError, match="at least 1"):
         ConceptBank(0, 4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells how much memory is resident")
+def test_a_bank_on_the_cpu_takes_memory_as_it_is_written():
+    """4 GiB are asked for, twice, and no more is taken than two concepts need. What was never written is zero."""
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    bank, again = (ConceptBank(2**12, 2**10, capacity=2**8) for _ in range(2))
+    bank.update(torch.ones(3, 2**10), torch.tensor([7, 7, 7]))
+    again.load_state_dict(bank.state_dict())
+    assert torch.equal(again.projections[7], bank.projections[7]) and bank.counts_on_host().sum() == 3
+    assert not bank.projections[7, 3:].any() and not bank.projections[8].any() and not again.projections[-1].any()
+    assert resident() - before < 2**27

@@ -205,7 +205,7 @@ def test_contrast_of_parts_adds_up(banked):
 
     def losses():
         return [concept_contrastive_loss(part.cut(features), teacher, concepts, similarity, bank, projection=layer,
-                                         part=part) for part in (Told(0, 2, b), Told(2, 5, b))]
+                                         first=part.first, total=part.total) for part in (Told(0, 2, b), Told(2, 5, b))]
 
     told, counts = [], []
     losses()
