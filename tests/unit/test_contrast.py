@@ -1,9 +1,6 @@
 """The concept-wise contrastive loss against its reference, and its bank."""
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+import mmap
 from pathlib import Path
 
 import pytest
@@ -55,8 +52,9 @@ def test_equals_the_reference_in_value_and_gradient(with_bank, temperature, high
         gradients = []
         for sooner in (False, True):
             f = features.clone().requires_grad_()
-            loss = concept_contrastive_loss(f, teacher, concepts, similarity, bank, **rule, projection=layer) \
-                if sooner else reference.concept_contrastive_loss(layer(f), teacher, concepts, similarity, entries, **rule)
+            case_of = teacher, concepts, similarity
+            loss = concept_contrastive_loss(f, *case_of, bank, **rule, projection=layer) \
+                if sooner else reference.concept_contrastive_loss(layer(f), *case_of, entries, **rule)
             gradients.append([loss.detach(), *torch.autograd.grad(loss, [f, *layer.parameters()])])
         torch.testing.assert_close(gradients[1], gradients[0])
 
@@ -159,7 +157,7 @@ def test_shapes_that_do_not_fit_are_named():
 def test_a_bank_on_the_cpu_takes_memory_as_it_is_written():
     """4 GiB are asked for, twice, and no more is taken than two concepts need. What was never written is zero."""
     def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
     before = resident()
     bank, again = (ConceptBank(2**12, 2**10, capacity=2**8) for _ in range(2))

@@ -21,7 +21,8 @@ def found_in(module) -> list[doctest.DocTest]:
     tests = {test.name: test for test in finder.find(module)}
     for name, value in vars(module).items():
         if inspect.isfunction(value) and value.__module__ == module.__name__:
-            tests |= {test.name: test for test in finder.find(inspect.unwrap(value), f"{module.__name__}.{name}", module)}
+            inner = finder.find(inspect.unwrap(value), f"{module.__name__}.{name}", module)
+            tests |= {test.name: test for test in inner}
     return [test for test in tests.values() if test.examples]
 
 

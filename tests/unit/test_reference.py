@@ -32,7 +32,8 @@ def test_modularity_of_three_patches_by_hand():
 def test_contrast_pair_by_pair():
     """Loops over anchors and positives, in the batch and the bank; the second picture has no positive in the batch."""
     g = torch.Generator().manual_seed(0)
-    student, teacher, old = (torch.randn(*shape, 4, generator=g, dtype=torch.float64) for shape in ((2, 3), (2, 3), (2,)))
+    shapes = ((2, 3, 4), (2, 3, 4), (2, 4))
+    student, teacher, old = (torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes)
     concepts, bank_concepts = torch.tensor([[0, 0, 1], [2, 3, 4]]), torch.tensor([0, 2])
     similarity = torch.full((5, 5), 0.2, dtype=torch.float64).fill_diagonal_(1)
     similarity[0, 2:] = similarity[2:, 0] = similarity[3, 4] = similarity[4, 3] = -0.5
@@ -54,7 +55,7 @@ def test_contrast_pair_by_pair():
 
 def test_the_method_imports_torch_alone_and_is_short():
     lines = 0
-    for path in [*(LIBRARY / f"{name}.py" for name in METHOD), LIBRARY / "kernels/argmax.py", LIBRARY / "kernels/tiles.py"]:
+    for path in (LIBRARY / f"{name}.py" for name in (*METHOD, "kernels/argmax", "kernels/tiles")):
         text = path.read_text()
         tree = ast.parse(text)
         names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
