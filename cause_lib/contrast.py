@@ -85,7 +85,7 @@ class ConceptBank:
 
     @torch.no_grad()
     def update(self, projections: Tensor, concepts: Tensor) -> None:
-        """Take projections in; a full concept gives up its oldest ones.
+        """Store projections; a full concept loses its oldest ones.
 
         Args:
             projections: (..., p) floating; stored at length one.
@@ -98,7 +98,7 @@ class ConceptBank:
         first = total.cumsum(0) - total  # (k,) where each concept's run begins
         rank = torch.arange(len(concepts), device=concepts.device) - first[concepts]  # (m,)
         slot = (self.written[concepts] + rank) % capacity
-        # Of a run longer than the capacity several would go to one slot: each of them brings the last one there.
+        # Of a run longer than the capacity several have one slot: each of them writes the last one there.
         last = rank + (total[concepts] - 1 - rank) // capacity * capacity
         self.projections.flatten(0, 1).index_copy_(0, concepts * capacity + slot,
                                                    projections[order[first[concepts] + last]])

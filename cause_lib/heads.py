@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cause_lib.clusterbook import Clusterbook
+
 # Of several processes: this one's first picture in the batch, and how many the batch has. None: there is one process.
 ROWS: ContextVar[tuple[int, int] | None] = ContextVar("rows", default=None)
 

@@ -13,13 +13,14 @@ def test_equals_the_reference_in_value_and_gradient(temperature, products, group
     monkeypatch.setattr(clusterbook, "_PRODUCTS", {"cpu": products})
     monkeypatch.setattr(clusterbook, "_GROUP", group)
     g = torch.Generator().manual_seed(0)
-    tokens = torch.randn(3, 7, 5, generator=g, dtype=torch.float64)
+    tokens = torch.randn(3, 7, 5, generator=g, dtype=torch.float64).requires_grad_()
     ours = torch.randn(11, 5, generator=g, dtype=torch.float64).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
     a, b = modularity_loss(tokens, ours, temperature), reference.modularity_loss(tokens, theirs, temperature)
     a.backward(), b.backward()
     torch.testing.assert_close(a, b)
     torch.testing.assert_close(ours.grad, theirs.grad)
+    assert tokens.grad is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 70), (2, 5, 64)])
@@ -103,8 +104,12 @@ def test_thin_grid_reaches_every_patch():
 
 
 def test_assign_quantize_similarity():
-    book = Clusterbook(torch.tensor([[1.0, 0], [0, 5], [-2, 0]]))
+    prototypes = torch.tensor([[1.0, 0], [0, 5], [-2, 0]], requires_grad=True)
+    book = Clusterbook(prototypes)
     tokens = torch.tensor([[[3.0, 1], [0.1, 0.2], [9, 0]]])
     assert book.assign(tokens).tolist() == [[0, 1, 0]] and book.used(tokens) == 2
     assert book.quantize(tokens)[0, 1].tolist() == [0, 5]
     torch.testing.assert_close(book.similarity, torch.tensor([[1.0, 0, -1], [0, 1, 0], [-1, 0, 1]]))
+    with torch.no_grad():
+        prototypes.zero_()  # they are trained on: the book is a copy
+    assert book.quantize(tokens)[0, 1].tolist() == [0, 5] and not book.prototypes.requires_grad

@@ -22,7 +22,8 @@ def case(seed, b=3, n=4, p=6, k=5):
 
 
 @pytest.mark.parametrize("numbers", [1, 60, 2**22])
-@pytest.mark.parametrize("temperature, high, low", [(0.07, 0.3, 0.1), (0.5, 0.8, 0.2), (0.005, 0.3, 0.1)])
+@pytest.mark.parametrize("temperature, high, low",
+                         [(0.07, 0.3, 0.1), (0.5, 0.8, 0.2), (0.005, 0.3, 0.1), (0.5, 0.3, 1.5)])
 @pytest.mark.parametrize("with_bank", [False, True])
 def test_equals_the_reference_in_value_and_gradient(with_bank, temperature, high, low, numbers, monkeypatch):
     monkeypatch.setattr(tiles, "NUMBERS", {"cpu": numbers})
@@ -36,11 +37,11 @@ def test_equals_the_reference_in_value_and_gradient(with_bank, temperature, high
             state = bank.state_dict()
             entries = state["projections"], state["concepts"]
         rule = {"temperature": temperature, "positive_threshold": high, "negative_threshold": low}
+        teacher.requires_grad_()
         theirs = student.clone().requires_grad_()
         wanted = reference.concept_contrastive_loss(theirs, teacher, concepts, similarity, entries, **rule)
         wanted.backward()
         ours = student.clone().requires_grad_()
-        teacher.requires_grad_()
         loss = concept_contrastive_loss(ours, teacher, concepts, similarity, bank, **rule)
         loss.backward()
         torch.testing.assert_close(loss, wanted)
@@ -70,6 +71,26 @@ def test_full_and_empty_concepts_of_the_bank(counts):
     assert bank.counts_on_host().tolist() == bank.counts.tolist() == counts
     torch.testing.assert_close(concept_contrastive_loss(student, teacher, concepts, similarity, bank),
                                reference.concept_contrastive_loss(student, teacher, concepts, similarity, entries))
+
+
+def test_empty_places_of_the_bank_have_no_say():
+    """All cosines are -1 and the temperature is low: a single 0 in the maximum would leave no float32 of the sum."""
+    z, bank = torch.ones(1, 1, 4), ConceptBank(2, 4, capacity=9)
+    bank.update(z.repeat(1, 4, 1), torch.tensor([0, 0, 0, 1]))
+    loss = concept_contrastive_loss(-z, z, torch.zeros(1, 1).long(), torch.ones(2, 2), bank, temperature=0.005)
+    torch.testing.assert_close(loss, torch.tensor(4.0).log(), atol=1e-4, rtol=0)
+
+
+def test_similarities_that_equal_a_threshold_are_ignored():
+    """Equation 4 has > and <, and 2 of 5 similarities are 0.3 or 0.1 exactly."""
+    student, teacher, concepts, _, g = case(3, n=9, k=9)
+    values = torch.tensor([0.3, 0.1, 0.9, 0.2, -0.5], dtype=torch.float64)
+    similarity = values[torch.randint(5, (9, 9), generator=g)]
+    ids = torch.arange(9).repeat(2)
+    old, bank = torch.randn(18, 6, generator=g, dtype=torch.float64), ConceptBank(9, 6, 2, dtype=torch.float64)
+    bank.update(old, ids)
+    torch.testing.assert_close(concept_contrastive_loss(student, teacher, concepts, similarity, bank),
+                               reference.concept_contrastive_loss(student, teacher, concepts, similarity, (old, ids)))
 
 
 def test_float32_agrees_to_rounding():
@@ -131,8 +152,9 @@ def test_more_than_the_capacity_of_one_concept_at_once():
 def test_bank_round_trip_goes_on_the_same():
     g = torch.Generator().manual_seed(0)
     bank = ConceptBank(4, 3, capacity=2)
-    bank.update(torch.randn(7, 3, generator=g), torch.randint(0, 4, (7,), generator=g))
+    bank.update(torch.randn(7, 3, generator=g), torch.tensor([0, 2, 2, 2, 3, 0, 0]))
     twin = ConceptBank(4, 3, capacity=2)
+    twin.update(torch.randn(8, 3, generator=g), torch.arange(8) % 4)  # what it held is gone
     twin.load_state_dict(bank.state_dict())
     more, ids = torch.randn(5, 3, generator=g), torch.randint(0, 4, (5,), generator=g)
     bank.update(more, ids), twin.update(more, ids)

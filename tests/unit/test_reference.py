@@ -36,6 +36,8 @@ def test_contrast_pair_by_pair():
     student, teacher, old = (torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes)
     concepts, bank_concepts = torch.tensor([[0, 0, 1], [2, 3, 4]]), torch.tensor([0, 2])
     similarity = torch.full((5, 5), 0.2, dtype=torch.float64).fill_diagonal_(1)
+    similarity[1, 3] = similarity[3, 1] = 0.3  # neither above the one threshold
+    similarity[1, 4] = similarity[4, 1] = 0.1  # nor below the other
     similarity[0, 2:] = similarity[2:, 0] = similarity[3, 4] = similarity[4, 3] = -0.5
     s, z = F.normalize(student, dim=-1).flatten(0, 1), F.normalize(teacher, dim=-1).flatten(0, 1)
     ids, terms = concepts.flatten().tolist(), []
@@ -46,7 +48,8 @@ def test_contrast_pair_by_pair():
                 others = [x for x in range(len(pool)) if pool is not z or x != a]
                 used = [x for x in others if similarity[ids[a], own[x]] > 0.3 or similarity[ids[a], own[x]] < 0.1]
                 odds = sum(math.exp(s[a] @ pool[x] / 0.07) for x in used)
-                losses += [math.log(odds) - float(s[a] @ pool[x]) / 0.07 for x in used if own[x] == ids[a]]
+                positives = [x for x in used if similarity[ids[a], own[x]] > 0.3]
+                losses += [math.log(odds) - float(s[a] @ pool[x]) / 0.07 for x in positives]
             terms += [sum(losses) / len(losses)] if losses else []
     assert len(terms) == 3
     loss = concept_contrastive_loss(student, teacher, concepts, similarity, (old, bank_concepts))
