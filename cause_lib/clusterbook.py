@@ -8,10 +8,10 @@ Modularity of one picture's patch graph (Eq. 3; its tanh form is in the paper's 
     delta_ij = max_k tanh(C_ik C_jk / tau)
     H    = sum_ij W_ij delta_ij
 
-tanh rises everywhere, so max_k tanh(x_k) = tanh(max_k x_k): one winning concept a pair of patches is all that value and
-gradient need, and no tensor holds both k and n x n. The gradient is found in the same pass as the value:
+tanh rises everywhere, so max_k tanh(x_k) = tanh(max_k x_k): value and gradient need one concept a pair of patches,
+k*(i, j) = argmax_k C_ik C_jk, and no tensor holds both k and n x n. The gradient comes with the value, in one pass:
 
-    dH/dC_ik = 2/tau sum_j [k wins (i, j)] W_ij (1 - delta_ij^2) C_jk
+    dH/dC_ik = 2/tau sum_j [k = k*(i, j)] W_ij (1 - delta_ij^2) C_jk
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Products looked at together while the winners are found: what stays in a core's cache, or keeps a GPU busy.
+# Products computed together while the argmax is found: what stays in a core's cache, or keeps a GPU busy.
 _PRODUCTS = {"cpu": 2**18, "cuda": 2**26}
 _GROUP = 64  # concepts of which first only the largest product is found
 
@@ -39,11 +39,18 @@ def modularity_loss(tokens: Tensor, prototypes: Tensor, temperature: float = 0.1
         temperature: tau > 0.
 
     Returns:
-        A scalar in [-1, 1], more closely: |H| <= (1 - 1/n) tanh(1 / tau); why, says tests/unit/test_properties.py. Pictures
-        without any edge (one patch, or all cosines at most 0) have H = 0.
+        A scalar, at least -(1 - 1/n) tanh(1 / tau) and at most (1 - 1/n) tanh(1 / tau); tests/unit/test_properties.py
+        has the proof. Pictures without any edge (one patch, or all cosines at most 0) have H = 0.
 
     Raises:
         ValueError: the widths differ, or a shape is not as above.
+
+    Examples:
+        Two pairs of equal patches, and a prototype for each pair: H = tanh(1 / tau) / 2.
+
+        >>> tokens = torch.tensor([[[1.0, 0], [1, 0], [0, 1], [0, 1]]])
+        >>> round(modularity_loss(tokens, torch.eye(2)).item(), 4)
+        -0.5
     """
     if tokens.ndim != 3 or prototypes.ndim != 2 or tokens.shape[-1] != prototypes.shape[-1]:
         raise ValueError(f"modularity_loss needs tokens (b, n, d) and prototypes (k, d) of one width, "
@@ -62,16 +69,16 @@ class _Modularity(torch.autograd.Function):
         tokens = F.normalize(tokens, dim=-1)
         length = prototypes.norm(dim=-1).clamp_(min=1e-12)  # (k,)
         affinity = (tokens @ prototypes.T).div_(length).clamp_(min=0)  # (b, n, k)
-        winner = winning_concepts(affinity)  # (b, n, n)
-        own = affinity.gather(2, winner)  # (b, n, n) C_ik of the winner k of (i, j)
-        delta = own.mul(own.mT).div_(temperature).tanh_()  # the partner's C_jk is at (j, i), where the same k wins
+        best = argmax_concepts(affinity)  # (b, n, n)
+        own = affinity.gather(2, best)  # (b, n, n) C_ik with k = k*(i, j)
+        delta = own.mul(own.mT).div_(temperature).tanh_()  # C_jk is at (j, i), as k* is symmetric
         loss = -(weights * delta).sum() / len(tokens)
         if ctx.needs_input_grad[1]:
             pull = (1 - delta * delta).mul_(weights).mul_(own.mT).mul_(-2 / (temperature * len(tokens)))  # (b, n, n)
-            pull.masked_fill_(own <= 0, 0)  # a concept that looks away
-            slope = affinity.zero_().scatter_add_(2, winner, pull)  # (b, n, k), by affinity
+            pull.masked_fill_(own <= 0, 0)  # a cosine below 0, clamped
+            slope = affinity.zero_().scatter_add_(2, best, pull)  # (b, n, k), by affinity
             slope = slope.flatten(0, 1).T @ tokens.flatten(0, 1)  # (k, d), by prototypes of length one
-            along = torch.einsum("kd,kd->k", slope, prototypes) / length**2  # length itself makes no difference
+            along = torch.einsum("kd,kd->k", slope, prototypes) / length**2  # (k,) no pull along the prototype
             slope.addcmul_(prototypes, along[:, None], value=-1).div_(length[:, None])  # (k, d), by prototypes
             ctx.save_for_backward(slope)
         return loss
@@ -102,7 +109,7 @@ def modularity_matrix(tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def winning_concepts(affinity: Tensor) -> Tensor:
+def argmax_concepts(affinity: Tensor) -> Tensor:
     """The concept with the largest product at each pair of patches, argmax_k C_ik C_jk; the first of several.
 
     Args:
@@ -116,35 +123,35 @@ def winning_concepts(affinity: Tensor) -> Tensor:
     b, n, k = affinity.shape
     width = min(k, _GROUP)
     if k % width:
-        affinity = F.pad(affinity, (0, -k % width))  # zeros win over nothing that comes before them
+        affinity = F.pad(affinity, (0, -k % width))  # zeros at the end are never the first of the largest
     groups = affinity.unflatten(2, (-1, width))  # (b, n, g, width)
     rows = torch.arange(b * n, device=affinity.device).view(b, n) * groups.shape[2]  # where a patch's groups begin
     side = max(1, math.isqrt(_PRODUCTS["cuda" if affinity.is_cuda else "cpu"] // max(1, affinity[:, 0].numel())))
-    winner = torch.empty((b, n, n), dtype=torch.int64, device=affinity.device)
+    found = torch.empty((b, n, n), dtype=torch.int64, device=affinity.device)
     for top in range(0, n, side):
         these = slice(top, top + side)
         for left in range(top, n, side):  # what lies below the diagonal mirrors what lies above
             those = slice(left, left + side)
-            # Finding where the largest is costs a CPU ten times finding how large, so it is only asked of the winning
-            # group: first the group, then the place in it.
+            # An argmax costs a CPU ten times a maximum, so it is taken within one group only: first the group with the
+            # largest product, by the groups' maxima, then the place in it.
             best = (groups[:, these, None] * groups[:, None, those]).amax(dim=-1).max(dim=-1).indices  # (b, i, j)
             product = groups.flatten(0, 2).index_select(0, (rows[:, these, None] + best).flatten())  # (bij, width)
             product *= groups.flatten(0, 2).index_select(0, (rows[:, None, those] + best).flatten())
             part = best * width + product.max(dim=-1).indices.view_as(best)
-            winner[:, these, those], winner[:, those, these] = part, part.mT
-    return winner
+            found[:, these, those], found[:, those, these] = part, part.mT
+    return found
 
 
 @functools.cache
 def _cuda_kernel() -> Callable[[Tensor], Tensor] | None:
     """The Triton kernel, if Triton is there and can build and run it on this machine."""
     try:
-        from cause_lib.kernels.argmax import winning_concepts_triton
+        from cause_lib.kernels.argmax import argmax_concepts_triton
 
-        winning_concepts_triton(torch.ones((1, 2, 3), device="cuda"))
-    except Exception:  # no Triton, no C compiler for its launcher, a card that is too old: the plain path does it all
+        argmax_concepts_triton(torch.ones((1, 2, 3), device="cuda"))
+    except Exception:  # no Triton, no C compiler for its launcher, a card that is too old: the plain path remains
         return None
-    return winning_concepts_triton
+    return argmax_concepts_triton
 
 
 def thin_grid(grid: tuple[int, int], block: int, generator: torch.Generator) -> Tensor:
@@ -171,7 +178,15 @@ class Clusterbook(nn.Module):
     """The trained prototypes M, frozen: which concept a patch belongs to, and how alike concepts are (section 3.2).
 
     Args:
-        prototypes: (k, d) floating.
+        prototypes: (k, d) floating; copied.
+
+    Examples:
+        >>> book = Clusterbook(torch.tensor([[1.0, 0], [0, 2]]))
+        >>> book.assign(torch.tensor([[[3.0, 1], [1, 2]]]))
+        tensor([[0, 1]])
+        >>> book.similarity
+        tensor([[1., 0.],
+                [0., 1.]])
     """
 
     def __init__(self, prototypes: Tensor) -> None:

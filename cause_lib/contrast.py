@@ -8,8 +8,8 @@ s is the student's projection of the anchor, z the teacher's of x, both of lengt
 those terms. A picture without positives has no such term.
 
 Summed over an anchor's positives, l is  |P| lse - s.(sum of z+)/tau,  and its gradient is  (|P| zbar - sum of z+)/tau,
-with zbar the softmax-weighted mean of the z. Both come out of one pass over tiles of the pool, so no matrix of anchors
-by bank is ever stored, and the positives of the bank are summed per concept before any anchor looks at them.
+with zbar the softmax-weighted mean of the z. Both come out of one pass over tiles of the pool (kernels/tiles.py), so no
+matrix of anchors by bank is ever stored; positives of the bank are summed per concept first, once for all anchors.
 
 The projection is linear, s = (W f + c) / |W f + c|, so an anchor has no more directions than its features f have
 numbers, r + 1 of them. With y = [W c]^T z, which every anchor shares,  s.z = [f 1].y / |W f + c|:  with `projection`
@@ -19,19 +19,16 @@ the matrices of anchors by pool are products of width r + 1, not p.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cause_lib.runs.parallel import WHOLE, Part
-
-# Numbers looked at together: what stays near a CPU's cache, or keeps a GPU busy.
-_NUMBERS = {"cpu": 2**22, "cuda": 2**26}
+from cause_lib.kernels.tiles import Pool
 
 
 class ConceptBank:
@@ -40,10 +37,20 @@ class ConceptBank:
     On a CPU, concepts that were never written to take no memory; of 2048 often no more than 100 ever are.
 
     Args:
-        num_concepts: k.
-        dim: width p of a projection.
-        capacity: projections kept a concept.
-        device, dtype: of the stored projections.
+        num_concepts: k, at least 1.
+        dim: width p of a projection, at least 1.
+        capacity: projections kept a concept, at least 1.
+        device: where they are stored.
+        dtype: how they are stored, floating.
+
+    Raises:
+        ValueError: a size is below 1.
+
+    Examples:
+        >>> bank = ConceptBank(num_concepts=2, dim=3, capacity=2)
+        >>> bank.update(torch.eye(3), torch.tensor([1, 1, 1]))
+        >>> bank.counts
+        tensor([0, 2])
     """
 
     def __init__(self, num_concepts: int, dim: int, capacity: int = 100, *, device: torch.device | str = "cpu",
@@ -51,7 +58,7 @@ class ConceptBank:
         if min(num_concepts, dim, capacity) < 1:
             raise ValueError(f"ConceptBank needs num_concepts, dim and capacity of at least 1, "
                              f"not {num_concepts}, {dim} and {capacity}.")
-        self.projections = _untouched((num_concepts, capacity, dim), device, dtype)  # (k, capacity, p)
+        self.projections = _zeros((num_concepts, capacity, dim), device, dtype)  # (k, capacity, p)
         self.written = torch.zeros(num_concepts, device=device, dtype=torch.int64)  # (k,) since the start
         on_gpu = self.written.is_cuda
         self._counts = torch.zeros(num_concepts, dtype=torch.int64, pin_memory=on_gpu)  # the counts, on the host
@@ -78,7 +85,7 @@ class ConceptBank:
 
     @torch.no_grad()
     def update(self, projections: Tensor, concepts: Tensor) -> None:
-        """Take projections in; a full concept gives up its oldest ones.
+        """Store projections; a full concept loses its oldest ones.
 
         Args:
             projections: (..., p) floating; stored at length one.
@@ -91,7 +98,7 @@ class ConceptBank:
         first = total.cumsum(0) - total  # (k,) where each concept's run begins
         rank = torch.arange(len(concepts), device=concepts.device) - first[concepts]  # (m,)
         slot = (self.written[concepts] + rank) % capacity
-        # Of a run longer than the capacity several would go to one slot: each of them brings the last one there.
+        # Of a run longer than the capacity several have one slot: each of them writes the last one there.
         last = rank + (total[concepts] - 1 - rank) // capacity * capacity
         self.projections.flatten(0, 1).index_copy_(0, concepts * capacity + slot,
                                                    projections[order[first[concepts] + last]])
@@ -107,24 +114,26 @@ class ConceptBank:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
-        self.projections = _untouched(self.projections.shape, self.projections.device, self.projections.dtype)
+        self.projections = _zeros(self.projections.shape, self.projections.device, self.projections.dtype)
         self.projections[state["concepts"].to(self.written.device), state["slots"].to(self.written.device)] = \
             state["projections"].to(self.projections)
         self.written.copy_(state["written"])
         self._send_counts()
 
 
-def _untouched(shape: tuple[int, ...], device: torch.device | str, dtype: torch.dtype) -> Tensor:
-    """Zeros; on a CPU NumPy's, which the system hands out page by page as they are written: torch writes them all."""
+def _zeros(shape: tuple[int, ...], device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    """Zeros; on a CPU, where torch.zeros writes all of them, in memory that the system provides as it is written."""
     if torch.device(device).type != "cpu":
         return torch.zeros(shape, device=device, dtype=dtype)
-    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, access=mmap.ACCESS_COPY)  # of no file, of this process
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def concept_contrastive_loss(student: Tensor, teacher: Tensor, concepts: Tensor, similarity: Tensor,
                              bank: ConceptBank | None = None, *, temperature: float = 0.07,
                              positive_threshold: float = 0.3, negative_threshold: float = 0.1,
-                             projection: nn.Linear | None = None, part: Part = WHOLE) -> Tensor:
+                             projection: nn.Linear | None = None, first: int = 0,
+                             total: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """The loss of Eq. 4, in the batch and, if there is one, against the bank.
 
     Args:
@@ -133,22 +142,31 @@ def concept_contrastive_loss(student: Tensor, teacher: Tensor, concepts: Tensor,
         concepts: (b, n) int64, the concept of each patch.
         similarity: (k, k), cosine similarity D_M of the concepts.
         bank: teacher projections of earlier batches.
-        temperature: tau > 0. positive_threshold, negative_threshold: phi+ and phi-.
-        projection: the student's linear layer from r to p, if it is yet to be applied: the same loss, sooner. It gets
-            its gradient too.
-        part: which pictures of the batch the student's are, if it has not all of them: (b', n, p) of teacher's b. The
-            losses of all parts add up to that of the batch.
+        temperature: tau > 0.
+        positive_threshold: phi+.
+        negative_threshold: phi-.
+        projection: the student's linear layer from r to p, yet to be applied: the same loss, sooner; gets a gradient.
+        first: where a part of the batch begins, if student has only the pictures `first` to `first + b'`, (b', n, p) of
+            teacher's b. The losses of all parts add up to that of the batch.
+        total: sums a count over all parts; None: there is one.
 
     Returns:
-        A scalar; 0, with a zero gradient, where no picture has a positive.
+        A scalar, at least 0; 0, with a zero gradient, where no picture has a positive.
 
     Raises:
         ValueError: the shapes do not agree.
+
+    Examples:
+        Two patches of one concept, each with one positive and no negative: l = 0.
+
+        >>> z, concepts = torch.ones(1, 2, 3), torch.tensor([[0, 0]])
+        >>> concept_contrastive_loss(z, z, concepts, torch.eye(1)).item()
+        0.0
     """
     b, n, p = teacher.shape
     before = (p,) if projection is None else projection.weight.shape[::-1]
-    own = len(range(b)[part.first:part.last])
-    if student.shape != (own, n, before[0]) or before[-1] != p or concepts.shape != (b, n):
+    if student.shape[1:] != (n, before[0]) or before[-1] != p or concepts.shape != (b, n) \
+            or not 0 <= first <= b - len(student):
         raise ValueError("concept_contrastive_loss needs student and teacher (b, n, p), or with a projection from r to "
                          f"p student (b, n, r), and concepts (b, n), not {tuple(student.shape)}, {tuple(teacher.shape)}"
                          f" and {tuple(concepts.shape)}" + ("." if projection is None else f" with {projection}."))
@@ -160,8 +178,9 @@ def concept_contrastive_loss(student: Tensor, teacher: Tensor, concepts: Tensor,
             anchors = F.normalize(anchors, dim=-1)
         else:
             anchors, mixing = _unprojected(anchors, projection)
-        return _Contrast.apply(anchors, mixing, z, concepts, similarity.to(dtype), bank, temperature,
-                               positive_threshold, negative_threshold, part)
+        pools = _pools(z, concepts.flatten(), similarity.to(dtype), bank, positive_threshold, negative_threshold,
+                       slice(first * n, first * n + len(anchors)))
+        return _Contrast.apply(anchors, mixing, n, pools, temperature, total)
 
 
 def _unprojected(features: Tensor, projection: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -175,20 +194,29 @@ def _unprojected(features: Tensor, projection: nn.Linear) -> tuple[Tensor, Tenso
     return features / (features @ mixing.T).norm(dim=-1, keepdim=True).clamp(min=1e-12), mixing
 
 
+@torch.no_grad()
+def _pools(z: Tensor, concepts: Tensor, similarity: Tensor, bank: ConceptBank | None, high: float, low: float,
+           mine: slice) -> list[Pool]:
+    """What the anchors, `mine` of the bn patches, are compared with: z (bn, p) of concepts (bn,), and the bank."""
+    alike = similarity[concepts[mine]]  # (m, k) D_M[id(a), .]
+    pairs = alike[:, concepts]  # (m, bn)
+    others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)[mine]  # (m, bn)
+    pools = [Pool.of_each(z, (pairs > high) & others, (pairs < low) & others)]
+    if bank is not None:
+        pools.append(Pool.of_rows(bank.projections, bank.counts, bank.counts_on_host(), alike > high, alike < low))
+    return pools
+
+
 class _Contrast(torch.autograd.Function):
-    """Anchors u (m, q), V (p, q) or None for u as it is, ... -> the loss, with its gradient by u and V."""
+    """Anchors u (m, q), n a picture, and V (p, q) or None for u as it is -> the loss, with its gradient by u and V."""
 
     @staticmethod
-    def forward(ctx, anchors: Tensor, mixing: Tensor | None, z: Tensor, concepts: Tensor, similarity: Tensor,
-                bank: ConceptBank | None, temperature: float, high: float, low: float, part: Part) -> Tensor:
-        n = concepts.shape[1]
-        alike = similarity[part.cut(concepts).flatten()]  # (m, k)
-        pools = [_Pool.of_batch(z, alike[:, concepts.flatten()], high, low, part.first * n)]
-        if bank is not None:
-            pools.append(_Pool.of_bank(bank, alike, high, low))
+    def forward(ctx, anchors: Tensor, mixing: Tensor | None, n: int, pools: list[Pool], temperature: float,
+                total: Callable[[Tensor], Tensor] | None) -> Tensor:
         reads = [_read(pool, anchors, mixing, temperature) for pool in pools]
         pairs = [read.positives.view(-1, n).sum(dim=1) for read in reads]  # (b',) pairs, anchor and positive, a picture
-        terms = part.total(sum((each > 0).sum() for each in pairs)).clamp(min=1)
+        terms = sum((each > 0).sum() for each in pairs)
+        terms = (terms if total is None else total(terms)).clamp(min=1)
         shares = [(torch.where(each > 0, 1 / each.clamp(min=1), 0) / terms).repeat_interleave(n) for each in pairs]
         by_mixing = None
         if mixing is not None and ctx.needs_input_grad[1]:
@@ -201,92 +229,7 @@ class _Contrast(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         by_anchors, by_mixing = ctx.saved_tensors
-        return upstream * by_anchors, None if by_mixing is None else upstream * by_mixing, *[None] * 8
-
-
-@dataclass
-class _Tile:
-    """Projections z (t, s, p) of t concepts, and what they are to the anchors: positive, used (m, t)."""
-
-    z: Tensor
-    held: Tensor  # (t,) filled places
-    full: bool  # all s are
-    positive: Tensor
-    used: Tensor
-
-    def keys(self, mixing: Tensor | None) -> Tensor:
-        """The projections in the anchors' coordinates, (ts, q), zeros at empty places."""
-        z = self.z.flatten(0, 1)  # (ts, p)
-        return z if mixing is None else (z @ mixing).T.contiguous().T  # the order in which products read it fastest
-
-    def logits(self, hot: Tensor, keys: Tensor) -> Tensor:
-        """hot (m, q), anchors over tau -> (m, ts); at an empty place, that of the first place of its concept."""
-        if not self.full:
-            keys = keys.view(*self.z.shape[:2], -1)  # (t, s, q)
-            keys = torch.where(self.filled[:, :, None], keys, keys[:, :1]).flatten(0, 1)
-        return hot @ keys.T
-
-    @property
-    def filled(self) -> Tensor:
-        return torch.arange(self.z.shape[1], device=self.z.device) < self.held[:, None]  # (t, s)
-
-    def odds(self, logits: Tensor, top: Tensor, temperature: float) -> Tensor:
-        """exp(logits - top), 0 for what is ignored, in place: logits (m, ts), top (m, 1).
-
-        The ignored are first brought to at most 1: an exponential that leaves the range of floats takes ten times as
-        long, and what cannot be infinite can be multiplied by 0.
-        """
-        shift = torch.where(self.used, top, 1 / temperature)  # (m, t)
-        odds = logits.view(*shift.shape, -1).sub_(shift[:, :, None]).exp_()
-        return odds.mul_(self.used.to(odds)[:, :, None]).view_as(logits)
-
-
-@dataclass
-class _Pool:
-    """What anchors are held against: projections z (k, s, p), of one concept each row.
-
-    rows: (g,) the rows that hold something, the fullest first; None: all rows as they are.
-    held, counts: (g,) how many places of these rows are filled, on the device and on the host.
-    positive, used: (m, g) whether they are positives, and whether positives or negatives, of each anchor.
-    """
-
-    z: Tensor
-    rows: Tensor | None
-    held: Tensor
-    counts: list[int]
-    positive: Tensor
-    used: Tensor
-
-    @classmethod
-    def of_batch(cls, z: Tensor, alike: Tensor, high: float, low: float, first: int = 0) -> _Pool:
-        """z (bn, p), every one by itself, those of the anchors from `first` on; alike (m, bn)."""
-        others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)[first:first + len(alike)]
-        positive = (alike > high) & others
-        held = torch.ones(len(z), dtype=torch.int64, device=z.device)
-        return cls(z[:, None], None, held, [1] * len(z), positive, positive | (alike < low) & others)
-
-    @classmethod
-    def of_bank(cls, bank: ConceptBank, alike: Tensor, high: float, low: float) -> _Pool:
-        """The bank's rows that hold something; alike (m, k)."""
-        counts = [count for count in sorted(bank.counts_on_host().tolist(), reverse=True) if count]
-        rows, held = None, bank.counts
-        if sum(counts) < bank.projections.shape[:2].numel():
-            held, rows = (each[:len(counts)] for each in held.sort(descending=True, stable=True))
-            alike = alike[:, rows]
-        positive = alike > high
-        return cls(bank.projections, rows, held, counts, positive, positive | (alike < low))
-
-    def tiles(self, dtype: torch.dtype) -> Iterator[_Tile]:
-        """All of it, in tiles whose projections and logits are no more than _NUMBERS each."""
-        start, width = 0, max(self.z.shape[2], len(self.positive))
-        numbers = _NUMBERS["cuda" if self.z.is_cuda else "cpu"]
-        while start < len(self.counts):
-            places = self.counts[start]
-            these = slice(start, min(len(self.counts), start + max(1, numbers // (places * width))))
-            z = self.z[these] if self.rows is None else self.z[:, :places].index_select(0, self.rows[these])
-            yield _Tile(z.to(dtype), self.held[these], self.counts[these.stop - 1] == places, self.positive[:, these],
-                        self.used[:, these])
-            start = these.stop
+        return upstream * by_anchors, None if by_mixing is None else upstream * by_mixing, *[None] * 4
 
 
 @dataclass
@@ -300,7 +243,7 @@ class _Read:
     keys: list[Tensor]  # (ts, q) of each tile, if they are not the projections themselves
 
 
-def _read(pool: _Pool, anchors: Tensor, mixing: Tensor | None, temperature: float) -> _Read:
+def _read(pool: Pool, anchors: Tensor, mixing: Tensor | None, temperature: float) -> _Read:
     """One pass over tiles of the pool, with an online log-sum-exp."""
     m = len(anchors)
     hot, tiny = anchors / temperature, torch.finfo(anchors.dtype).tiny
@@ -333,7 +276,7 @@ def _read(pool: _Pool, anchors: Tensor, mixing: Tensor | None, temperature: floa
     return _Read(positives, loss, slope, lse, kept)
 
 
-def _by_mixing(pool: _Pool, anchors: Tensor, read: _Read, share: Tensor, temperature: float) -> Tensor:
+def _by_mixing(pool: Pool, anchors: Tensor, read: _Read, share: Tensor, temperature: float) -> Tensor:
     """The gradient of sum_a share_a l_a by V, (p, q), in a second pass, once every log-sum-exp is known."""
     hot = anchors / temperature
     toward, away = hot * share[:, None], hot * (share * read.positives)[:, None]  # (m, q)

@@ -76,7 +76,8 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
     if backend == "torch":
         many = max(1, _PIXELS["cuda" if images.is_cuda else "cpu"] // images[0, 0].numel())
         with torch.autocast(images.device.type, enabled=False):
-            marginals = torch.cat([_mean_field(*pair, iterations) for pair in zip(images.split(many), unary.split(many))])
+            parts = zip(images.split(many), unary.split(many))
+            marginals = torch.cat([_mean_field(*part, iterations) for part in parts])
     else:
         pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()  # (b, h, w, 3)
         energies = -unary.cpu().numpy()

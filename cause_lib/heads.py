@@ -2,7 +2,7 @@
 
     MLP  f1(t) + f2(t),  f1: d -> r,  f2: d -> d -> ReLU -> r
     TR   the same on  t + decoder(query = nearest prototype + position, memory = t): one transformer decoder layer with
-         self-attention, cross-attention to the patch tokens and a feed-forward network, normalised after each
+         self-attention, cross-attention to the patch tokens and a feed-forward network, layer norm after each
 
 The projection r -> p is used in training only (section 3.3 and appendix B). The teacher is a moving average of the
 student, teacher <- decay teacher + (1 - decay) student, as in MoCo and BYOL.
@@ -12,21 +12,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cause_lib.clusterbook import Clusterbook
-from cause_lib.runs.parallel import current_part
+
+# Of several processes: this one's first picture in the batch, and how many the batch has. None: there is one process.
+ROWS: ContextVar[tuple[int, int] | None] = ContextVar("rows", default=None)
 
 
 class MLPHead(nn.Module):
     """The MLP head: every patch by itself.
 
     Args:
-        dim: width d of the tokens. reduced_dim: width r of the features.
-        dropout: share of the tokens' numbers set to zero in training mode, drawn anew for each branch.
+        dim: width d of the tokens.
+        reduced_dim: width r of the features.
+        dropout: share of the tokens' numbers set to zero in training mode, in [0, 1), drawn anew for each branch.
+
+    Examples:
+        >>> MLPHead(dim=8, reduced_dim=5)(torch.zeros(2, 12, 8)).shape
+        torch.Size([2, 12, 5])
     """
 
     def __init__(self, dim: int, reduced_dim: int = 90, dropout: float = 0.1) -> None:
@@ -38,19 +46,23 @@ class MLPHead(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, kept: Tensor | None = None) -> Tensor:
         """tokens (b, n, d) -> features (b, n, r), or (b, n', r) of the patches `kept` (n',). TRHead needs the grid."""
         tokens = tokens if kept is None else tokens[:, kept]
-        return self.f1(self._drop(tokens)) + self.f2(self._drop(tokens))
-
-    def _drop(self, tokens: Tensor) -> Tensor:
-        return drop(tokens, self.dropout, self.training)
+        first, second = (drop(tokens, self.dropout, self.training) for _ in range(2))
+        return self.f1(first) + self.f2(second)
 
 
 class TRHead(nn.Module):
-    """The transformer head: every patch asks, with its concept as the query, all patches of its picture.
+    """The transformer head: each patch's concept is a query to all patches of its picture.
 
     Args:
         prototypes: (k, d), the clusterbook's; kept with the head as a frozen buffer.
         grid: rows and columns of patches in training; other grids get the positions resized (bilinear).
-        reduced_dim: width r. hidden_dim: width of the feed-forward network. dropout: in training mode.
+        reduced_dim: width r of the features.
+        hidden_dim: width of the feed-forward network.
+        dropout: share of numbers set to zero in training mode, in [0, 1).
+
+    Examples:
+        >>> TRHead(torch.eye(8), grid=(3, 4), reduced_dim=5)(torch.zeros(2, 12, 8)).shape
+        torch.Size([2, 12, 5])
     """
 
     def __init__(self, prototypes: Tensor, grid: tuple[int, int], reduced_dim: int = 90, *, hidden_dim: int = 2048,
@@ -70,8 +82,8 @@ class TRHead(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, kept: Tensor | None = None) -> Tensor:
         """tokens (b, n, d) on a grid of rows x columns = n patches (None: the training grid) -> features (b, n, r).
 
-        With `kept` (n',) only those patches ask, all still answer, and the features are (b, n', r): with one decoder
-        layer nobody's answer depends on what others asked.
+        With `kept` (n',) only those patches are queries, all are keys and values, and the features are (b, n', r): in
+        one decoder layer no output depends on other queries.
 
         Raises:
             ValueError: n is not what the grid holds.
@@ -81,11 +93,11 @@ class TRHead(nn.Module):
             raise ValueError(f"TRHead got {tokens.shape[1]} patches for a grid of {grid[0]} x {grid[1]}.")
         position = self._positions(grid)  # (n, d)
         concepts = self.clusterbook.quantize(tokens)  # (b, n, d)
-        x, own, asking = (t if kept is None else t[..., kept, :] for t in (concepts, position, tokens))  # n' of the n
+        x, own, residual = (t if kept is None else t[..., kept, :] for t in (concepts, position, tokens))  # n' of the n
         x = self.norm1(x + self._drop(self._attend(self.self_attn, x + own, concepts + position, concepts)))
         x = self.norm2(x + self._drop(self._attend(self.multihead_attn, x + own, tokens, tokens)))
         x = self.norm3(x + self._drop(self.linear2(self._drop(F.relu(self.linear1(x))))))
-        return self.mlp(asking + x)
+        return self.mlp(residual + x)
 
     def _drop(self, x: Tensor) -> Tensor:
         return drop(x, self.dropout, self.training)
@@ -93,9 +105,9 @@ class TRHead(nn.Module):
     def _attend(self, attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention with one head: query (b, n', d), key and value (b, n, d) -> (b, n', d).
 
-        nn.MultiheadAttention's own forward when all patches ask and nothing is dropped. With few asking, the weights of
-        keys and values move to the query's side, since (q Wq)(x Wk)^T = (q Wq Wk^T) x^T and a (x Wv) = (a x) Wv; the
-        keys' bias adds the same to all scores of a query, which softmax forgets.
+        nn.MultiheadAttention's own forward when all patches are queries and nothing is dropped. With few queries, the
+        weights of keys and values move to the query's side, since (q Wq)(x Wk)^T = (q Wq Wk^T) x^T and a (x Wv) =
+        (a x) Wv; the keys' bias adds the same to all scores of a query, which the softmax cancels.
         """
         if query.shape[1] == key.shape[1] and not (self.training and self.dropout):
             return attention(query, key, value, need_weights=False)[0]
@@ -117,14 +129,12 @@ class TRHead(nn.Module):
 
 
 def restore_head(tensors: Mapping[str, Tensor], grid: tuple[int, int], dropout: float = 0.1) -> MLPHead | TRHead:
-    """A head from its `state_dict`, strictly; which kind and how wide is read off the tensors.
+    """A head from its `state_dict`, strictly, of the tensors' kind and widths: on the CPU, frozen, in evaluation mode.
 
     Args:
-        grid: rows and columns of patches that a TR head was trained with; the MLP head has no use for it.
-        dropout: should it be trained on.
-
-    Returns:
-        The head on the CPU, frozen, in evaluation mode.
+        tensors: by name, as `state_dict` has them.
+        grid: rows and columns of patches that a TR head was trained with; unused for an MLP head.
+        dropout: for training it on.
     """
     with torch.device("meta"):  # nothing is drawn, so that loading leaves the global random numbers alone
         if "query_pos" in tensors:
@@ -141,11 +151,15 @@ def drop(x: Tensor, share: float, training: bool) -> Tensor:
     """Dropout as nn.Dropout's: in training, a share of the numbers becomes 0, the others grow by 1 / (1 - share).
 
     A number is dropped by 16 random bits, four from each draw, since drawing was a quarter of step 2 on a CPU; the
-    share is right to 1/65536. Of several processes each draws for the whole batch and uses the bits of its part.
+    share is right to 1/65536. Of several processes each draws for the whole batch and uses the bits of its `ROWS`.
     """
     if not training or share == 0:
         return x
-    kept = current_part().random_bits(x) >= round(share * 65536) - 32768
+    first, size = ROWS.get() or (0, len(x))
+    each = x.shape[1:].numel()
+    draws = torch.empty(-(-size * each // 4), dtype=torch.int64, device=x.device).random_(-2**63, None)
+    bits = draws.view(torch.int16)[first * each:][:x.numel()].view(x.shape)
+    kept = bits >= round(share * 65536) - 32768
     return x * (kept * (1 / (1 - share))).to(x.dtype)
 
 
@@ -156,6 +170,6 @@ def projection(reduced_dim: int, projection_dim: int) -> nn.Linear:
 
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, decay: float = 0.99) -> None:
-    """teacher <- decay x teacher + (1 - decay) x student, parameter by parameter; the teacher's storage is its own."""
+    """teacher <- decay x teacher + (1 - decay) x student, parameter by parameter, in the teacher's storage."""
     for old, new in zip(teacher.parameters(), student.parameters(), strict=True):
         old.lerp_(new.to(old), 1 - decay)

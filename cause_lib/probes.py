@@ -12,15 +12,23 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 
 class ClusterProbe(nn.Module):
     """Cosine to c centroids.
 
     Args:
-        num_classes: c. dim: width r of the features.
+        num_classes: c.
+        dim: width r of the features.
         centroids: (c, r) to start from; None: the published uniform(-1/c, 1/c), from the global generator.
+
+    Raises:
+        ValueError: the centroids have another shape.
+
+    Examples:
+        >>> probe = ClusterProbe(num_classes=2, dim=2, centroids=torch.tensor([[1.0, 0], [0, 3]]))
+        >>> probe(torch.tensor([0.0, 5])).tolist()
+        [0.0, 1.0]
     """
 
     def __init__(self, num_classes: int, dim: int, centroids: Tensor | None = None) -> None:
@@ -41,7 +49,16 @@ class ClusterProbe(nn.Module):
 
 
 class LinearProbe(nn.Linear):
-    """A linear classifier of features (..., r) -> logits (..., c). It needs labels: never part of a label-free run."""
+    """A linear classifier of features (..., r) -> logits (..., c). It needs labels: never part of a label-free run.
+
+    Args:
+        num_classes: c.
+        dim: width r of the features.
+
+    Examples:
+        >>> LinearProbe(num_classes=3, dim=5)(torch.zeros(2, 5)).shape
+        torch.Size([2, 3])
+    """
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__(dim, num_classes)
@@ -53,13 +70,14 @@ class LinearProbe(nn.Linear):
 
 @torch.no_grad()
 def smooth(features: Tensor, temperature: float) -> Tensor:
-    """Each patch's features, averaged with those of the patches of its picture by softmax(cos / temperature).
+    """Each patch's features, averaged with those of the patches of its picture weighted by softmax(cos / temperature).
 
     One step of mean shift (Cheng 1995) among the patches of a picture. In the terms of Eq. 1, p(Y | t', m) is averaged
     over the patches t' that share what the patch is taken for.
 
     Args:
-        features: (b, n, r) floating. temperature: the smaller, the more alike patches must be; 0 leaves them alone.
+        features: (b, n, r) floating.
+        temperature: at least 0; the smaller, the more alike patches must be; 0: none is averaged.
 
     Returns:
         (b, n, r)
@@ -72,6 +90,27 @@ def smooth(features: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
+def mirror_mean(tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None = None,
+                smoothing: float = 0.0) -> Tensor:
+    """Features of a picture and of its mirror image, the latter turned back, averaged.
+
+    Args:
+        tokens: (b, n, d) of the picture.
+        mirrored: (b, n, d) of its mirror image.
+        grid: rows and columns of the n patches.
+        head: from tokens to features (b, n, r); None: the features are the tokens.
+        smoothing: temperature of `smooth`, for the mean; 0: none.
+
+    Returns:
+        (b, r, rows, columns) float32.
+    """
+    both = [x if head is None else head(x, grid) for x in (tokens, mirrored)]
+    straight, turned = (x.float().transpose(1, 2).unflatten(2, grid) for x in both)  # (b, r, rows, columns)
+    mean = (straight + turned.flip(-1)) / 2
+    return smooth(mean.flatten(2).mT, smoothing).mT.unflatten(2, grid) if smoothing else mean
+
+
+@torch.no_grad()
 def concept_kmeans(points: Tensor, num_clusters: int, num_concepts: int, *, restarts: int = 5,
                    generator: torch.Generator) -> Tensor:
     """Spherical k-means of concepts in place of points: a region counts for what is in it, not how often it is seen.
@@ -80,8 +119,11 @@ def concept_kmeans(points: Tensor, num_clusters: int, num_concepts: int, *, rest
     fourth root of the points it has. Plain k-means spends clusters on whatever fills most of the pictures.
 
     Args:
-        points: (m, d) floating, any length. num_clusters: c. num_concepts: how many concepts, at most m are made.
-        restarts, generator: as for `cosine_kmeans`; a restart is cheap, so there are four times as many.
+        points: (m, d) floating, any length.
+        num_clusters: c.
+        num_concepts: how many concepts; at most m are made.
+        restarts: as for `cosine_kmeans`; a restart is cheap, so there are four times as many.
+        generator: CPU generator.
 
     Returns:
         (c, d) centroids of length one.
@@ -96,29 +138,35 @@ def concept_kmeans(points: Tensor, num_clusters: int, num_concepts: int, *, rest
 
 @torch.no_grad()
 def cosine_kmeans(points: Tensor, num_clusters: int, *, restarts: int = 5, iterations: int = 100,
-                  generator: torch.Generator, weights: Tensor | None = None, progress: bool = False) -> Tensor:
+                  generator: torch.Generator, weights: Tensor | None = None) -> Tensor:
     """Spherical k-means; of several restarts, the one with the smallest inertia, sum_i w_i (1 - cos(x_i, centroid)).
 
     Args:
         points: (m, d) floating, any length.
         num_clusters: c; with fewer than c points, some centroids coincide.
-        restarts: independent k-means++ starts. iterations: at most so many rounds each.
+        restarts: independent k-means++ starts, at least 1.
+        iterations: at most so many rounds each.
         generator: CPU generator; the same one gives the same centroids.
         weights: w, (m,) floating, at least 0; how much each point counts. None: all count the same.
-        progress: show a bar over the restarts.
 
     Returns:
         (c, d) centroids of length one.
 
     Raises:
         ValueError: there is no point, or a point is not finite.
+
+    Examples:
+        >>> points = torch.tensor([[2.0, 0], [3, 0], [0, 1]])
+        >>> cosine_kmeans(points, 2, generator=torch.Generator().manual_seed(0)).sort(dim=0).values
+        tensor([[0., 0.],
+                [1., 1.]])
     """
     if points.ndim != 2 or len(points) == 0 or not bool(torch.isfinite(points).all()):
         raise ValueError(f"cosine_kmeans needs finite points (m, d) with m at least 1, not {tuple(points.shape)}.")
     points = F.normalize(points, dim=-1)  # (m, d)
     share = None if weights is None else (weights / weights.sum()).to(points)  # (m,)
     best, best_fit = None, -float("inf")
-    for _ in tqdm(range(restarts), desc="k-means", disable=not progress, leave=False):
+    for _ in range(restarts):
         centroids = _plus_plus(points, num_clusters, generator, share)  # (c, d)
         fit = -float("inf")
         for _ in range(iterations):
@@ -128,7 +176,7 @@ def cosine_kmeans(points: Tensor, num_clusters: int, *, restarts: int = 5, itera
                 break
             members = F.one_hot(own, num_clusters).to(points)  # (m, c)
             sums = (members if share is None else members * share[:, None]).T @ points  # (c, d)
-            # A cluster that lost all its points starts again at the points that are served worst.
+            # A cluster that lost all its points starts again at the points with the smallest cosines.
             lost = sums.norm(dim=1) == 0
             worst = cosine.argsort()[torch.arange(int(lost.sum())) % len(points)]
             sums[lost] = points[worst]

@@ -73,7 +73,7 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
         loss = concept_contrastive_loss(seen, z, concepts, similarity, bank,
                                         temperature=experiment.contrast_temperature,
                                         positive_threshold=high, negative_threshold=low,
-                                        projection=student["projection"], part=part)
+                                        projection=student["projection"], first=part.first, total=part.total)
         descend(optimizer, loss, experiment.clip_norm, scaler)
         ema_update(teacher, student, 0.0 if experiment.shared_start and step == 0 else experiment.ema_decay)
         if bank is not None:
@@ -101,7 +101,7 @@ def _new_head(experiment: Experiment, prototypes: Tensor, grid: tuple[int, int])
 
 def probe_run(experiment: Experiment, folder: Path, head: MLPHead | TRHead, start: Tensor | None,
               accelerator: Accelerator, features: FrozenFeatures) -> Run:
-    """Centroids (c, r), and how one batch of tokens changes them (Eq. 3); with labels a linear probe and the head too."""
+    """Centroids (c, r), and how one batch of tokens changes them (Eq. 3); with labels linear probe and head too."""
     num_classes, free = features.dataset.num_classes, experiment.label_free
     probe = ClusterProbe(num_classes, experiment.reduced_dim, start).to(accelerator.device)
     state: dict[str, Any] = {"probe": probe}

@@ -8,7 +8,17 @@ from scipy import ndimage
 
 from cause_book.plots.masks import paint
 from cause_book.plots.style import (
-    BESIDE, CYCLE, HATCHES, LABEL, as_array, as_picture, bare, frame, in_style, new_axes, panels,
+    BESIDE,
+    CYCLE,
+    HATCHES,
+    LABEL,
+    as_array,
+    as_picture,
+    bare,
+    frame,
+    in_style,
+    new_axes,
+    panels,
 )
 
 

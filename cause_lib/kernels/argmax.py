@@ -1,10 +1,10 @@
-"""The winning concept of every pair of patches on CUDA, argmax_k C_ik C_jk, as one Triton kernel.
+"""The argmax kernel: argmax_k C_ik C_jk of every pair of patches on CUDA, in Triton.
 
-A program holds a rectangle of pairs in registers and walks over the concepts, a group at a time: first only how large
-the largest product of the group is, which takes half the instructions of asking for the winner itself; at the end it
-looks up which one of the winning group it was. Only rectangles that reach above the diagonal are worked on; their
-mirror image is written with them. Triton comes with PyTorch for CUDA; `clusterbook.winning_concepts` chooses, and has
-the same in plain PyTorch.
+A program holds a rectangle of pairs in registers and goes over the concepts a group at a time: first only the maximum
+of the group's products, which takes half the instructions of an argmax; at the end it looks up which product of the
+group with the largest maximum it was. Only rectangles that reach above the diagonal are computed; their mirror image is
+written with them. Triton comes with PyTorch for CUDA; `clusterbook.argmax_concepts` chooses between this kernel and the
+same in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ _LARGE, _SMALL = (16, 64, 8), (4, 32, 16)
 _MANY = 2**20  # pairs from which on the large ones are enough
 
 
-def winning_concepts_triton(affinity: Tensor) -> Tensor:
-    """affinity (b, n, k) floating, at least 0 -> (b, n, n) int64; the first of several winners."""
+def argmax_concepts_triton(affinity: Tensor) -> Tensor:
+    """C, (b, n, k) floating, at least 0 -> argmax_k C_ik C_jk, (b, n, n) int64; the first of several."""
     b, n, k = affinity.shape
     rows, columns, group = _LARGE if b * n * n > _MANY else _SMALL
     # Concepts first, so that neighbouring patches are neighbours in memory; zeros up to whole rectangles and groups, so
-    # that no load needs a mask. They come last, and so win over nothing.
+    # that no load needs a mask. They come last, so they are never the first of the largest.
     padded = affinity.new_zeros((b, triton.cdiv(k, group) * group, triton.cdiv(n, 64) * 64))  # (b, k', n')
     padded[:, :k, :n] = affinity.mT
-    winner = torch.empty((b, n, n), dtype=torch.int64, device=affinity.device)
+    found = torch.empty((b, n, n), dtype=torch.int64, device=affinity.device)
     with torch.cuda.device_of(affinity):
-        _winners[(triton.cdiv(n, rows), triton.cdiv(n, columns), b)](
-            padded, winner, n, *padded.shape[1:], ROWS=rows, COLUMNS=columns, GROUP=group, num_warps=1,
+        _argmax_kernel[(triton.cdiv(n, rows), triton.cdiv(n, columns), b)](
+            padded, found, n, *padded.shape[1:], ROWS=rows, COLUMNS=columns, GROUP=group, num_warps=1,
             enable_fp_fusion=False)  # the look-up must find the same products, bit by bit
-    return winner
+    return found
 
 
 @triton.jit
-def _winners(affinity, winner, n, concepts, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
-    """One rectangle of pairs: affinity (b, concepts, width), winner (b, n, n)."""
+def _argmax_kernel(affinity, found, n, concepts, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
+    """One rectangle of pairs: affinity (b, concepts, width), found (b, n, n)."""
     top, left, picture = tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS, tl.program_id(2).to(tl.int64)
     if left + COLUMNS <= top:
         return
@@ -58,7 +58,7 @@ def _winners(affinity, winner, n, concepts, width, ROWS: tl.constexpr, COLUMNS: 
         at = group + (GROUP - 1 - back)
         product = tl.load(affinity + at * width + i[:, None]) * tl.load(affinity + at * width + j[None, :])
         place = tl.where(product == best, at, place)
-    winner += picture * n * n
+    found += picture * n * n
     inside = (i < n)[:, None] & (j < n)[None, :]
-    tl.store(winner + i[:, None] * n + j[None, :], place.to(tl.int64), mask=inside)
-    tl.store(winner + j[None, :] * n + i[:, None], place.to(tl.int64), mask=inside)
+    tl.store(found + i[:, None] * n + j[None, :], place.to(tl.int64), mask=inside)
+    tl.store(found + j[None, :] * n + i[:, None], place.to(tl.int64), mask=inside)

@@ -5,8 +5,8 @@
     blur    along each of the d + 1 axes of the lattice every corner takes half of its two neighbours
     slice   every point takes the blurred values of its corners back, by the same weights
 
-Each is a sparse matrix with few entries a row, and a product with it is what `torch.nn.functional.embedding_bag` does, on
-the CPU and on CUDA. Only corners that a point touches exist: they are found by sorting keys, not by a hash table.
+Each is a sparse matrix with few entries a row, and a product with it is `torch.nn.functional.embedding_bag`, on the CPU
+and on CUDA. Only corners that a point touches exist: they are found by sorting keys, not by a hash table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CSRMatrix:
-    """A sparse matrix (compressed rows): row i sums weights[e] times row columns[e] of a table, for e from starts[i] on.
+    """A sparse matrix in compressed rows: row i of a product is sum_e weights[e] table[columns[e]], e from starts[i].
 
     columns: (e,) int32. starts: (rows,) int32. weights: (e,) floating. width: rows of the table.
     """
@@ -68,7 +68,7 @@ class Lattice:
                         replace(slice_, weights=slice_.weights * (weight * scale).repeat_interleave(corners))))
 
     def collapsed(self) -> Lattice:
-        """The same filter in one pass, points to points: pays where a point has few others within its Gaussian, and where
+        """The same filter as one matrix, points to points: faster where a point has few others within its Gaussian and
         the lattice is used often."""
         product = self.passes[0].scipy()
         for matrix in self.passes[1:]:
@@ -94,7 +94,7 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     """
     b, d, n = features.shape
     if not bool(features.abs().amax() < 2**20):
-        raise ValueError("A lattice needs finite features below 2^20 standard deviations: are the pictures free of NaN?")
+        raise ValueError("A lattice needs finite features below 2^20 standard deviations: look for NaN in pictures.")
     cells, shares, rank = _simplices(features.transpose(0, 1).reshape(d, b * n))
     keys, moves = _keys(cells, rank, b)  # (d + 1, bn), and the d + 1 steps from a key to its neighbour's
     found, order = keys.flatten().sort(stable=True)
@@ -155,7 +155,7 @@ def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
     spans = ((cells.amax(dim=1) - low + 4) * (d + 1)).long().tolist()
     strides = [math.prod(spans[:k]) for k in range(d + 1)]
     if strides[d] * b >= 2**62:
-        raise ValueError(f"The lattice of these features spans {float(strides[d]) * b:.0e} cells, more than 2^62: make the "
+        raise ValueError(f"The lattice of these features spans {float(strides[d]) * b:.0e} cells, over 2^62: make the "
                          "picture smaller or its standard deviations larger.")
     stride = torch.tensor(strides[:d], device=cells.device)
     key = ((cells - low[:, None]).long() * (stride * (d + 1))[:, None]).sum(dim=0)  # (n,)

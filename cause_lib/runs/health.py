@@ -43,7 +43,8 @@ def of_prototypes(prototypes: Tensor, used: int, patches: int, recipe: str) -> l
     """After step 1: prototypes (k, d), of which `used` are nearest to at least one of so many training patches."""
     k, found = len(prototypes), []
     if k - used > DEAD_PROTOTYPES * k:
-        found.append(f"{k - used} of {k} prototypes are nearest to none of {patches} training patches: {_advice(recipe)}.")
+        found.append(f"{k - used} of {k} prototypes are nearest to none of {patches} training patches: "
+                     f"{_advice(recipe)}.")
     unit = F.normalize(prototypes.detach().double(), dim=-1)
     parallel = float((unit.sum(dim=0).square().sum() - k) / (k * (k - 1))) if k > 1 else 0.0
     if parallel > PARALLEL:
@@ -58,7 +59,7 @@ def of_losses(stage: str, losses: Sequence[float], recipe: str) -> list[str]:
         return []
     why = ("no anchor had a positive, or the features did not change" if stage == "head" else
            "no patch had a positive affinity")
-    return [f"Stage {stage} learned nothing, its loss was {losses[0] + 0.0:g} at each of {len(losses)} updates ({why}): "
+    return [f"Stage {stage} learned nothing, its loss was {losses[0] + 0.0:g} at all {len(losses)} updates ({why}): "
             f"{_advice(recipe)}."]
 
 

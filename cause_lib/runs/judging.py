@@ -23,14 +23,11 @@ from cause_lib.data import SegmentationDataset
 from cause_lib.errors import InputError
 from cause_lib.masks import predict
 from cause_lib.metrics import SegmentationMetrics, count
-from cause_lib.probes import mirror_mean
 from cause_lib.runs import health
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.parallel import total_counts
 from cause_lib.runs.stage import Making
 from cause_lib.runs.store import checkpoint_path, load_checkpoint, load_tensors, save_checkpoint
-
-__all__ = ["judge", "load_gallery", "mirror_mean"]
 
 GALLERY = 8  # pictures whose masks are kept
 

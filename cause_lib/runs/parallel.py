@@ -8,7 +8,7 @@ up to, not with,  (i + 1) b // P.  With L_x the term of picture x in the loss, o
 so losses and gradients are added, never averaged: one all-reduce an update, before the gradient's norm is bounded. What
 a picture is held against is the whole batch: teacher projections and concepts are brought together from all processes
 (`gather`), and the bank is filled alike in each. Random numbers are drawn for the whole batch, and each process uses
-those of its pictures (`random_bits`). After every update all processes have the same parameters, and up to rounding
+those of its pictures (`heads.ROWS`). After every update all processes have the same parameters, and up to rounding
 they are those of one process. DistributedDataParallel is not needed; it would average parts of uneven size.
 
 With one process every part is the whole batch, and nothing here costs anything.
@@ -27,6 +27,7 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from cause_lib.errors import InputError
+from cause_lib.heads import ROWS
 
 
 @dataclass(frozen=True)
@@ -61,21 +62,15 @@ class Part:
         whole[self.first:self.last] = x.detach()
         return self.total(whole)
 
-    def random_bits(self, x: Tensor) -> Tensor:
-        """16 random bits for each number of x (b', ...), int16 of its shape, four of each draw of the global generator
-        of its device: those that a process with the whole batch draws for these pictures."""
-        each = x.shape[1:].numel()
-        draws = torch.empty(-(-(self.size or len(x)) * each // 4), dtype=torch.int64, device=x.device)
-        return draws.random_(-2**63, None).view(torch.int16)[self.first * each:][:x.numel()].view(x.shape)
-
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """Until this ends, it is the `current_part`."""
-        token = _CURRENT.set(self)
+        """Until this ends, it is the `current_part`, and dropout is that of its pictures."""
+        tokens = _CURRENT.set(self), ROWS.set(None if self.size is None else (self.first, self.size))
         try:
             yield
         finally:
-            _CURRENT.reset(token)
+            _CURRENT.reset(tokens[0])
+            ROWS.reset(tokens[1])
 
     def total_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Every parameter's gradient becomes its sum over all processes, in one all-reduce."""

@@ -1,54 +1,36 @@
-"""Modularity against the textbook form, thinning, the clusterbook."""
+"""Modularity against its reference, subsampling of the grid, the clusterbook."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from cause_lib import clusterbook
+from cause_lib import clusterbook, reference
 from cause_lib.clusterbook import Clusterbook, initial_prototypes, modularity_loss, modularity_matrix, thin_grid
-
-
-def naive_modularity(tokens, prototypes, temperature):
-    """Eq. 3 word by word, with every k x n x n product stored."""
-    total = 0
-    for t in tokens:
-        n = len(t)
-        a = torch.zeros(n, n, dtype=t.dtype)
-        for i in range(n):
-            for j in range(n):
-                if i != j:
-                    a[i, j] = max(0.0, float(F.cosine_similarity(t[i], t[j], dim=0)))
-        e, d = a.sum(), a.sum(1)
-        w = a / e - torch.outer(d / e, d / e)
-        c = F.cosine_similarity(t[:, None], prototypes[None], dim=-1).clamp(min=0)  # (n, k)
-        delta = torch.tanh(c.T[:, :, None] * c.T[:, None, :] / temperature).amax(0)
-        total = total - torch.trace(w @ delta)
-    return total / len(tokens)
 
 
 @pytest.mark.parametrize("products, group", [(1, 4), (300, 3), (2**19, 64)])
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_equals_the_naive_twin_in_value_and_gradient(temperature, products, group, monkeypatch):
+def test_equals_the_reference_in_value_and_gradient(temperature, products, group, monkeypatch):
     monkeypatch.setattr(clusterbook, "_PRODUCTS", {"cpu": products})
     monkeypatch.setattr(clusterbook, "_GROUP", group)
     g = torch.Generator().manual_seed(0)
-    tokens = torch.randn(3, 7, 5, generator=g, dtype=torch.float64)
+    tokens = torch.randn(3, 7, 5, generator=g, dtype=torch.float64).requires_grad_()
     ours = torch.randn(11, 5, generator=g, dtype=torch.float64).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
-    a, b = modularity_loss(tokens, ours, temperature), naive_modularity(tokens, theirs, temperature)
+    a, b = modularity_loss(tokens, ours, temperature), reference.modularity_loss(tokens, theirs, temperature)
     a.backward(), b.backward()
     torch.testing.assert_close(a, b)
     torch.testing.assert_close(ours.grad, theirs.grad)
+    assert tokens.grad is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 70), (2, 5, 64)])
 @pytest.mark.parametrize("products", [1, 2**19])
-def test_winners_are_the_first_of_the_largest_products(shape, products, monkeypatch):
+def test_the_argmax_is_the_first_of_the_largest_products(shape, products, monkeypatch):
     monkeypatch.setattr(clusterbook, "_PRODUCTS", {"cpu": products})
     for levels in (3, 2**20):  # few levels: many ties
         affinity = (torch.randint(-levels, levels, shape, generator=torch.Generator().manual_seed(0)) / levels).clamp(0)
         products_of_all = affinity[:, :, None] * affinity[:, None]  # (b, n, n, k)
-        assert torch.equal(clusterbook.winning_concepts(affinity), products_of_all.max(dim=-1).indices)
+        assert torch.equal(clusterbook.argmax_concepts(affinity), products_of_all.max(dim=-1).indices)
 
 
 def test_same_bits_again_and_the_scale_of_the_loss_scales_the_gradient():
@@ -122,8 +104,12 @@ def test_thin_grid_reaches_every_patch():
 
 
 def test_assign_quantize_similarity():
-    book = Clusterbook(torch.tensor([[1.0, 0], [0, 5], [-2, 0]]))
+    prototypes = torch.tensor([[1.0, 0], [0, 5], [-2, 0]], requires_grad=True)
+    book = Clusterbook(prototypes)
     tokens = torch.tensor([[[3.0, 1], [0.1, 0.2], [9, 0]]])
     assert book.assign(tokens).tolist() == [[0, 1, 0]] and book.used(tokens) == 2
     assert book.quantize(tokens)[0, 1].tolist() == [0, 5]
     torch.testing.assert_close(book.similarity, torch.tensor([[1.0, 0, -1], [0, 1, 0], [-1, 0, 1]]))
+    with torch.no_grad():
+        prototypes.zero_()  # they are trained on: the book is a copy
+    assert book.quantize(tokens)[0, 1].tolist() == [0, 5] and not book.prototypes.requires_grad

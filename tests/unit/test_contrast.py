@@ -1,33 +1,15 @@
-"""The concept-wise contrastive loss and its bank against loops over pairs."""
+"""The concept-wise contrastive loss against its reference, and its bank."""
+
+import mmap
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from cause_lib import contrast
+from cause_lib import reference
 from cause_lib.contrast import ConceptBank, concept_contrastive_loss
-
-
-def naive_loss(student, teacher, concepts, similarity, bank, temperature, high, low):
-    """Eq. 4, pair by pair. `bank` is a list of (concept, projection)."""
-    b, n, _ = student.shape
-    s, z = F.normalize(student, dim=-1), F.normalize(teacher, dim=-1)
-    terms = []
-    for pool in ["batch", "bank"]:
-        for i in range(b):
-            losses = []
-            for a in range(n):
-                entries = [(concepts[j, x], z[j, x]) for j in range(b) for x in range(n) if (j, x) != (i, a)] \
-                    if pool == "batch" else bank
-                alike = [similarity[concepts[i, a], c] for c, _ in entries]
-                logits = [s[i, a] @ v / temperature for _, v in entries]
-                used = [logit for logit, d in zip(logits, alike) if d > high or d < low]
-                for logit, d in zip(logits, alike):
-                    if d > high:
-                        losses.append(-logit + torch.logsumexp(torch.stack(used), 0))
-            if losses:
-                terms.append(torch.stack(losses).mean())
-    return torch.stack(terms).mean() if terms else (s * 0).sum()
+from cause_lib.kernels import tiles
 
 
 def case(seed, b=3, n=4, p=6, k=5):
@@ -40,25 +22,26 @@ def case(seed, b=3, n=4, p=6, k=5):
 
 
 @pytest.mark.parametrize("numbers", [1, 60, 2**22])
-@pytest.mark.parametrize("temperature, high, low", [(0.07, 0.3, 0.1), (0.5, 0.8, 0.2), (0.005, 0.3, 0.1)])
+@pytest.mark.parametrize("temperature, high, low",
+                         [(0.07, 0.3, 0.1), (0.5, 0.8, 0.2), (0.005, 0.3, 0.1), (0.5, 0.3, 1.5)])
 @pytest.mark.parametrize("with_bank", [False, True])
-def test_equals_the_naive_twin_in_value_and_gradient(with_bank, temperature, high, low, numbers, monkeypatch):
-    monkeypatch.setattr(contrast, "_NUMBERS", {"cpu": numbers})
+def test_equals_the_reference_in_value_and_gradient(with_bank, temperature, high, low, numbers, monkeypatch):
+    monkeypatch.setattr(tiles, "NUMBERS", {"cpu": numbers})
     for seed in range(3):
         student, teacher, concepts, similarity, g = case(seed)
-        bank, entries = None, []
+        bank = entries = None
         if with_bank:
             bank = ConceptBank(5, 6, capacity=3, dtype=torch.float64)
             old, ids = torch.randn(9, 6, generator=g, dtype=torch.float64), torch.randint(0, 5, (9,), generator=g)
             bank.update(old, ids)
             state = bank.state_dict()
-            entries = list(zip(state["concepts"], state["projections"]))
+            entries = state["projections"], state["concepts"]
         rule = {"temperature": temperature, "positive_threshold": high, "negative_threshold": low}
+        teacher.requires_grad_()
         theirs = student.clone().requires_grad_()
-        wanted = naive_loss(theirs, teacher, concepts, similarity, entries, temperature, high, low)
+        wanted = reference.concept_contrastive_loss(theirs, teacher, concepts, similarity, entries, **rule)
         wanted.backward()
         ours = student.clone().requires_grad_()
-        teacher.requires_grad_()
         loss = concept_contrastive_loss(ours, teacher, concepts, similarity, bank, **rule)
         loss.backward()
         torch.testing.assert_close(loss, wanted)
@@ -70,8 +53,9 @@ def test_equals_the_naive_twin_in_value_and_gradient(with_bank, temperature, hig
         gradients = []
         for sooner in (False, True):
             f = features.clone().requires_grad_()
-            loss = concept_contrastive_loss(f, teacher, concepts, similarity, bank, **rule, projection=layer) \
-                if sooner else naive_loss(layer(f), teacher, concepts, similarity, entries, temperature, high, low)
+            case_of = teacher, concepts, similarity
+            loss = concept_contrastive_loss(f, *case_of, bank, **rule, projection=layer) \
+                if sooner else reference.concept_contrastive_loss(layer(f), *case_of, entries, **rule)
             gradients.append([loss.detach(), *torch.autograd.grad(loss, [f, *layer.parameters()])])
         torch.testing.assert_close(gradients[1], gradients[0])
 
@@ -83,11 +67,30 @@ def test_full_and_empty_concepts_of_the_bank(counts):
     bank = ConceptBank(5, 6, capacity=3, dtype=torch.float64)
     ids = torch.arange(5).repeat_interleave(torch.tensor(counts))
     bank.update(torch.randn(len(ids), 6, generator=g, dtype=torch.float64), ids)
-    entries = list(zip(ids, bank.state_dict()["projections"]))
+    entries = bank.state_dict()["projections"], ids
     assert bank.counts_on_host().tolist() == bank.counts.tolist() == counts
-    rule = {"temperature": 0.07, "positive_threshold": 0.3, "negative_threshold": 0.1}
-    torch.testing.assert_close(concept_contrastive_loss(student, teacher, concepts, similarity, bank, **rule),
-                               naive_loss(student, teacher, concepts, similarity, entries, *rule.values()))
+    torch.testing.assert_close(concept_contrastive_loss(student, teacher, concepts, similarity, bank),
+                               reference.concept_contrastive_loss(student, teacher, concepts, similarity, entries))
+
+
+def test_empty_places_of_the_bank_have_no_say():
+    """All cosines are -1 and the temperature is low: a single 0 in the maximum would leave no float32 of the sum."""
+    z, bank = torch.ones(1, 1, 4), ConceptBank(2, 4, capacity=9)
+    bank.update(z.repeat(1, 4, 1), torch.tensor([0, 0, 0, 1]))
+    loss = concept_contrastive_loss(-z, z, torch.zeros(1, 1).long(), torch.ones(2, 2), bank, temperature=0.005)
+    torch.testing.assert_close(loss, torch.tensor(4.0).log(), atol=1e-4, rtol=0)
+
+
+def test_similarities_that_equal_a_threshold_are_ignored():
+    """Equation 4 has > and <, and 2 of 5 similarities are 0.3 or 0.1 exactly."""
+    student, teacher, concepts, _, g = case(3, n=9, k=9)
+    values = torch.tensor([0.3, 0.1, 0.9, 0.2, -0.5], dtype=torch.float64)
+    similarity = values[torch.randint(5, (9, 9), generator=g)]
+    ids = torch.arange(9).repeat(2)
+    old, bank = torch.randn(18, 6, generator=g, dtype=torch.float64), ConceptBank(9, 6, 2, dtype=torch.float64)
+    bank.update(old, ids)
+    torch.testing.assert_close(concept_contrastive_loss(student, teacher, concepts, similarity, bank),
+                               reference.concept_contrastive_loss(student, teacher, concepts, similarity, (old, ids)))
 
 
 def test_float32_agrees_to_rounding():
@@ -149,8 +152,9 @@ def test_more_than_the_capacity_of_one_concept_at_once():
 def test_bank_round_trip_goes_on_the_same():
     g = torch.Generator().manual_seed(0)
     bank = ConceptBank(4, 3, capacity=2)
-    bank.update(torch.randn(7, 3, generator=g), torch.randint(0, 4, (7,), generator=g))
+    bank.update(torch.randn(7, 3, generator=g), torch.tensor([0, 2, 2, 2, 3, 0, 0]))
     twin = ConceptBank(4, 3, capacity=2)
+    twin.update(torch.randn(8, 3, generator=g), torch.arange(8) % 4)  # what it held is gone
     twin.load_state_dict(bank.state_dict())
     more, ids = torch.randn(5, 3, generator=g), torch.randint(0, 4, (5,), generator=g)
     bank.update(more, ids), twin.update(more, ids)
@@ -164,5 +168,23 @@ def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="Linear"):
         concept_contrastive_loss(torch.zeros(1, 2, 5), torch.zeros(1, 2, 4), torch.zeros(1, 2).long(), torch.eye(2),
                                  projection=torch.nn.Linear(3, 4))
+    with pytest.raises(ValueError, match="needs student and teacher"):  # a part beyond the end of the batch
+        concept_contrastive_loss(torch.zeros(1, 2, 4), torch.zeros(3, 2, 4), torch.zeros(3, 2).long(), torch.eye(1),
+                                 first=3)
     with pytest.raises(ValueError, match="at least 1"):
         ConceptBank(0, 4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells how much memory is resident")
+def test_a_bank_on_the_cpu_takes_memory_as_it_is_written():
+    """4 GiB are asked for, twice, and no more is taken than two concepts need. What was never written is zero."""
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    before = resident()
+    bank, again = (ConceptBank(2**12, 2**10, capacity=2**8) for _ in range(2))
+    bank.update(torch.ones(3, 2**10), torch.tensor([7, 7, 7]))
+    again.load_state_dict(bank.state_dict())
+    assert torch.equal(again.projections[7], bank.projections[7]) and bank.counts_on_host().sum() == 3
+    assert not bank.projections[7, 3:].any() and not bank.projections[8].any() and not again.projections[-1].any()
+    assert resident() - before < 2**27

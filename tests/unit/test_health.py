@@ -40,7 +40,7 @@ def test_parallel_prototypes_are_a_collapse():
 
 def test_a_loss_that_never_moves_is_said():
     assert health.of_losses("head", [0.0] * 5, "published")[0].startswith(
-        "Stage head learned nothing, its loss was 0 at each of 5 updates (no anchor had a positive")
+        "Stage head learned nothing, its loss was 0 at all 5 updates (no anchor had a positive")
     assert health.of_losses("probe", [-0.1, -0.1], "published") and not health.of_losses("probe", [-0.1, -0.2], "alive")
     assert not health.of_losses("head", [], "published") and not health.of_losses("head", [1.0], "published")
 
@@ -78,7 +78,7 @@ def test_warnings_are_shown_and_stay_with_all_that_is_made_after(tiny, monkeypat
     """A head whose anchors have no positives, so that no term of the loss is left: every artefact after it says so."""
     run = tiny()
     monkeypatch.setattr(steps, "concept_contrastive_loss", lambda seen, *rest, **options: 0 * seen.sum())
-    with pytest.warns(UserWarning, match="Stage head learned nothing, its loss was 0 at each of 8 updates"):
+    with pytest.warns(UserWarning, match="Stage head learned nothing, its loss was 0 at all 8 updates"):
         head = stages.fit_head(run)
     monkeypatch.setattr(health, "DEAD_CLUSTERS", -1.0)
     with pytest.warns(UserWarning, match="Read-out modularity: . of 3 clusters"):

@@ -12,17 +12,18 @@ FILES = sorted(path for package in ("cause_lib", "cause_book") for path in (ROOT
 METHOD = ("reference", "clusterbook", "contrast", "heads", "probes")
 
 # Each part may import itself and the parts named here.
-KERNELS, PLAIN = {"kernels"}, {"errors", "rules", "config"}
+KERNELS, PLAIN = {"kernels"}, {"errors", "rules", "config", "code_digest"}
 ON_TOP_OF = {
     "face": set(),  # and, when a name is first used, the module that holds it
     "errors": set(),
     "rules": {"errors"},
     "config": {"errors", "rules"},
-    "data": {"errors"},
+    "code_digest": set(),
+    "data": {"errors", "code_digest"},
     "weights": {"errors"},
     "kernels": {"errors"},
     "method": KERNELS,
-    "outer": {"method", "kernels", "errors", "weights"},  # crf, metrics, backbones
+    "outer": {"method", "kernels", "errors", "weights"},  # crf, metrics, backbones, masks
     "runs": {"outer", "method", "kernels", "weights", "data", *PLAIN},
     "top": {"runs", "outer", "method", "kernels", "weights", "data", *PLAIN},  # stages, segmenter
     "main": {"top", "runs", "outer", "method", "kernels", "weights", "data", *PLAIN},
@@ -42,7 +43,7 @@ def part_of(module: str) -> str:
     name = (module.split(".") + ["face"])[1]
     if name in METHOD:
         return "method"
-    return {"crf": "outer", "metrics": "outer", "backbones": "outer", "stages": "top", "segmenter": "top",
+    return {"crf": "outer", "metrics": "outer", "backbones": "outer", "masks": "outer", "stages": "top", "steps": "top", "segmenter": "top",
             "release": "top", "__main__": "main"}.get(name, name)
 
 

@@ -64,9 +64,10 @@ def place(tmp_path_factory):
     commands = {name: [arguments(place / name, **run) for run in RUNS] for name in ("one", "two")}
     launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0",
               "--mixed_precision", "no", "--dynamo_backend", "no", __file__, json.dumps(commands["two"])]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     threads = torch.get_num_threads()
     with subprocess.Popen([sys.executable, "-m", "accelerate.commands.launch", *launch], text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as two:
         torch.set_num_threads(1)
         run_all(commands["one"])
@@ -205,7 +206,7 @@ def test_contrast_of_parts_adds_up(banked):
 
     def losses():
         return [concept_contrastive_loss(part.cut(features), teacher, concepts, similarity, bank, projection=layer,
-                                         part=part) for part in (Told(0, 2, b), Told(2, 5, b))]
+                                         first=part.first, total=part.total) for part in (Told(0, 2, b), Told(2, 5, b))]
 
     told, counts = [], []
     losses()

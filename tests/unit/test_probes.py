@@ -19,6 +19,9 @@ def test_probe_is_a_cosine_and_its_log_probabilities_add_to_one():
     torch.testing.assert_close(probe(features), expected)
     torch.testing.assert_close(probe.log_probabilities(features).exp().sum(-1), torch.ones(2, 4))
     torch.testing.assert_close(LinearProbe(3, 5).log_probabilities(features).exp().sum(-1), torch.ones(2, 4))
+    start = torch.ones(3, 5)
+    ClusterProbe(3, 5, start).centroids.data.zero_()  # trained: what it started from is a copy
+    assert start.all()
     with pytest.raises(ValueError, match="needs centroids"):
         ClusterProbe(3, 5, torch.zeros(2, 5))
 

@@ -17,11 +17,10 @@ from strategies import factors, generator, normals, permutation, rotation, seeds
 
 from cause_book.explorer import exact
 from cause_book.usage import neighbours
-from cause_lib.clusterbook import Clusterbook, modularity_loss, modularity_matrix, thin_grid, winning_concepts
+from cause_lib.clusterbook import Clusterbook, argmax_concepts, modularity_loss, modularity_matrix, thin_grid
 from cause_lib.contrast import ConceptBank, concept_contrastive_loss
 from cause_lib.heads import MLPHead
-from cause_lib.probes import ClusterProbe, concept_kmeans, cosine_kmeans, smooth
-from cause_lib.runs.judging import mirror_mean
+from cause_lib.probes import ClusterProbe, concept_kmeans, cosine_kmeans, mirror_mean, smooth
 
 NEAR = {"rtol": 1e-9, "atol": 1e-9}
 temperatures = st.sampled_from((0.02, 0.1, 1.0))
@@ -83,9 +82,9 @@ def test_modularity_stays_within_its_bounds(tokens, prototypes, tau):
     difference. Its positive entries add to V = sum_ij |W_ij| / 2, its negative ones to -V. As 0 <= delta_ij <=
     tanh(1 / tau), since cosines end at 1, H is largest where delta is that on the positive ones and 0 on the negative,
     and smallest the other way round.
-    V is 1 less what the two have in common, sum_ij min(a_ij, p_i p_j). No a_ij is more than p_i or p_j, so p_i p_j is no
-    less than a_ij max(p_i, p_j), and a_ij is so anyway: in common they have at least sum_ij a_ij p_i = sum_i p_i^2, which
-    for n numbers that add to 1 is at least 1/n. Without an edge W is 0, and so is H.
+    V is 1 less what the two have in common, sum_ij min(a_ij, p_i p_j). No a_ij is more than p_i or p_j, so p_i p_j is
+    no less than a_ij max(p_i, p_j), and a_ij is so anyway: in common they have at least sum_ij a_ij p_i = sum_i p_i^2,
+    which for n numbers that add to 1 is at least 1/n. Without an edge W is 0, and so is H.
     """
     most = math.tanh(1 / tau)
     for picture in tokens:
@@ -132,13 +131,12 @@ def test_modularity_and_its_gradient_are_finite_in_extremes(tokens, prototypes, 
 
 
 @given(vectors((1, 3), (1, 6), (1, 70)))
-def test_winners_win(affinity):
-    """Of every pair, the concept with the largest product; the same whichever of the two is asked first."""
+def test_the_argmax_has_the_largest_product_and_is_symmetric(affinity):
     affinity = affinity.clamp(min=0)  # zeros, hence ties, are frequent
-    winner = winning_concepts(affinity)
+    found = argmax_concepts(affinity)
     products = affinity[:, :, None] * affinity[:, None]  # (b, n, n, k)
-    assert torch.equal(products.gather(3, winner[..., None])[..., 0], products.amax(dim=3))
-    assert torch.equal(winner, winner.mT)
+    assert torch.equal(products.gather(3, found[..., None])[..., 0], products.amax(dim=3))
+    assert torch.equal(found, found.mT)
 
 
 @given(pictures, books, seeds)
@@ -198,8 +196,8 @@ def test_contrast_stays_within_its_bounds(case, tau):
     """0 <= loss <= 2 / tau + log(others + bank): every l is the -log of a softmax in which its positive takes part.
 
     s.z / tau lies within 1 / tau of nought, so the log-sum-exp is at most 1 / tau + log of how many there are, and the
-    positive's own term at least -1 / tau; and the log-sum-exp is never below the positive's own. Without any positive the
-    loss is 0, and means of such numbers stay between the same bounds.
+    positive's own term at least -1 / tau; and the log-sum-exp is never below the positive's own. Without any positive
+    the loss is 0, and means of such numbers stay between the same bounds.
     """
     student, _, _, _, old, _ = case
     loss = float(contrast(*case, temperature=tau))
@@ -210,7 +208,7 @@ def test_contrast_stays_within_its_bounds(case, tau):
 @given(contrasts(torch.float32, powers=(-45, 37)), st.sampled_from((0.005, 0.07, 1.0)),
        st.sampled_from(((0.3, 0.1), (1.1, -1.1), (-1.1, 1.1), (0.0, 0.0))))
 def test_contrast_and_its_gradient_are_finite_in_extremes(case, tau, phi):
-    """One patch, one concept, zeros, lengths from the smallest float32 nearly to the largest; everyone a positive, and no one."""
+    """One patch, one concept, zeros, lengths from the smallest float32 nearly to the largest; all positives, or none."""
     student = case[0].requires_grad_()
     loss = contrast(*case, temperature=tau, positive_threshold=phi[0], negative_threshold=phi[1])
     slope = torch.autograd.grad(loss, student)[0]

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cause_lib.probes import mirror_mean
 from cause_lib.runs import released
-from cause_lib.runs.judging import mirror_mean
 from cause_lib.runs.released import load_released, released_files, released_fingerprint
 
 D, R, P, K, C, SIDE = 24, 6, 10, 9, 4, 5
