@@ -40,23 +40,9 @@ from cause_lib.heads import TRHead
 from cause_lib.masks import predict
 from cause_lib.runs.card import model_card, shareable
 from cause_lib.runs.released import load_released, released_fingerprint
-from cause_lib.runs.saved import (
-    BACKBONE,
-    CARD,
-    CONFIG,
-    FORMAT,
-    MAKE_ANEW,
-    WEIGHTS,
-    load_head,
-    load_probe,
-    open_backbone,
-    read_assignment,
-    read_config,
-    read_experiment,
-    refused,
-    restore,
-    run_folder,
-)
+from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, FORMAT, MAKE_ANEW, WEIGHTS, load_head, load_probe,
+                                  open_backbone, read_assignment, read_config, read_experiment, refused, restore,
+                                  run_folder)
 from cause_lib.runs.store import library_version, read_record, whole
 from cause_lib.weights import file_sha256
 

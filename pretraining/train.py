@@ -31,15 +31,8 @@ from cause_lib.data import load_dataset
 from cause_lib.heads import ema_update
 from cause_lib.runs.features import device_name
 from cause_lib.runs.loop import seed_for, session
-from cause_lib.runs.store import (
-    artefact_folder,
-    is_complete,
-    library_version,
-    load_checkpoint,
-    new_artefact,
-    save_checkpoint,
-    write_record,
-)
+from cause_lib.runs.store import (artefact_folder, is_complete, library_version, load_checkpoint, new_artefact,
+                                  save_checkpoint, write_record)
 from pretraining.judge import judge_tokens, rgb_statistics
 from pretraining.objective import Distilled, at_places, balance, distillation
 from pretraining.views import draw_pictures, views_for

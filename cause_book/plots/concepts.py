@@ -7,22 +7,8 @@ import numpy as np
 from matplotlib.colors import hsv_to_rgb, to_rgb
 from matplotlib.patches import Patch
 
-from cause_book.plots.style import (
-    AMOUNT,
-    BESIDE,
-    CYCLE,
-    LABEL,
-    MARKERS,
-    PALETTE,
-    RELATION,
-    SIGNED,
-    as_array,
-    as_picture,
-    bare,
-    in_style,
-    new_axes,
-    row_of_axes,
-)
+from cause_book.plots.style import (AMOUNT, BESIDE, CYCLE, LABEL, MARKERS, PALETTE, RELATION, SIGNED, as_array,
+                                    as_picture, bare, in_style, new_axes, row_of_axes)
 from cause_lib.errors import InputError
 
 

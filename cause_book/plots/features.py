@@ -4,22 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cause_book.plots.style import (
-    BESIDE,
-    CYCLE,
-    LABEL,
-    PALETTE,
-    RELATION,
-    SIGNED,
-    as_array,
-    as_picture,
-    bare,
-    frame,
-    in_style,
-    new_axes,
-    picture_grid,
-    row_of_axes,
-)
+from cause_book.plots.style import (BESIDE, CYCLE, LABEL, PALETTE, RELATION, SIGNED, as_array, as_picture, bare, frame,
+                                    in_style, new_axes, picture_grid, row_of_axes)
 
 
 @in_style

@@ -7,19 +7,8 @@ import numpy as np
 from scipy import ndimage
 
 from cause_book.plots.masks import paint
-from cause_book.plots.style import (
-    BESIDE,
-    CYCLE,
-    HATCHES,
-    LABEL,
-    as_array,
-    as_picture,
-    bare,
-    frame,
-    in_style,
-    new_axes,
-    panels,
-)
+from cause_book.plots.style import (BESIDE, CYCLE, HATCHES, LABEL, as_array, as_picture, bare, frame, in_style,
+                                    new_axes, panels)
 
 
 @in_style

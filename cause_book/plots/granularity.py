@@ -7,19 +7,8 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from scipy.cluster.hierarchy import dendrogram
 
-from cause_book.plots.style import (
-    CYCLE,
-    MARKERS,
-    PALETTE,
-    RELATION,
-    as_array,
-    as_picture,
-    bare,
-    in_style,
-    new_axes,
-    panels,
-    row_of_axes,
-)
+from cause_book.plots.style import (CYCLE, MARKERS, PALETTE, RELATION, as_array, as_picture, bare, in_style, new_axes,
+                                    panels, row_of_axes)
 
 
 @in_style

@@ -6,20 +6,8 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from cause_book.plots.style import (
-    AMOUNT,
-    PALETTE,
-    VOID,
-    VOID_STRIPE,
-    as_array,
-    as_picture,
-    bare,
-    frame,
-    in_style,
-    new_axes,
-    picture_grid,
-    row_of_axes,
-)
+from cause_book.plots.style import (AMOUNT, PALETTE, VOID, VOID_STRIPE, as_array, as_picture, bare, frame, in_style,
+                                    new_axes, picture_grid, row_of_axes)
 from cause_lib.errors import InputError
 
 

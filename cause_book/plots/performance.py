@@ -6,18 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cause_book.plots.concepts import concept_colors
-from cause_book.plots.style import (
-    AMOUNT,
-    BESIDE,
-    CYCLE,
-    HATCHES,
-    PALETTE,
-    as_array,
-    bare,
-    in_style,
-    new_axes,
-    row_of_axes,
-)
+from cause_book.plots.style import (AMOUNT, BESIDE, CYCLE, HATCHES, PALETTE, as_array, bare, in_style, new_axes,
+                                    row_of_axes)
 
 
 @in_style

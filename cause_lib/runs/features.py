@@ -29,16 +29,8 @@ from cause_lib.data import SegmentationDataset, load_dataset
 from cause_lib.errors import InputError
 from cause_lib.runs.saved import open_backbone
 from cause_lib.runs.seeds import generator_for
-from cause_lib.runs.store import (
-    ROOM,
-    artefact_folder,
-    is_complete,
-    is_made,
-    locked,
-    new_artefact,
-    read_record,
-    write_record,
-)
+from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, locked, new_artefact, read_record,
+                                  write_record)
 from cause_lib.runs.version import library_version
 
 T = TypeVar("T")

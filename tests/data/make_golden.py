@@ -31,20 +31,8 @@ import numpy as np
 import torch
 from cause_lib.artefacts import library_version
 from PIL import Image
-from test_golden import (
-    CASES,
-    DATA,
-    KILLED,
-    MADE_BY,
-    MAKERS,
-    RUN,
-    STEP,
-    all_digits,
-    case_name,
-    described_runs,
-    experiment_of,
-    named_runs,
-)
+from test_golden import (CASES, DATA, KILLED, MADE_BY, MAKERS, RUN, STEP, all_digits, case_name, described_runs,
+                         experiment_of, named_runs)
 
 from cause_lib import judge, stages
 from cause_lib.config import STAGE_FIELDS, Experiment

@@ -5,16 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from cause_book.frontdoor import (
-    StructuralModel,
-    back_door,
-    count_views,
-    estimate_joint,
-    front_door,
-    front_door_support,
-    observational,
-    segments,
-)
+from cause_book.frontdoor import (StructuralModel, back_door, count_views, estimate_joint, front_door,
+                                  front_door_support, observational, segments)
 
 CARDINALITIES = list(itertools.product((1, 2, 5), (1, 2, 4), (1, 3, 7), (2, 3)))  # (u, t, m, y), 54 of them
 GOOD = dict(p_u=[0.4, 0.6], p_t=[[0.5, 0.5], [0.1, 0.9]], p_m=[[0.2, 0.8], [0.7, 0.3]], p_y=[[[0.5, 0.5]] * 2] * 2)

@@ -8,28 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from cause_book.granularity import (
-    NEVER,
-    Pairs,
-    above_layout,
-    agreement,
-    at_level,
-    best_view,
-    coarser,
-    count_table,
-    grain,
-    leading,
-    medians,
-    merging,
-    patch_labels,
-    patch_pairs,
-    relations,
-    scores_at_levels,
-    segments,
-    separation,
-    windows,
-    within_objects,
-)
+from cause_book.granularity import (NEVER, Pairs, above_layout, agreement, at_level, best_view, coarser, count_table,
+                                    grain, leading, medians, merging, patch_labels, patch_pairs, relations,
+                                    scores_at_levels, segments, separation, windows, within_objects)
 from cause_lib.data.scenes import LEVELS, OBJECTS, PARTS
 from cause_lib.metrics import SegmentationMetrics
 

@@ -16,18 +16,8 @@ import pretraining.views
 from cause_lib.backbones import small_vit
 from pretraining.judge import judge_tokens, kmeans_score, knn_score, linear_score, patch_labels, rgb_statistics
 from pretraining.objective import Distilled, at_places, balance, distillation
-from pretraining.train import (
-    QUICK,
-    Settings,
-    architecture,
-    as_backbone,
-    cosine,
-    groups,
-    new_vit,
-    objective,
-    pretrain,
-    standardise,
-)
+from pretraining.train import (QUICK, Settings, architecture, as_backbone, cosine, groups, new_vit, objective, pretrain,
+                               standardise)
 from pretraining.views import cut, hide, places_in, recolour, views_for
 
 TINY = Settings(**QUICK)

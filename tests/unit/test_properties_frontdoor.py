@@ -8,14 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import seeds
 
-from cause_book.frontdoor import (
-    StructuralModel,
-    back_door,
-    front_door,
-    front_door_support,
-    observational,
-    segments,
-)
+from cause_book.frontdoor import StructuralModel, back_door, front_door, front_door_support, observational, segments
 
 MANY = settings(max_examples=200)
 sizes = st.integers(1, 4)

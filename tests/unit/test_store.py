@@ -14,24 +14,9 @@ import torch
 from cause_lib import stages
 from cause_lib.errors import NotFound
 from cause_lib.runs import store
-from cause_lib.runs.store import (
-    artefact_folder,
-    checkpoint_path,
-    is_complete,
-    is_made,
-    libraries_of,
-    library_version,
-    load_checkpoint,
-    load_tensors,
-    locked,
-    made_once,
-    new_artefact,
-    save_checkpoint,
-    whole,
-    write_artefact,
-    write_record,
-    write_whole,
-)
+from cause_lib.runs.store import (artefact_folder, checkpoint_path, is_complete, is_made, libraries_of, library_version,
+                                  load_checkpoint, load_tensors, locked, made_once, new_artefact, save_checkpoint,
+                                  whole, write_artefact, write_record, write_whole)
 
 ONE = {"a": torch.ones(2)}
 
