@@ -48,3 +48,11 @@ def test_kmeans_with_fewer_points_than_clusters_or_equal_points_is_finite():
         assert centroids.shape == (4, 3) and torch.isfinite(centroids).all()
     with pytest.raises(ValueError, match="finite points"):
         cosine_kmeans(torch.full((3, 2), torch.nan), 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_cluster_whose_points_cancel_starts_again_at_the_point_farthest_away(seed):
+    points = torch.tensor([[1.0, 0], [-1, 0]])
+    start = points[int(2 * torch.rand(1, generator=torch.Generator().manual_seed(seed)))]
+    found = cosine_kmeans(points, 1, restarts=1, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(found, -start[None])
