@@ -14,12 +14,15 @@ import difflib
 import math
 from collections import Counter
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cause_lib.data.images import RESIZE, load_image, resize_and_crop, to_rgb
 from cause_lib.data.palette import palette
 from cause_lib.data.source import leave_out
 from cause_lib.errors import InputError
+
+if TYPE_CHECKING:
+    from cause_lib.data.views import SegmentationDataset
 
 __all__ = [
     "CORRUPT", "COUNTS", "CROPS", "DATASETS", "SegmentationDataset", "check_dataset", "load_dataset", "load_image",
