@@ -6,6 +6,7 @@ So, before napoleon turns the sections into lists:
 
     paragraphs             marks of reStructuredText are escaped, `code` is set as code
     formulas and columns   blocks that are indented, or have two spaces in a row, stay as they are, as literal blocks
+    examples               are Python code
     name: what it is       paragraphs of such lines, in functions and classes, become a section Args
 """
 
@@ -43,7 +44,12 @@ def readable(lines: list[str], is_module: bool) -> list[str]:
             blocks.append([])
     made: list[str] = []
     for block in filter(None, blocks):
-        if SECTION.match(block[0]):
+        prose = next((i for i, line in enumerate(block) if line.lstrip().startswith(">>>")), len(block))
+        if block[0] == "Examples:" or prose < len(block):
+            made += [*map(escape, block[:prose]), *([""] if prose else [])]
+            if block[prose:]:
+                made += ["    .. code-block:: python", "", *("    " + line for line in block[prose:]), ""]
+        elif SECTION.match(block[0]):
             if block[0].startswith("Fields"):
                 made += [escape(block[0]), ""]
                 block[0] = "Args:"

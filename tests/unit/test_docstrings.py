@@ -32,6 +32,11 @@ def test_sections_stay_and_lists_of_names_become_one():
     assert made("Fields, as published:\n    k: many") == "Fields, as published:\n\nArgs:\n    k: many"
 
 
+def test_examples_are_code():
+    assert made("Examples:\n    Twice *that*:\n\n    >>> 2 * x\n    4") == (
+        "Examples:\n    Twice \\*that\\*:\n\n    .. code-block:: python\n\n        >>> 2 * x\n        4")
+
+
 @pytest.mark.parametrize("text", ["", "One line.", "A lone ` backtick"])
 def test_anything_goes_in(text):
     assert isinstance(made(text), str)
