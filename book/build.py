@@ -43,6 +43,7 @@ CODE = ("cause_lib", "cause_book")  # what the book's cells and its pages of the
 READ = ("benchmarks/results", "book/results", "experiments")  # what its cells read
 NOTEBOOKS = ("notebooks/*.ipynb", "book/*.md")  # in this order: pages read what the chapters have made
 PAGES = ("_config.yml", "_toc.yml", "book", "notebooks")
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
 BUILDS_RUN_NONE = "Executing notebook"  # what myst-nb says when it runs one after all
 
 
@@ -170,6 +171,7 @@ def run_notebook(notebook: nbformat.NotebookNode, name: str, folder: Path, left:
     for cell, source in zip(ran, notebook.cells, strict=True):
         if source.cell_type == "code":
             source.outputs, source.execution_count = cell.outputs, cell.execution_count
+    notebook.metadata["language_info"] = executed.metadata["language_info"]  # pages have none, and Sphinx colours by it
     asked.unlink()
     return seconds
 
@@ -218,18 +220,22 @@ def run_all(tree: Path, sizes: dict[str, dict], at_once: int, say: Callable[[str
 
 
 def build_pages(tree: Path) -> int:
-    """Jupyter Book, with its output; 0 only where nothing failed, nothing warned and no cell was run."""
+    """Jupyter Book, what it says also in _build/build.log; 0 only where nothing failed, nothing warned and no cell was run."""
     jupyter_book = Path(sys.executable).with_name("jupyter-book")  # of this environment, whatever PATH says
     command = [str(jupyter_book), "build", str(tree), "--all", "-W", "--keep-going"]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    building = subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    ran = False
-    for line in building.stdout:
-        print(line, end="", flush=True)
-        ran |= BUILDS_RUN_NONE in line
+    shutil.rmtree(tree / "_build/html", ignore_errors=True)  # a page that is gone is gone
+    (tree / "_build").mkdir(exist_ok=True)
+    with (tree / "_build/build.log").open("w", encoding="utf8") as log, subprocess.Popen(
+            command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as building:
+        ran = False
+        for line in building.stdout:
+            print(line, end="", flush=True)
+            log.write(COLOUR.sub("", line))
+            ran |= BUILDS_RUN_NONE in line
     if ran:
         print("The build ran a notebook itself: its outputs were not in the cache under the cells that it has.")
-    return building.wait() or int(ran)
+    return building.returncode or int(ran)
 
 
 def make(tree: Path, sizes: dict[str, dict], at_once: int) -> int:
@@ -239,7 +245,7 @@ def make(tree: Path, sizes: dict[str, dict], at_once: int) -> int:
     try:
         run_all(tree, sizes, at_once)
     except RuntimeError as error:
-        print(re.sub(r"\x1b\[[\d;]*m", "", str(error)))
+        print(COLOUR.sub("", str(error)))
         return 1
     ran = time.perf_counter()
     status = build_pages(tree)
