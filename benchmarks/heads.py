@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import timm
 import torch
@@ -20,7 +19,7 @@ from cause_lib.backbones import Backbone
 from cause_lib.clusterbook import Clusterbook
 from cause_lib.config import Experiment
 from cause_lib.runs.loop import session
-from cause_lib.stages import head_run
+from cause_lib.steps import head_run
 
 TOGETHER, ONE, FLOOR, APART = "four heads, one pass", "TR alone", "backbone alone", "four heads, a pass each"
 
@@ -50,7 +49,7 @@ def case(form: str, device: str, *, b: int, size: int, depth: int, d: int, k: in
         losers = -tokens.mean(dim=(0, 1)).expand(k - used, -1)
         grid = (size // 8, size // 8)
         runs = {name: head_run(shared.replace(**changes), Path(name), Clusterbook(torch.cat([winners, losers])),
-                               accelerator, SimpleNamespace(grid=grid)) for name, changes in HEADS.items()}
+                               accelerator, grid) for name, changes in HEADS.items()}
         for run in runs.values():
             full = torch.arange(used, device=accelerator.device).repeat(shared.bank_capacity)
             run.state["bank"].update(F.normalize(torch.randn(len(full), p, device=accelerator.device), dim=-1), full)

@@ -7,7 +7,7 @@ A notebook or page with code is run once, in its own folder, chapters first. It 
 status and by the numbers of its cells, since after a timeout papermill calls every cell completed. Its outputs are laid
 into Jupyter Book's cache, and then no cell is left to be run by the build, which is an error if it runs one.
 
-With sizes (YAML: chapter -> parameter -> value) the book is built in a copy of its tree, in whose parameters cells the
+With sizes (YAML: chapter, or `every`, -> parameter -> value) the book is built in a copy of its tree, in whose parameters cells the
 given values stand, so that the pages say what was run.
 
 The cache asks only whether code cells changed. What they import counts as well: when cause_lib, a library that it
@@ -100,6 +100,16 @@ def set_parameters(notebook: nbformat.NotebookNode, values: dict) -> tuple[str, 
         raise KeyError(f"the parameters cell has no {min(unknown)}")
     cell.source = "\n".join(lines)
     return before, cell.source
+
+
+def sizes_of_chapters(given: dict[str, dict]) -> dict[str, dict]:
+    """What each chapter gets: of `every`, the parameters that it has; and what stands under its own name."""
+    own = {name: values for name, values in given.items() if name != "every"}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        (cell,) = tagged(read_notebook(path), "parameters")
+        there = {statement.targets[0].id for statement in ast.parse(cell.source).body}
+        own[path.stem] = {name: value for name, value in given["every"].items() if name in there} | own.get(path.stem, {})
+    return own
 
 
 def copy_tree(tree: Path, sizes: dict[str, dict]) -> None:
@@ -255,7 +265,7 @@ def make(tree: Path, sizes: dict[str, dict], at_once: int) -> int:
 
 def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Builds the book.")
-    parser.add_argument("--sizes", type=Path, help="YAML: chapter -> parameter -> value; builds the tests' book")
+    parser.add_argument("--sizes", type=Path, help="YAML: chapter, or every -> parameter -> value; builds the tests' book")
     parser.add_argument("--at-once", type=int, default=1, help="how many chapters run at the same time")
     given = parser.parse_args(arguments)
     if given.sizes is None:
@@ -266,7 +276,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         print(f"{SMALL.relative_to(ROOT)} is built, and nothing has changed since.")
         return 0
     key.unlink(missing_ok=True)
-    sizes = yaml.safe_load(given.sizes.read_text(encoding="utf8"))
+    sizes = sizes_of_chapters(yaml.safe_load(given.sizes.read_text(encoding="utf8")))
     copy_tree(SMALL, sizes)
     status = make(SMALL, sizes, given.at_once)
     if status == 0:

@@ -3,19 +3,16 @@
     U -> T, U -> Y         the hidden confounder acts on treatment and outcome
     T -> M -> Y            the treatment acts on the outcome through the mediator, and through it alone
 
-What an intervention on T does to Y, if U is never seen (front-door adjustment, Eq. 1 of the CAUSE paper):
+The effect of an intervention on T if U is not observed (front-door adjustment, Eq. 1 of the CAUSE paper):
 
     p(Y | do(T)) = sum_m p(m | T) sum_t' p(Y | t', m) p(t')
 
 Sources: Pearl, "Causal diagrams for empirical research", Biometrika 82 (1995), and "Causality" (2009), section 3.3;
 Kim, Lee and Ro, "Causal Unsupervised Semantic Segmentation", section 3.1.
 
-Every table is a numpy float64 array whose axes are named by their letters, always in this order:
-`u` values of the confounder, `t` of the treatment, `m` of the mediator, `y` of the outcome.
-A conditional table has the axis that sums to 1 last.
-
-The world of segmentation has a model too: `count_views` counts its tables from scenes whose labels are known, and
-`segments` groups the kinds of patches that get the same names.
+Every table is a numpy float64 array whose axes are named by their letters, always in this order: `u` values of the
+confounder, `t` of the treatment, `m` of the mediator, `y` of the outcome. The axis that sums to 1 is the last.
+`count_views` counts the tables of a model of segmentation from labelled scenes; `segments` groups its treatments.
 """
 
 from __future__ import annotations
@@ -28,25 +25,21 @@ from scipy.spatial.distance import pdist
 
 from cause_lib.errors import InputError
 
-# A table typed by hand or divided in float64 sums to 1 well within this; a table of rounded decimals (0.33, 0.33, 0.33)
-# does not, and is better refused than silently renormalised.
-TABLE_TOLERANCE = 1e-9
-# A joint is a product of four such tables, so it may be off by a little more.
-JOINT_TOLERANCE = 1e-8
+TABLE_TOLERANCE = 1e-9  # tables of rounded decimals (0.33, 0.33, 0.33) are refused, not renormalised
+JOINT_TOLERANCE = 1e-8  # a joint is a product of four such tables
 
 
 @dataclass(frozen=True, eq=False)
 class StructuralModel:
-    """A whole model: four tables of probabilities, checked once and read-only from then on.
+    """Four tables of probabilities, checked once and read-only from then on; anything array-like goes in.
 
     p_u: (u,)             p(u)
     p_t: (u, t)           p(t | u)
-    p_m: (u, t, m)        p(m | u, t); a table (t, m) says that the mediator does not listen to the confounder
-    p_y: (u, t, m, y)     p(y | u, t, m); a table (u, m, y) says that the treatment has no path around the mediator
+    p_m: (u, t, m)        p(m | u, t); a table (t, m): the mediator is independent of the confounder given t
+    p_y: (u, t, m, y)     p(y | u, t, m); a table (u, m, y): the treatment has no path around the mediator
 
-    The two short forms are the front-door assumptions; they are stored in the long form, so that a model which
-    violates them is written in the same way. Anything array-like goes in, read-only float64 is kept.
-    Raises ValueError where a table is negative, not finite, does not sum to 1 or does not fit its neighbours.
+    The short forms are the front-door assumptions; they are stored in the long form.
+    Raises ValueError where a table is negative, not finite, does not sum to 1 or does not fit the others.
     """
 
     p_u: np.ndarray
@@ -64,18 +57,12 @@ class StructuralModel:
             p_m = p_m[None].repeat(num_u, axis=0)  # (u, t, m)
         if p_y.ndim == 3:
             p_y = p_y[:, None].repeat(num_t, axis=1)  # (u, t, m, y)
-        for name, table, shape in (
-            ("p_t", p_t, (num_u, num_t)),
-            ("p_m", p_m, (num_u, num_t, num_m)),
-            ("p_y", p_y, (num_u, num_t, num_m, num_y)),
-        ):
-            if table.shape != shape:
-                given = np.shape(getattr(self, name))
-                raise InputError(
-                    f"{name} has shape {given}, which does not fit the other tables: with u={num_u}, t={num_t}, "
-                    f"m={num_m}, y={num_y} its long form must be {shape}."
-                )
-        for name, table in (("p_u", p_u), ("p_t", p_t), ("p_m", p_m), ("p_y", p_y)):
+        shape = (num_u, num_t, num_m, num_y)
+        for axes, (name, table) in enumerate({"p_u": p_u, "p_t": p_t, "p_m": p_m, "p_y": p_y}.items(), start=1):
+            if table.shape != shape[:axes]:
+                raise InputError(f"{name} has shape {np.shape(getattr(self, name))}, which does not fit the other "
+                                 f"tables: with u={num_u}, t={num_t}, m={num_m}, y={num_y} its long form must be "
+                                 f"{shape[:axes]}.")
             table.setflags(write=False)
             object.__setattr__(self, name, table)
 
@@ -83,8 +70,9 @@ class StructuralModel:
     def random(cls, u=2, t=2, m=2, y=2, *, seed=0, front_door=True) -> StructuralModel:
         """A model whose every row is drawn evenly from all distributions (flat Dirichlet).
 
-        u, t, m, y: how many values each variable takes, at least 1. seed: int or numpy Generator.
-        front_door=False also draws the two forbidden arrows, U -> M and T -> Y.
+        u, t, m, y: how many values each variable takes, at least 1
+        seed: int or numpy Generator
+        front_door: False also draws the two forbidden arrows, U -> M and T -> Y
         """
         if min(u, t, m, y) < 1:
             raise InputError(f"Every variable takes at least one value, not (u, t, m, y) = {(u, t, m, y)}.")
@@ -100,13 +88,13 @@ class StructuralModel:
 
     @classmethod
     def smoking(cls, *, bypass=0.0, confounding=0.0, u_t=1.0, u_y=1.0, t_m=1.0, m_y=1.0) -> StructuralModel:
-        """The story that front-door adjustment is told with, in made-up numbers; every variable is 0 (no) or 1 (yes).
+        """The usual example, in made-up numbers: U a gene, T smoking, M tar in the lungs, Y cancer, each 0 or 1.
 
-        U a gene, T smoking, M tar in the lungs, Y cancer. bypass in [0, 1] lets smoking harm without tar (T -> Y),
-        confounding in [0, 1] lets the gene keep tar in the lungs (U -> M); with both at 0 the front door is open.
-        u_t, u_y, t_m, m_y in [0, 1] are the strengths of the story's own arrows: 0 takes one away, 1 is the story as
-        it is told. u_t may be negative, down to -1: a gene that keeps people from smoking.
-        Raises ValueError where a strength is out of its range. The simulator page computes the same tables.
+        bypass: in [0, 1], the direct effect T -> Y of smoking without tar
+        confounding: in [0, 1], the effect U -> M of the gene on tar; with both at 0 the front-door criterion holds
+        u_t, u_y, t_m, m_y: in [0, 1], the strengths of the other arrows; u_t may be negative, down to -1
+
+        Raises ValueError for a strength out of its range. The simulator page computes the same tables.
         """
         strengths = {"bypass": bypass, "confounding": confounding, "u_t": u_t, "u_y": u_y, "t_m": t_m, "m_y": m_y}
         for name, strength in strengths.items():
@@ -132,15 +120,15 @@ class StructuralModel:
         return bool(np.ptp(self.p_m, axis=0).max() <= 1e-12 and np.ptp(self.p_y, axis=1).max() <= 1e-12)
 
     def joint(self) -> np.ndarray:
-        """p(u, t, m, y), float64 (u, t, m, y): what somebody would see who sees everything."""
+        """p(u, t, m, y), float64 (u, t, m, y), the confounder included."""
         return np.einsum("u,ut,utm,utmy->utmy", self.p_u, self.p_t, self.p_m, self.p_y)
 
     def observed(self) -> np.ndarray:
-        """p(t, m, y), float64 (t, m, y): what is left for us, who do not see the confounder."""
+        """p(t, m, y), float64 (t, m, y), without the confounder."""
         return self.joint().sum(axis=0)
 
     def do(self, treatment: int) -> StructuralModel:
-        """The mutilated model of do(T = treatment): the arrow into T is cut, and T is set for everybody."""
+        """The mutilated model of do(T = treatment): the arrow into T is cut, and T is set."""
         num_t = self.p_t.shape[1]
         if not 0 <= treatment < num_t:
             raise InputError(f"do(T = {treatment}) is not possible: the treatments of this model are 0 to {num_t - 1}.")
@@ -149,14 +137,13 @@ class StructuralModel:
         return replace(self, p_t=p_t)
 
     def interventional(self) -> np.ndarray:
-        """The truth, p(y | do(t)), float64 (t, y): every treatment forced in turn on the mutilated model."""
+        """The truth, p(y | do(t)), float64 (t, y), from the mutilated models."""
         return np.stack([self.do(t).observed().sum(axis=(0, 1)) for t in range(self.p_t.shape[1])])  # (t, y)
 
     def sharpened(self, power: float) -> StructuralModel:
-        """The model whose mediator is more decided: p(m | u, t) to the power, normalised anew.
+        """The model with p(m | u, t) to the power, normalised again.
 
-        power 1 leaves it as it is; power np.inf is the hard assignment of CAUSE, p(m' | t) = 1 for
-        m' = argmax_m p(m | t) (the first of equals).
+        power: 1 changes nothing; np.inf is the hard assignment of CAUSE, p(m' | t) = 1 for m' = argmax_m p(m | t)
         """
         if not power > 0:
             raise InputError(f"The power must be positive, not {power}; 1 leaves the mediator as it is.")
@@ -178,9 +165,10 @@ class StructuralModel:
 def estimate_joint(t, m, y, cardinalities, *, pseudo_count=0.0) -> np.ndarray:
     """p(t, m, y) from individuals, by counting: float64 (t, m, y).
 
-    t, m, y: integer arrays (size,), values from 0; cardinalities: how many values of each, (t, m, y).
-    pseudo_count is added to every cell: 0 is the maximum-likelihood estimate; anything above keeps every cell
-    positive, at the price of a pull towards the uniform distribution.
+    t, m, y: integer arrays (size,), values from 0
+    cardinalities: how many values of each, (t, m, y)
+    pseudo_count: added to every cell; 0 is the maximum-likelihood estimate, more is biased towards uniform
+
     Raises ValueError for unequal lengths, values out of range, a negative pseudo-count, or nothing to count.
     """
     columns = [np.asarray(column) for column in (t, m, y)]
@@ -190,9 +178,8 @@ def estimate_joint(t, m, y, cardinalities, *, pseudo_count=0.0) -> np.ndarray:
         if not (len(column) == 0 or np.issubdtype(column.dtype, np.integer)):
             raise InputError(f"{name} holds {column.dtype} values; the values of a discrete variable are integers.")
         if len(column) and (column.min() < 0 or column.max() >= cardinality):
-            raise InputError(
-                f"{name} has values from {column.min()} to {column.max()}, outside 0 to {cardinality - 1}."
-            )
+            low, high = column.min(), column.max()
+            raise InputError(f"{name} has values from {low} to {high}, outside 0 to {cardinality - 1}.")
     if not pseudo_count >= 0 or np.isinf(pseudo_count):
         raise InputError(f"pseudo_count must be a finite number not below 0, not {pseudo_count}.")
     if len(columns[0]) == 0 and pseudo_count == 0:
@@ -203,9 +190,9 @@ def estimate_joint(t, m, y, cardinalities, *, pseudo_count=0.0) -> np.ndarray:
 
 
 def observational(joint, *, undefined="raise") -> np.ndarray:
-    """The naive answer p(y | t), float64 (t, y), from p(t, m, y): what is seen among those who happened to have t.
+    """The naive answer p(y | t), float64 (t, y), from p(t, m, y), undefined for a treatment that does not occur.
 
-    A treatment that never occurs has no such answer; see `front_door` for `undefined`.
+    undefined: see `front_door`
     """
     joint = _checked_joint(joint, "(t, m, y)")
     p_ty = joint.sum(axis=1)  # (t, y)
@@ -216,8 +203,9 @@ def observational(joint, *, undefined="raise") -> np.ndarray:
 def back_door(joint, *, undefined="raise") -> np.ndarray:
     """Back-door adjustment, p(y | do(t)) = sum_u p(y | t, u) p(u), float64 (t, y), from p(u, t, m, y).
 
-    Needs the confounder to be seen. A treatment that some part of the population (some u) never takes has no
-    answer; see `front_door` for `undefined`.
+    The confounder must be observed. A treatment that does not occur for some u has no answer.
+
+    undefined: see `front_door`
     """
     joint = _checked_joint(joint, "(u, t, m, y)")
     p_uty = joint.sum(axis=2)  # (u, t, y)
@@ -230,12 +218,12 @@ def back_door(joint, *, undefined="raise") -> np.ndarray:
 
 
 def front_door(joint, *, undefined="raise") -> np.ndarray:
-    """Front-door adjustment (Eq. 1), float64 (t, y), from p(t, m, y) alone: the confounder is not asked for.
+    """Front-door adjustment (Eq. 1), float64 (t, y), from p(t, m, y): the confounder is not observed.
 
-    Positivity: every mediator value that the treatment can lead to must occur together with every treatment that
-    occurs at all, or p(y | t', m) is a question nobody has an answer to (`front_door_support` says which treatments
-    have one). undefined="raise" raises ValueError naming the treatments without an answer; undefined="nan" gives them
-    rows of NaN and leaves the others as they are.
+    Positivity: every mediator value that the treatment can lead to must occur together with every treatment that occurs
+    at all, or p(y | t', m) is undefined (`front_door_support` says for which treatments it holds).
+
+    undefined: "raise" raises ValueError that names the treatments without an answer; "nan" gives them rows of NaN
     """
     joint = _checked_joint(joint, "(t, m, y)")
     p_tm = joint.sum(axis=2)  # (t, m)
@@ -250,7 +238,7 @@ def front_door(joint, *, undefined="raise") -> np.ndarray:
 
 
 def front_door_support(joint) -> np.ndarray:
-    """Which treatments front-door adjustment can answer for, bool (t,), from p(t, m, y); see `front_door`."""
+    """For which treatments front-door adjustment is defined, bool (t,), from p(t, m, y); see `front_door`."""
     seen = _checked_joint(joint, "(t, m, y)").sum(axis=2) > 0  # (t, m)
     occurs = seen.any(axis=1)  # (t,)
     complete = seen[occurs].all(axis=0)  # (m,) seen together with every treatment that occurs
@@ -260,14 +248,16 @@ def front_door_support(joint) -> np.ndarray:
 def count_views(labels, names, sides, *, views=8, patches=10, spots=4, seed=0) -> np.ndarray:
     """p(t, m | u), float64 (u, t, m), counted from views of labelled scenes, as photographers of each level take them.
 
-    u is the level that a photographer has in mind, t the kind that fills most of a patch, m the kind that a glance at
-    one spot of that patch reports; every spot is counted.
+    u is the level that a photographer has in mind, t the kind that fills most of a patch, m the kind at one spot of
+    that patch; every spot is counted. In each scene a photographer takes `views` views: of one of the names in the
+    scene, centred on a pixel of that name, all equally likely, or as nearly as the scene's border allows.
 
-    labels: integers (g, h, h), the kind of each pixel of g scenes, from 0 to t - 1; names: integers (u, t), what each
-    kind is called at each level; sides: (u,) the side of a view, as a fraction of the scene's, in (0, 1].
-    In each scene a photographer takes `views` views: of one of the names in the scene, all equally likely, centred on a
-    pixel of that name, all equally likely, or as nearly as the scene's border allows. A view is patches x patches
-    patches of spots x spots evenly spaced spots. seed: int or numpy Generator.
+    labels: integers (g, h, h), the kind of each pixel of g scenes, from 0 to t - 1
+    names: integers (u, t), what each kind is called at each level
+    sides: (u,) the side of a view, as a fraction of the scene's, in (0, 1]
+    patches, spots: a view has patches x patches patches of spots x spots evenly spaced spots
+    seed: int or numpy Generator
+
     Raises ValueError where the shapes, kinds or sides do not fit.
     """
     labels, names = np.asarray(labels), np.asarray(names)
@@ -298,11 +288,12 @@ def count_views(labels, names, sides, *, views=8, patches=10, spots=4, seed=0) -
 
 
 def segments(answer, *, least=0.5) -> np.ndarray:
-    """Which treatments get the same outcomes: int64 (t,), every treatment with the first member of its segment.
+    """Which treatments have similar outcomes: int64 (t,), every treatment with the first member of its segment.
 
-    answer: float (t, y), a distribution of outcomes for each treatment, none NaN. What two treatments share is
-    sum_y min(p(y | a), p(y | b)), in [0, 1]; the two segments that share most, as a mean over their pairs, are merged
-    as long as that is `least` or more (average linkage, by SciPy).
+    Two treatments share sum_y min(p(y | a), p(y | b)), in [0, 1]. The two segments that share most, as a mean over
+    their pairs, are merged as long as that is `least` or more (average linkage, by SciPy).
+
+    answer: float (t, y), a distribution of outcomes for each treatment, none NaN
     """
     answer = np.asarray(answer, dtype=np.float64)
     if len(answer) < 2:
@@ -325,10 +316,8 @@ def _answered(answer, defined, undefined, what, why):
         raise InputError(f"undefined must be 'raise' or 'nan', not {undefined!r}.")
     if undefined == "raise" and not defined.all():
         rows = ", ".join(str(t) for t in np.flatnonzero(~defined))
-        raise InputError(
-            f"Positivity fails: {what} has no answer for treatment {rows}, because {why}; "
-            "pass undefined='nan' to keep the others, or estimate the joint with a pseudo_count."
-        )
+        raise InputError(f"Positivity fails: {what} has no answer for treatment {rows}, because {why}; "
+                         "pass undefined='nan' to keep the others, or estimate the joint with a pseudo_count.")
     return np.where(defined[:, None], answer, np.nan)
 
 

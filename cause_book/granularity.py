@@ -1,15 +1,14 @@
-"""Which grain was chosen: parts, objects or groups, measured in concepts, in features and in masks.
+"""Granularity: agreement of concepts, features and masks with parts, objects and groups.
 
-Labels of the generated world come at three nested levels (data/scenes/world.py). Two tables hold all that is asked:
+Labels of the generated world come at three nested levels (data/scenes/world.py). Two tables hold all numbers:
 
     N_kp   patches, or pixels, of concept, or cluster, k and part p; a coarser level adds columns up
            purity  sum_k max_c N_kc / N
            AMI     (I - E I) / ((H_k + H_c) / 2 - E I), I mutual information, H entropies in bits, E the mean over
                    random tables with the same sums of rows and columns (Vinh, Epps and Bailey 2010, JMLR 11)
-           told    what is told, beyond chance, of the question that a level adds to the next coarser one:
-                   the rise of I - E I over the rise of H_c - E I
-           above   AMI of every picture's own mask minus AMI of another picture's: what is left beside the layout that
-                   all pictures share (sky above, road below)
+           told    the rise of I - E I over the rise of H_c - E I, from the next coarser level to this one
+           above   AMI of every picture's own mask minus AMI of another picture's: what the layout that all pictures
+                   share (sky above, road below) does not explain
     R_pq   pairs of patches of one picture, one of part p and one of part q: cos > phi+ positive, cos < phi- negative,
            else ignored, as in contrast.py; m_pq is the median of their cosines
 
@@ -29,6 +28,7 @@ from scipy.cluster.hierarchy import linkage
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 from scipy.stats import random_table
+from sklearn.metrics.cluster import expected_mutual_information
 from torch import Tensor
 
 from cause_lib.data.scenes.world import LEVELS, find_level
@@ -37,20 +37,14 @@ from cause_lib.metrics import SegmentationMetrics, count
 
 NEVER = 3.0  # a height, 1 - phi+, that no cosine reaches
 
-# --- labels of patches ---
-
 
 def patch_labels(labels: Tensor, patch_size: int) -> Tensor:
-    """The label that most pixels of each patch have; of several the one with the smallest number.
+    """The label that most pixels of each patch have, the smallest of several: (b, n) int64, -1 for patches all void.
 
-    Args:
-        labels: (b, h, w) int64, -1 void. patch_size: side of a patch in pixels.
+    labels: (b, h, w) int64, -1 void
+    patch_size: side of a patch in pixels
 
-    Returns:
-        (b, n) int64; -1 for a patch that is void all over.
-
-    Raises:
-        ValueError: patches of this size do not fill the picture.
+    Raises ValueError if patches of this size do not fill the picture.
     """
     b, h, w = labels.shape
     if h % patch_size or w % patch_size:
@@ -73,17 +67,13 @@ def at_level(parts: Tensor, level: str) -> Tensor:
 
 
 def best_view(parts: Tensor, own: Sequence[int]) -> tuple[int, tuple[int, int, int]]:
-    """Where one object shows best: of all connected pieces, the one whose smallest part is largest.
+    """Where one object shows best: the connected piece whose smallest part is largest.
 
-    Args:
-        parts: (b, h, w) int64, labels of parts. own: the object's parts; a piece that shows the first of them twice,
-            as two people who touch have two heads, is taken only if there is no other.
+    parts: (b, h, w) int64, labels of parts
+    own: the object's parts; a piece that has the first of them twice (two heads) is the last choice
 
-    Returns:
-        The picture's number, and a square around the piece that stays inside the picture: top, left, side in pixels.
-
-    Raises:
-        ValueError: none of its parts is in any picture.
+    Returns the picture's number, and a square around the piece inside the picture: top, left, side in pixels.
+    Raises ValueError if none of its parts is in any picture.
     """
     best, view = (False, -1), None
     for number, label in enumerate(parts.cpu().numpy()):
@@ -103,9 +93,6 @@ def best_view(parts: Tensor, own: Sequence[int]) -> tuple[int, tuple[int, int, i
     return number, (*corner, side)
 
 
-# --- concepts, or clusters, against labels ---
-
-
 def count_table(concepts: Tensor, labels: Tensor, num_concepts: int, num_labels: int) -> Tensor:
     """N: how often concept k and label c meet; concepts, labels (...) int64, -1 void -> (k, c) int64."""
     known = labels >= 0
@@ -120,35 +107,40 @@ def coarser(table: Tensor, classes: Sequence[int]) -> Tensor:
 
 
 def agreement(table: Tensor, *, draws: int = 100, seed: int = 0) -> dict[str, float]:
-    """How well concepts agree with labels, and how well they would by chance.
+    """Agreement of concepts with labels, and its expectation by chance.
 
-    Args:
-        table: (k, c) int64 counts. draws: random tables with the same sums of rows and columns, for "by chance".
+    table: (k, c) int64 counts; ValueError if it is empty
+    draws: random tables with the same sums of rows and columns, for `purity_by_chance`
 
-    Returns:
-        purity, purity_by_chance in [0, 1]; information, information_by_chance, label_entropy, concept_entropy in bits;
-        ami: at most 1, about 0 by chance, whatever the numbers of concepts and classes; 1 where there is one of each.
-
-    Raises:
-        ValueError: the table is empty.
+    Returns purity, purity_by_chance in [0, 1]; information, information_by_chance, label_entropy, concept_entropy in
+    bits; ami: at most 1, about 0 by chance for any numbers of concepts and classes, 1 where there is one of each.
     """
-    counts = table.cpu().numpy()
-    counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]  # (k', c') those that occur
-    if counts.size == 0:
-        raise InputError("agreement needs at least one labelled patch, and the table holds none.")
+    counts = _occurring(table)
     rows, columns = counts.sum(1), counts.sum(0)
     by_chance = counts[None]  # with one row or one column there is no other table, and SciPy draws wrong ones
     if min(counts.shape) > 1:
         by_chance = random_table(rows, columns).rvs(draws, random_state=seed)  # (draws, k', c')
-    information, expected = _information(counts), float(_information(by_chance).mean())
-    concepts, labels = _entropy(rows), _entropy(columns)
-    most = (concepts + labels) / 2
-    return {
-        "purity": _purity(counts), "purity_by_chance": float(_purity(by_chance).mean()),
-        "information": information, "information_by_chance": expected,
-        "label_entropy": labels, "concept_entropy": concepts,
-        "ami": 1.0 if counts.size == 1 else (information - expected) / max(most - expected, 1e-12),
-    }
+    return {"purity": _purity(counts), "purity_by_chance": float(_purity(by_chance).mean()),
+            "label_entropy": _entropy(columns), "concept_entropy": _entropy(rows)} | adjusted_information(table)
+
+
+def adjusted_information(table: Tensor) -> dict[str, float]:
+    """information and information_by_chance in bits, and ami, of a table (k, c) int64; see `agreement`."""
+    counts = _occurring(table)
+    information, most = _information(counts), (_entropy(counts.sum(1)) + _entropy(counts.sum(0))) / 2
+    # with one row or one column every table has the information 0, of which scikit-learn leaves rounding
+    expected = expected_mutual_information(counts, int(counts.sum())) / np.log(2) if min(counts.shape) > 1 else 0.0
+    return {"information": information, "information_by_chance": float(expected),
+            "ami": 1.0 if counts.size == 1 else (information - expected) / max(most - expected, 1e-12)}
+
+
+def _occurring(table: Tensor) -> np.ndarray:
+    """The rows and columns that have counts: (k', c') int64."""
+    counts = table.cpu().numpy()
+    counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
+    if counts.size == 0:
+        raise InputError("agreement needs at least one labelled patch, and the table holds none.")
+    return counts
 
 
 def _purity(counts: np.ndarray) -> Any:
@@ -167,10 +159,9 @@ def _entropy(counts: np.ndarray) -> Any:
 
 
 def grain(table: Tensor, *, draws: int = 100, seed: int = 0) -> dict[str, dict[str, float]]:
-    """`agreement` at every level, from the table (k, p) of concepts by parts; and `told`, see the top of this file.
+    """`agreement` at every level, and `told` (see the top of this file), at most 1 and about 0 by chance.
 
-    Returns:
-        {"part": {...}, "object": {...}, "group": {...}}; `told` is at most 1, about 0 by chance.
+    table: (k, p) of concepts by parts
     """
     levels = {level: agreement(coarser(table, classes), draws=draws, seed=seed)
               for level, (_, classes) in LEVELS.items()}
@@ -183,7 +174,7 @@ def grain(table: Tensor, *, draws: int = 100, seed: int = 0) -> dict[str, dict[s
 
 
 class Above(NamedTuple):
-    """AMI of own masks, of other pictures' masks (`layout`), and own minus layout for many draws of the pictures."""
+    """AMI of own masks, of other pictures' masks (`layout`), and own minus layout for resampled pictures."""
 
     own: float
     layout: float
@@ -194,33 +185,29 @@ class Above(NamedTuple):
         return self.own - self.layout
 
     def interval(self) -> tuple[float, float]:
-        """Between which values 95 % of the draws lie."""
+        """The interval that holds 95 % of the samples."""
         low, high = np.quantile(self.samples, [0.025, 0.975])
         return float(low), float(high)
 
 
-def above_layout(own: Tensor, others: Tensor, *, resamples: int = 200, draws: int = 2, seed: int = 0) -> dict[str, Above]:
-    """`Above` at every level, with a bootstrap: pictures are drawn anew, with replacement.
+def above_layout(own: Tensor, others: Tensor, *, resamples: int = 200, seed: int = 0) -> dict[str, Above]:
+    """`Above` at every level, with a bootstrap over pictures.
 
-    Args:
-        own: (b, k, p) int64, for each picture the table of its mask and its parts. others: (b, k, p) int64, the same
-            parts and another picture's mask. draws: random tables an AMI, for "by chance".
-
-    Returns:
-        {"part": Above, "object": Above, "group": Above}, fractions.
+    own: (b, k, p) int64, for each picture the table of its mask and its parts
+    others: (b, k, p) int64, the same parts and another picture's mask
     """
     rng, b = np.random.default_rng(seed), len(own)
     chosen = [torch.arange(b)] + [torch.from_numpy(rng.integers(b, size=b)) for _ in range(resamples)]
     found = {}
     for level, (_, classes) in LEVELS.items():
-        ami = np.array([[agreement(coarser(tables[pictures].sum(0), classes), draws=draws, seed=seed)["ami"]
+        ami = np.array([[adjusted_information(coarser(tables[pictures].sum(0), classes))["ami"]
                          for tables in (own, others)] for pictures in chosen])  # (1 + resamples, 2)
         found[level] = Above(float(ami[0, 0]), float(ami[0, 1]), ami[1:, 0] - ami[1:, 1])
     return found
 
 
 def leading(levels: Mapping[str, Above], share: float = 0.975) -> str | None:
-    """The level that lies above every other in this share of the draws; None where no level does: not decided."""
+    """The level that lies above every other in this share of the samples; None where no level does."""
     for level, each in levels.items():
         if all((each.samples > other.samples).mean() >= share for name, other in levels.items() if name != level):
             return level
@@ -228,17 +215,14 @@ def leading(levels: Mapping[str, Above], share: float = 0.975) -> str | None:
 
 
 def scores_at_levels(masks: Tensor, parts: Tensor, num_clusters: int) -> dict[str, dict[str, Any]]:
-    """The same masks judged at every level, clusters matched to classes anew at each (metrics.py).
+    """The same masks evaluated at every level, clusters matched to classes anew at each (metrics.py).
 
-    With c clusters at most c classes of a level find one, and the others have IoU 0; with more clusters than classes
-    the clusters left over hit nothing.
+    With c clusters at most c classes of a level have one, and the others have IoU 0.
 
-    Args:
-        masks: (b, h, w) int64 in [0, num_clusters). parts: (b, h, w) int64, labels of parts, -1 void.
+    masks: (b, h, w) int64 in [0, num_clusters)
+    parts: (b, h, w) int64, labels of parts, -1 void
 
-    Returns:
-        {"part": {"miou", "pacc", "matched", "classes"}, ...}: fractions; classes that occur and have a cluster of
-        their own that meets them, classes that occur.
+    Returns level -> miou, pacc as fractions; matched: classes whose cluster meets them; classes: those that occur.
     """
     scores = {}
     for level, (names, _) in LEVELS.items():
@@ -249,9 +233,6 @@ def scores_at_levels(masks: Tensor, parts: Tensor, num_clusters: int) -> dict[st
         scores[level] = {"miou": numbers["miou"], "pacc": numbers["pacc"],
                          "matched": sum(value > 0 for value in iou), "classes": len(iou)}
     return scores
-
-
-# --- pairs of patches ---
 
 
 class Pairs(NamedTuple):
@@ -265,8 +246,8 @@ class Pairs(NamedTuple):
 def patch_pairs(cosines: Tensor, labels: Tensor) -> Pairs:
     """Every pair of two patches of one picture, once; those with a void patch left out.
 
-    Args:
-        cosines: (b, n, n) floating: of tokens, of features, or D_M of their concepts. labels: (b, n) int64, -1 void.
+    cosines: (b, n, n) floating: of tokens, of features, or D_M of their concepts
+    labels: (b, n) int64, -1 void
     """
     n = labels.shape[1]
     i, j = torch.triu_indices(n, n, 1, device=labels.device)  # (n (n - 1) / 2,) each
@@ -297,10 +278,7 @@ def medians(pairs: Pairs, num_labels: int) -> Tensor:
 
 
 def within_objects(relations: Tensor, owners: Sequence[int] = LEVELS["object"][1]) -> Tensor:
-    """Of relations (p, p, 3), those of two different parts of one object, added up by object: (o, 3).
-
-    owners: the object of each part (p).
-    """
+    """Relations (p, p, 3) of different parts of one object, added up: (o, 3); owners: the object of each part."""
     owner = torch.as_tensor(owners, device=relations.device)
     p, q = torch.triu_indices(len(owner), len(owner), 1, device=relations.device)
     p, q = p[owner[p] == owner[q]], q[owner[p] == owner[q]]
@@ -308,13 +286,13 @@ def within_objects(relations: Tensor, owners: Sequence[int] = LEVELS["object"][1
 
 
 def separation(cosines: Tensor, labels: Tensor, owners: Sequence[int] = LEVELS["object"][1]) -> Tensor:
-    """Without a threshold: how often two parts of one object are nearer than patches of two objects (area under ROC).
+    """Area under ROC: how often two parts of one object are nearer than patches of two objects, without a threshold.
 
-    Args:
-        cosines: (b, n, n) floating. labels: (b, n) int64, parts, -1 void. owners: the object of each part (p).
+    cosines: (b, n, n) floating
+    labels: (b, n) int64, parts, -1 void
+    owners: the object of each part (p)
 
-    Returns:
-        (b,) float64 in [0, 1], 0.5 by chance, ties count half; NaN for a picture without pairs of both kinds.
+    Returns (b,) float64, 0.5 by chance, ties count half; NaN for a picture without pairs of both kinds.
     """
     owner = torch.as_tensor(owners, device=labels.device)
     found = labels.new_full((len(labels),), torch.nan, dtype=torch.float64)
@@ -328,19 +306,13 @@ def separation(cosines: Tensor, labels: Tensor, owners: Sequence[int] = LEVELS["
     return found
 
 
-# --- merging ---
-
-
 def segments(medians: Tensor, threshold: float) -> np.ndarray:
     """Which parts are one segment at phi+ = threshold: medians (p, p) -> (p,) numbers of segments, from 0 on."""
     return connected_components(medians.cpu().numpy() > threshold, directed=False)[1]  # NaN is above nothing
 
 
 def merging(medians: Tensor) -> np.ndarray:
-    """Below which phi+ segments merge: SciPy's linkage (p - 1, 4) of medians (p, p), its heights 1 - phi+.
-
-    Parts without a common pair are tied by nothing: they merge at NEVER.
-    """
+    """Linkage (p - 1, 4) by SciPy of medians (p, p), heights 1 - phi+; parts without a common pair merge at NEVER."""
     m = medians.cpu().double().numpy()
     distance = np.where(np.isnan(m), NEVER, 1 - m)
     np.fill_diagonal(distance, 0)
@@ -349,16 +321,14 @@ def merging(medians: Tensor) -> np.ndarray:
 
 def windows(parts: Tensor, objects: Tensor,
             owners: Sequence[int] = LEVELS["object"][1]) -> list[dict[str, Any] | None]:
-    """For which phi+ each object is one segment, and not tied to another: from `alone` on, up to below `whole`.
+    """For which phi+ each object is one segment that is not tied to another: from `alone` up to below `whole`.
 
-    Args:
-        parts: (p, p) medians between parts, objects: (o, o) between objects; NaN where no pair is.
-        owners: the object of each part (p).
+    parts: (p, p) medians between parts
+    objects: (o, o) medians between objects; both NaN where no pair is
+    owners: the object of each part (p)
 
-    Returns:
-        For each object None if fewer than two of its parts are in any pair, else `whole`: below it, ties among its own
-        parts join them all (-inf: never); `alone`: below it, it is tied to another object (-inf: never); `rival`: the
-        number of that object, None if there is none.
+    Returns for each object None if fewer than two of its parts are in any pair, else `whole`: below it, its own parts
+    are connected; `alone`: below it, it is tied to another object (-inf: never); `rival`: that object, or None.
     """
     m, owner = parts.cpu(), np.asarray(owners)
     seen = ~m.isnan().all(1).numpy()

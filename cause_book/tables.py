@@ -21,15 +21,12 @@ class Cell(NamedTuple):
 
 def sortable(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, caption: str,
              formats: Mapping[str, str] | None = None) -> str:
-    """A table of class `sortable`, as HTML.
+    """One `<table class="sortable">`; all text is escaped, and numbers carry the class `number`.
 
-    Args:
-        rows: for each line, column -> number, text, `Cell`, or nothing: None, NaN and missing cells stay empty.
-        columns: in this order; the first names the line. caption: what the table holds, in words.
-        formats: column -> format of its numbers, such as "{:.1f}"; other numbers as Python writes them.
-
-    Returns:
-        One `<table>`; all text is escaped, and numbers carry the class `number`.
+    rows: for each line, column -> number, text, `Cell`; None, NaN and missing cells stay empty
+    columns: in this order; the first names the line
+    caption: what the table holds, in words
+    formats: column -> format of its numbers, such as "{:.1f}"; other numbers as Python writes them
     """
     formats = formats or {}
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
@@ -40,7 +37,7 @@ def sortable(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, capti
 
 
 def duration(seconds: float) -> Cell:
-    """Seconds as a person says them: 40 s, 12 min, 3 h 10 min; sorted by the seconds."""
+    """Seconds as 40 s, 12 min or 3 h 10 min; sorted by the seconds."""
     if seconds < 90:
         return Cell(f"{seconds:.0f} s", seconds)
     minutes = round(seconds / 60)

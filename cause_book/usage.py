@@ -1,14 +1,15 @@
-"""Who is alive: prototypes and centroids that win patches, whom the gradient reaches, and whom an anchor learns from.
+"""Usage of prototypes and centroids, the reach of modularity's gradient, and the pairs of the contrastive loss.
 
     wins        how many patches each prototype is the nearest of
-    effective   exp(-sum_k s_k log s_k) with s_k its share of them: how many equally used prototypes would be as varied
-    reached     prototypes that get a gradient of Eq. 3 at all: of each pair of patches only argmax_k C_ik C_jk does
+    reached     prototypes with a gradient of Eq. 3: for each pair of patches only argmax_k C_ik C_jk has one
     modularity  H of Eq. 3, as a number
-    class_means the mean direction of each true class, for a question that only labels can ask
-    seen_by     what each update of a stage sees
-    watch       step 1, or the modularity probe's training, with what it made on the way
+    class_means the mean direction of each true class, which takes labels
+    seen_by     the input of each update of a stage
+    watch       prototypes during step 1, or centroids during the modularity probe's training
     neighbours  an anchor's positives and negatives in its batch (Eq. 4), without a matrix of patches by patches:
                 P_a = sum_l [D_M[id(a), l] > phi+] N_l - 1,  N_l the patches of concept l, the anchor itself left out
+
+The effective number of prototypes is `cause_lib.metrics.effective_number` of these counts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 
 from cause_lib.clusterbook import Clusterbook, modularity_loss, thin_grid
 from cause_lib.config import Experiment
-from cause_lib.errors import InputError
 from cause_lib.metrics import count
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.loop import batches_for, descend, generator_for
@@ -29,25 +29,12 @@ from cause_lib.runs.loop import batches_for, descend, generator_for
 
 @torch.no_grad()
 def wins(points: Tensor, prototypes: Tensor) -> Tensor:
-    """How many of the points (..., d) each prototype (k, d) is nearest to, by the cosine: (k,) int64."""
+    """How many of the points (..., d) each prototype (k, d) is the nearest of, by the cosine: (k,) int64."""
     return count(Clusterbook(prototypes).assign(points), len(prototypes))
 
 
-def effective(counts: Tensor) -> float:
-    """The exponential of the entropy of counts (k,), at least 0: k for equal ones, 1 for one winner (Hill 1973).
-
-    Raises:
-        ValueError: all counts are 0.
-    """
-    total = counts.sum()
-    if total == 0:
-        raise InputError("effective needs at least one count above 0: nothing was won.")
-    shares = counts.double() / total
-    return float(torch.special.entr(shares).sum().exp())
-
-
 def reached(tokens: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Tensor:
-    """Prototypes (k, d) that modularity's gradient of this batch (b, n, d) reaches: (k,) bool."""
+    """Which prototypes (k, d) have a gradient of Eq. 3 in this batch (b, n, d): (k,) bool."""
     prototypes = prototypes.detach().clone().requires_grad_(True)
     modularity_loss(tokens, prototypes, temperature).backward()
     return (prototypes.grad != 0).any(dim=1)
@@ -55,14 +42,12 @@ def reached(tokens: Tensor, prototypes: Tensor, temperature: float = 0.1) -> Ten
 
 def seen_by(run: Experiment, stage: str, features: FrozenFeatures, steps: int,
             network: nn.Module | None = None) -> Iterator[Tensor]:
-    """What each of the first updates of a stage sees: its batch, of every picture the patches of the thinned grid.
+    """The input of the first `steps` updates of a stage, (b, n', d or r) each: its batches on the subsampled grid.
 
-    Args:
-        stage: `clusterbook`, `head` or `probe`. features: those that the stage is trained on.
-        network: a head, whose features are given; None: the tokens themselves.
-
-    Yields:
-        (b, n', d or r), `steps` times.
+    run: the experiment
+    stage: `clusterbook`, `head` or `probe`
+    features: what the stage is trained on
+    network: a head, whose features are given; None: the tokens themselves
     """
     batches = batches_for(run, stage, len(features), steps)
     patches = [thin_grid(features.grid, run.thin, generator_for(run, stage, step)) for step in range(steps)]
@@ -75,43 +60,37 @@ def seen_by(run: Experiment, stage: str, features: FrozenFeatures, steps: int,
 
 def watch(start: Tensor, batches: Iterable[Tensor], *, temperature: float = 0.1, lr: float = 1e-3,
           every: int = 1) -> tuple[list[int], Tensor]:
-    """Train prototypes, or centroids, by modularity, and keep what they were on the way.
+    """Train prototypes, or centroids, by modularity: updates done (s,), and the prototypes then, (s, k, d).
 
     With the batches and the start of `fit_clusterbook`, or of `fit_probe` where its rate is never halved, the last ones
-    have the bits of theirs.
+    are equal to theirs bit for bit.
 
-    Args:
-        start: (k, d). batches: of each update the points, (b, n, d). lr: Adam's.
-        every: keep each so many updates; the start and the end are always kept.
-
-    Returns:
-        updates done (s,), and the prototypes then, (s, k, d).
+    start: (k, d)
+    batches: of each update the points, (b, n, d)
+    temperature: tau of Eq. 3
+    lr: Adam's
+    every: keep each so many updates; the start and the end are always kept
     """
     learned = nn.Parameter(start.detach().clone())
     optimizer = torch.optim.Adam([learned], lr=lr)
-    updates, kept, step = [0], [start.detach().clone()], 0
+    kept, step = {0: start.detach().clone()}, 0
     for step, points in enumerate(batches, start=1):
         descend(optimizer, modularity_loss(points, learned, temperature))
         if step % every == 0:
-            updates.append(step)
-            kept.append(learned.detach().clone())
-    if step != updates[-1]:
-        updates.append(step)
-        kept.append(learned.detach().clone())
-    return updates, torch.stack(kept)
+            kept[step] = learned.detach().clone()
+    kept[step] = learned.detach().clone()
+    return list(kept), torch.stack(list(kept.values()))
 
 
 @torch.no_grad()
 def neighbours(concepts: Tensor, similarity: Tensor, positive_threshold: float,
                negative_threshold: float) -> tuple[Tensor, Tensor]:
-    """How many positives and negatives each anchor has in its batch.
+    """Positives and negatives of each anchor in its batch: (b, n) int64 each; the other pairs are ignored.
 
-    Args:
-        concepts: (b, n) int64 of one batch. similarity: D_M, (k, k).
-        positive_threshold, negative_threshold: phi+, phi-.
-
-    Returns:
-        positives, negatives: (b, n) int64 each; the rest of the b n - 1 others is ignored.
+    concepts: (b, n) int64 of one batch
+    similarity: D_M, (k, k)
+    positive_threshold: phi+
+    negative_threshold: phi-
     """
     sizes = count(concepts, len(similarity)).double()  # (k,)
     itself = similarity.diagonal()
@@ -130,13 +109,10 @@ def modularity(points: Tensor, prototypes: Tensor, temperature: float = 0.1, *, 
 
 @torch.no_grad()
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """The mean direction of each true class, where no label-free run could start.
+    """The mean direction of each true class, (c, r) of length one: a start that takes labels. 0 for an empty class.
 
-    Args:
-        features: (..., r), of any length but 0. labels: (...) int64, their classes, -1 void.
-
-    Returns:
-        (c, r) of length one; 0 for a class that nobody has.
+    features: (..., r), none of length 0
+    labels: (...) int64, their classes, -1 void
     """
     labelled = labels >= 0
     unit = F.normalize(features[labelled], dim=-1)

@@ -14,15 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cause_lib import stages
 from cause_lib.config import Experiment
 from cause_lib.errors import Refusal
-from cause_lib.runs.loop import session
 
-STAGES = {"clusterbook": stages.fit_clusterbook, "head": stages.fit_head, "probe": stages.fit_probe,
-          "evaluation": stages.evaluate, "baseline": stages.evaluate_baseline}
+STAGES = {"clusterbook": "fit_clusterbook", "head": "fit_head", "probe": "fit_probe", "evaluation": "evaluate",
+          "baseline": "evaluate_baseline"}  # names of functions in cause_lib.stages
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -38,13 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     try:
         experiment = Experiment.from_dict({name: _value(text) for name, text in given.parameters}
                                           | dict(given.parameters_raw))
-    except ValueError as error:
+    except Refusal as error:
         parser.error(str(error))
+    from cause_lib import stages  # loads PyTorch: neither --help nor a misspelt parameter has to wait for it
+    from cause_lib.runs.loop import session
+
     try:
         with session(experiment) as accelerator, accelerator.main_process_first():
             stages.find(experiment, "evaluation")  # fetches what may be fetched: once, not in every process
             main_process = accelerator.is_main_process
-        folder = STAGES[given.stage](experiment)
+        folder = getattr(stages, STAGES[given.stage])(experiment)
     except Refusal as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if main_process:
@@ -62,5 +61,7 @@ def _value(text: str) -> Any:
 
 if __name__ == "__main__":
     main()
+    import torch
+
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

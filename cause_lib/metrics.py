@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cause_lib.errors import InputError
@@ -76,6 +75,8 @@ class SegmentationMetrics:
         counts = everything[:, :-1]  # (c clusters, c classes)
         assignment = np.arange(self.num_classes)
         if self.match:
+            from scipy.optimize import linear_sum_assignment  # a second to import, needed once a run
+
             assignment = linear_sum_assignment(counts, maximize=True)[1]  # class of each cluster
         matched = np.zeros_like(counts)
         matched[assignment] = counts  # row c is now the cluster that means class c
@@ -113,3 +114,16 @@ def count(ids: Tensor, size: int) -> Tensor:
     """
     ids = ids.flatten()
     return torch.zeros(size, dtype=torch.int64, device=ids.device).scatter_add_(0, ids, torch.ones_like(ids))
+
+
+def effective_number(counts: Tensor) -> float:
+    """How many equally frequent ones would be as varied: exp of the entropy of counts (k,), in [1, k] (Hill 1973).
+
+    Raises:
+        ValueError: all counts are 0.
+    """
+    total = counts.sum()
+    if total == 0:
+        raise InputError("effective_number needs at least one count above 0.")
+    shares = counts.double() / total
+    return float(torch.special.entr(shares).sum().exp())

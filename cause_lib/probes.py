@@ -153,3 +153,21 @@ def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator, sh
         chosen = torch.cat([chosen, points[index][None]])
         distance = torch.minimum(distance, (1 - points @ points[index]).clamp(min=0))
     return chosen
+
+
+@torch.no_grad()
+def mirror_mean(tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None = None,
+                smoothing: float = 0.0) -> Tensor:
+    """Features of a picture and of its mirror image, the latter turned back, averaged.
+
+    Args:
+        tokens, mirrored: (b, n, d) of the picture and of its mirror image. head: None takes the tokens themselves.
+        smoothing: temperature of `smooth`, for the mean; 0: none.
+
+    Returns:
+        (b, r, rows, columns) float32.
+    """
+    both = [x if head is None else head(x, grid) for x in (tokens, mirrored)]
+    straight, turned = (x.float().transpose(1, 2).unflatten(2, grid) for x in both)  # (b, r, rows, columns)
+    mean = (straight + turned.flip(-1)) / 2
+    return smooth(mean.flatten(2).mT, smoothing).mT.unflatten(2, grid) if smoothing else mean

@@ -3,7 +3,7 @@
     python -m workflow.diagnose experiments/alive.csv book/results/diagnosis.csv
 
 Of every line of the table that is called `published` or `alive` and has been run, on the pictures it is judged on. Step
-1 and the probe are trained once more by `vitality.watch`, with the bits of the stages, to see what they did on the way.
+1 and the probe are trained once more by `usage.watch`, with the bits of the stages, to see what they did on the way.
 The labels are asked here, to judge; nothing that was trained with them is kept. A line of the result is one number:
 
     subject     `prototypes`; `pairs` (of patches in the batches of step 2, by the run's thresholds); `centroids from
@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from cause_book.granularity import agreement, count_table, patch_labels
-from cause_book.usage import class_means, effective, modularity, neighbours, reached, seen_by, watch, wins
+from cause_book.usage import class_means, modularity, neighbours, reached, seen_by, watch, wins
 from cause_lib import stages
 from cause_lib.clusterbook import Clusterbook, thin_grid
 from cause_lib.config import Experiment
-from cause_lib.metrics import SegmentationMetrics
+from cause_lib.metrics import SegmentationMetrics, effective_number
 from cause_lib.probes import ClusterProbe
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.loop import generator_for, seed_for, session
@@ -94,7 +94,7 @@ def _prototypes(run: Experiment, book: Clusterbook, views: FrozenFeatures, token
     for update, prototypes in zip(updates, each.cpu()):
         won = wins(tokens, prototypes)
         yield "prototypes", update, "winning", int((won > 0).sum()), len(won)
-        yield "prototypes", update, "effective", effective(won), len(won)
+        yield "prototypes", update, "effective", effective_number(won), len(won)
         yield "prototypes", update, "H", modularity(tokens[:, kept], prototypes, run.modularity_temperature), None
         if update in (updates[0], updates[-1]):
             yield "prototypes", update, "reached", int(reached(batch, prototypes).sum()), len(won)

@@ -1,12 +1,12 @@
-"""The concept explorer: pictures whose patches one can point at, to see concept, kin and the rule of Eq. 4 at work.
+"""The concept explorer: a reader points at patches of images, to see concepts, similar concepts and the rule of Eq. 4.
 
     D_M[id(a), id(x)] > phi+ : x is a positive of the anchor a;  < phi- : a negative;  else ignored
 
-`explorer_data` gathers what that takes; `explorer_html` puts it into one piece of HTML, with the page of
-`explorer.html`, the looks of `explorer.css` and the script of `explorer.js`, which needs no server after that.
+`explorer_data` collects the data; `explorer_html` puts it into one piece of HTML, with `explorer.html`, `explorer.css`
+and `explorer.js`, which needs no server after that.
 
-D_M travels as whole numbers, q = 2 floor(1000 D) + [D is above that thousandth], so that the script's comparisons are
-those of the library for any threshold in thousandths: D > t/1000 just where q > 2t, and D < t/1000 just where q < 2t.
+D_M travels as integers, q = 2 floor(1000 D) + [D is above that thousandth], so that the script's comparisons are those
+of the library for any threshold in thousandths: D > t/1000 just where q > 2t, and D < t/1000 just where q < 2t.
 """
 
 from __future__ import annotations
@@ -34,22 +34,19 @@ TILE, ACROSS = 32, 32  # side of an example in pixels (whole blocks of JPEG), an
 
 def explorer_data(images: Tensor, tokens: Tensor, books: Mapping[str, tuple[Clusterbook, tuple[float, float]]],
                   grid: tuple[int, int], *, shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
-    """What the explorer's page needs to know, ready for JSON.
+    """The data of the explorer's page, ready for JSON: {"grid", "size", "pictures", "books"}.
 
-    Args:
-        images: (g, 3, h, w) floating in [0, 1], at the size in which they are shown; each side a multiple of the
-            grid's. Those that are not explored still lend example patches.
-        tokens: (g, n, d) of these images, on the CPU.
-        books: a name -> the clusterbook and its phi+ and phi-, which the sliders start from, in hundredths.
-        grid: rows and columns of the n patches.
-        shown: which of the images can be explored. names: what each of those is called.
+    A book's "numbers" are the prototypes that have patches here: those of the explored pictures, then those among the
+    `NEAREST` of these; "patches" and "similarity" go by places in it.
 
-    Returns:
-        {"grid", "size", "pictures", "books"}. A book's "numbers" are the prototypes that have patches here: those of
-        the explored pictures, then those among the `NEAREST` of these; "patches" and "similarity" go by places in it.
+    images: (g, 3, h, w) floating in [0, 1], at the size in which they are shown; each side a multiple of the grid's
+    tokens: (g, n, d) of these images, on the CPU; images that are not explored lend example patches
+    books: a name -> the clusterbook and its phi+ and phi-, which the sliders start from, in hundredths
+    grid: rows and columns of the n patches
+    shown: which of the images can be explored
+    names: what each of those is called
 
-    Raises:
-        ValueError: the grid does not hold n patches, or does not divide the images.
+    Raises ValueError if the grid does not hold n patches, or does not divide the images.
     """
     (rows, columns), (height, width) = grid, images.shape[-2:]
     if rows * columns != tokens.shape[1]:
@@ -64,11 +61,7 @@ def explorer_data(images: Tensor, tokens: Tensor, books: Mapping[str, tuple[Clus
 
 
 def explorer_html(data: Mapping[str, Any]) -> str:
-    """The explorer as one piece of HTML: data, looks and script inside, so that any page can hold it, more than once.
-
-    Args:
-        data: of `explorer_data`.
-    """
+    """The explorer as one piece of HTML, for `explorer_data`; a page can hold it more than once."""
     page, looks, script = (Path(__file__).with_name(f"explorer.{end}").read_text(encoding="utf8")
                            for end in ("html", "css", "js"))
     known = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # nothing in it may end the script
@@ -102,7 +95,7 @@ def _book(name: str, book: Clusterbook, phi: tuple[float, float], pixels: np.nda
 def exact(cosines: np.ndarray) -> np.ndarray:
     """Cosines in [-1, 1] as the q of this file's head: int in [-2000, 2000], even on a thousandth, odd in between.
 
-    On which side of a thousandth a cosine is, the cosine itself is asked: a product with 1000 would be rounded.
+    The side of a thousandth is decided on the cosine itself: its product with 1000 would be rounded.
     """
     nearest = np.round(1000 * cosines.astype(np.float64))
     border = (nearest / 1000).astype(cosines.dtype)  # as the library rounds a threshold that it holds cosines against
@@ -136,7 +129,7 @@ def _examples(pixels: np.ndarray, concepts: np.ndarray, closeness: np.ndarray, n
 
 
 def _jpeg(pixels: np.ndarray, quality: int = 80) -> str:
-    """uint8 (h, w, 3) as the address of a picture that is in the page itself."""
+    """uint8 (h, w, 3) as a data address."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

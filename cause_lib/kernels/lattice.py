@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import sparse
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Sums:
-    """A sparse matrix: row i sums weights[e] times row columns[e] of a table, over e from starts[i] to starts[i + 1].
+class CSRMatrix:
+    """A sparse matrix (compressed rows): row i sums weights[e] times row columns[e] of a table, for e from starts[i] on.
 
     columns: (e,) int32. starts: (rows,) int32. weights: (e,) floating. width: rows of the table.
     """
@@ -37,7 +37,10 @@ class Sums:
         """table (width, c) -> (rows, c)."""
         return F.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.weights)
 
-    def scipy(self) -> sparse.csr_array:
+    def scipy(self) -> Any:
+        """The same as a `scipy.sparse.csr_array`."""
+        from scipy import sparse  # half a second, and only `collapsed` needs it
+
         ends = torch.cat([self.starts, self.starts.new_full((1,), len(self.columns))])
         parts = (part.cpu().numpy() for part in (self.weights, self.columns, ends))
         return sparse.csr_array(tuple(parts), shape=(len(self.starts), self.width))
@@ -47,12 +50,12 @@ class Sums:
 class Lattice:
     """A lattice filled with n points, as what is done to a table of their values: splat, blur, slice."""
 
-    passes: tuple[Sums, ...]
+    passes: tuple[CSRMatrix, ...]
 
     def filter(self, values: Tensor) -> Tensor:
         """values (n, c) floating -> (n, c), Gaussian sums up to one constant factor."""
-        for sums in self.passes:
-            values = sums(values)
+        for matrix in self.passes:
+            values = matrix(values)
         return values
 
     def normalised(self, weight: float = 1.0) -> Lattice:
@@ -68,13 +71,13 @@ class Lattice:
         """The same filter in one pass, points to points: pays where a point has few others within its Gaussian, and where
         the lattice is used often."""
         product = self.passes[0].scipy()
-        for sums in self.passes[1:]:
-            product = sums.scipy() @ product
+        for matrix in self.passes[1:]:
+            product = matrix.scipy() @ product
         product.sort_indices()
         device = self.passes[0].weights.device
         columns, starts, weights = (torch.from_numpy(part).to(device)
                                     for part in (product.indices, product.indptr[:-1], product.data))
-        return Lattice((Sums(columns.int(), starts.int(), weights, product.shape[1]),))
+        return Lattice((CSRMatrix(columns.int(), starts.int(), weights, product.shape[1]),))
 
 
 def permutohedral_lattice(features: Tensor) -> Lattice:
@@ -101,9 +104,9 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     number = new.cumsum(0, dtype=torch.int32) - 1
     corners = torch.empty_like(number)
     corners[order] = number
-    splat = Sums((order % (b * n)).int(), starts.int(), shares.flatten()[order], b * n)
+    splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten()[order], b * n)
     each = torch.arange(0, len(order), d + 1, dtype=torch.int32, device=order.device)
-    slice_ = Sums(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))
+    slice_ = CSRMatrix(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))
     return Lattice((splat, *_blurs(found[starts], moves, shares.dtype), slice_))
 
 
@@ -165,7 +168,7 @@ def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
     return keys, [one - (d + 1) * s for s in strides[:d]] + [one]
 
 
-def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[Sums]:
+def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[CSRMatrix]:
     """Blurring along all axes, two a pass: sorted keys (m,) -> sums over the m corners."""
     m, half = len(keys), torch.tensor([1, 0.5, 0.5], dtype=dtype, device=keys.device)
     axes = [_neighbours(keys, move) for move in moves]  # (m + 1, 3) each
@@ -177,7 +180,7 @@ def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[Sums]:
         there, size = corners < m, corners.shape[1]
         corners = torch.where(there, corners, corners[:, :1])  # a corner that is not there: itself, weighed 0
         starts = torch.arange(0, m * size, size, dtype=torch.int32, device=keys.device)
-        passes.append(Sums(corners.flatten(), starts, torch.where(there, weights, 0).flatten(), m))
+        passes.append(CSRMatrix(corners.flatten(), starts, torch.where(there, weights, 0).flatten(), m))
     return passes
 
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
@@ -30,8 +30,10 @@ from cause_lib.backbones import Backbone, load_backbone, weights_fingerprint
 from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
 from cause_lib.runs.locks import is_made, locked
+from cause_lib.runs.seeds import generator_for
 
 T = TypeVar("T")
+SAMPLE_POINTS, SAMPLE_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
 
 
 def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
@@ -194,6 +196,25 @@ class FrozenFeatures:
         """images (b, 3, h, w) in [0, 1] on the run's device -> tokens (b, n, d) float32; turns them if `mirrored`."""
         with self.accelerator.autocast():
             return self.backbone()(images.flip(-1) if self.mirrored else images).float()
+
+    @torch.no_grad()
+    def sample(self, head: nn.Module | None = None) -> Tensor:
+        """Tokens, or a head's features, of random patches of random views: (m, d or r) float32.
+
+        Each process takes them all: there are few of them, and k-means needs them in one place.
+        """
+        generator = generator_for(self.experiment, "sample")
+        views = torch.randperm(len(self), generator=generator)[:SAMPLE_VIEWS].sort().values
+        n = self.grid[0] * self.grid[1]
+        each = min(n, -(-SAMPLE_POINTS // len(views)))
+        points = []
+        batches = views.split(self.experiment.batch_size)
+        for tokens in tqdm(self.stream(batches), total=len(batches), desc="sample", leave=False,
+                           disable=not self.accelerator.is_main_process):
+            x = tokens if head is None else head(tokens, self.grid).float()  # (b, n, d or r)
+            kept = torch.stack([torch.randperm(n, generator=generator)[:each] for _ in range(len(x))]).to(x.device)
+            points.append(x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[-1])).flatten(0, 1))
+        return torch.cat(points)
 
     def _read(self, views: Tensor, patches: Tensor | None = None) -> Tensor:
         """Cached tokens of views (b,), all or those of patches (n',): (b, n or n', d) on the CPU."""

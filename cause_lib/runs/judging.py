@@ -1,9 +1,7 @@
-"""Judging: a mask of every test picture by every read-out, counted, matched and kept.
+"""Judging: a mask of every test picture by every read-out (masks.py), counted, matched and kept.
 
-    features   mean of those of the picture and of its mirror image turned back, upsampled bilinearly to the label's
-               size
-    scores     log softmax(3 cos to the centroids), as they are and after the dense CRF
-    numbers    one Hungarian matching over the whole test split, mIoU and pixel accuracy (metrics.py)
+One Hungarian matching over the whole test split gives mIoU and pixel accuracy (metrics.py), without and with the CRF.
+The counts, and the masks of a few pictures, stay on the device to the end, so that no batch waits for another.
 """
 
 from __future__ import annotations
@@ -15,70 +13,49 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cause_lib.errors import InputError
-from cause_lib.runs import health
-from cause_lib.runs.store import (checkpoint_path, libraries_of, library_version, load_checkpoint, load_tensors,
-                                 save_checkpoint, write_artefact)
 from cause_lib.clusterbook import Clusterbook
 from cause_lib.config import Experiment
-from cause_lib.crf import crf_backends, dense_crf
-from cause_lib.runs.features import FrozenFeatures, device_name
+from cause_lib.crf import crf_backends
+from cause_lib.data import SegmentationDataset
+from cause_lib.errors import InputError
+from cause_lib.masks import predict
 from cause_lib.metrics import SegmentationMetrics, count
-from cause_lib.probes import smooth
+from cause_lib.probes import mirror_mean
+from cause_lib.runs import health
+from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.parallel import total_counts
+from cause_lib.runs.stage import Making
+from cause_lib.runs.store import checkpoint_path, load_checkpoint, load_tensors, save_checkpoint
+
+__all__ = ["judge", "load_gallery", "mirror_mean"]
 
 GALLERY = 8  # pictures whose masks are kept
 
 
-@torch.no_grad()
-def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Accelerator, method: str,
-          head: nn.Module | None, readouts: dict[str, nn.Module], book: Clusterbook | None,
-          upstream: dict[str, Path], notes: dict[str, Any] | None = None) -> Path:
+def judge(making: Making, method: str, head: nn.Module | None, readouts: dict[str, nn.Module],
+          book: Clusterbook | None = None, notes: dict[str, Any] | None = None) -> None:
     """Masks of every test picture by every read-out, without and with CRF, counted and matched; writes the artefact.
 
-    What `notes` has is kept in it, too.
+    Args:
+        making: the evaluation under way. method: its name in tables.
+        head: tokens -> features. None: the tokens themselves are read out, and never smoothed.
+        readouts: name -> probe. book: whose concepts are counted, too. notes: kept in the record.
     """
-    started, before = time.monotonic(), 0.0
-    size, device = experiment.image_size, accelerator.device
-    seen = FrozenFeatures(experiment, "test", size, accelerator)
-    mirror = FrozenFeatures(experiment, "test", size, accelerator, mirrored=True)
-    dataset, grid = seen.dataset, seen.grid
+    started, experiment, accelerator = time.monotonic(), making.experiment, making.accelerator
+    seen = FrozenFeatures(experiment, "test", experiment.image_size, accelerator)
+    mirror = FrozenFeatures(experiment, "test", experiment.image_size, accelerator, mirrored=True)
+    head, book = (None if module is None else module.to(accelerator.device) for module in (head, book))
+    probes = [probe.to(accelerator.device) for probe in readouts.values()]
     crf = experiment.crf and experiment.crf_backend in crf_backends()
     if experiment.crf and not crf:
         warnings.warn(f"{experiment.crf_backend} is not installed: the rows with CRF are left out.", stacklevel=3)
-    rows = [(name, with_crf) for name in readouts for with_crf in ((False, True) if crf else (False,))]
-    metrics = {row: SegmentationMetrics(dataset.num_classes, match=row[0] != "linear") for row in rows}
-    total = len(dataset)
-    kept = [i * total // GALLERY for i in range(GALLERY)] if total > GALLERY else list(range(total))
-    # Like the counts, what is kept stays on the device to the end, so that no batch waits for another.
-    gallery = {"image": torch.zeros(len(kept), 3, size, size, dtype=torch.uint8, device=device)}
-    gallery |= {name: torch.zeros(len(kept), size, size, dtype=torch.int16, device=device)
-                for name in ("label", *map(row_name, rows))}
-    wins = torch.zeros(experiment.num_concepts, dtype=torch.int64, device=device)
-    done = 0
-    if (saved := load_checkpoint(folder)) is not None:
-        record, tensors = saved
-        wanted = {"wins", *(f"gallery/{name}" for name in gallery), *(f"counts/{row_name(row)}" for row in rows)}
-        if wanted != set(tensors) or not {"done", "seconds"} <= set(record):
-            raise InputError(f"The checkpoint {checkpoint_path(folder)} is not of this run: remove it.")
-        done, before = record["done"], record["seconds"]
-        if accelerator.is_main_process:  # of several processes the others begin at nought
-            for row in rows:
-                metrics[row].counts = tensors[f"counts/{row_name(row)}"]
-            gallery = {name: tensors[f"gallery/{name}"].to(device) for name in gallery}
-            wins = tensors["wins"].to(device)
-
-    def tally() -> dict[str, Tensor]:
-        """What all processes have counted and kept so far."""
-        return total_counts(accelerator, {"wins": wins} | {f"gallery/{name}": value for name, value in gallery.items()}
-                            | {f"counts/{row_name(row)}": metrics[row].counts for row in rows})
-
-    width = max(len(readouts) * dataset.num_classes, seen.dim if head is None else experiment.reduced_dim)
+    tally = Tally(experiment, seen.dataset, list(readouts), crf, accelerator.device)
+    total = len(seen.dataset)
+    done, before = tally.restore(making)
+    width = max(len(readouts) * seen.dataset.num_classes, seen.dim if head is None else experiment.reduced_dim)
     batches = torch.arange(done, total).split(batch_pictures(experiment, width))
     several = accelerator.num_processes  # in every round each of them takes a batch
     ends = [int(these[-1][-1]) + 1 for these in (batches[i:i + several] for i in range(0, len(batches), several))]
@@ -86,72 +63,109 @@ def judge(experiment: Experiment, stage: str, folder: Path, accelerator: Acceler
     bar = tqdm(total=total, initial=done, desc=f"judge {method}", leave=False, disable=not accelerator.is_main_process)
     since = done
     for views, end, (items, tokens, mirrored) in zip(batches, ends, _look(seen, mirror, batches)):
-        images, labels = items["image"], items["label"]  # (b, 3, h, w), (b, h, w)
-        first = int(views[0])
-        places = [(place, index - first) for place, index in enumerate(kept) if first <= index < first + len(views)]
-        for place, i in places:
-            gallery["image"][place], gallery["label"][place] = (images[i] * 255).round(), labels[i]
-        # (b, r, rows, columns); raw tokens, the baseline, are never smoothed
-        features = mirror_mean(tokens, mirrored, grid, head, 0.0 if head is None else experiment.smoothing)
-        features = F.interpolate(features, labels.shape[1:], mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
-        if book is not None:
-            wins += count(book.assign(tokens), len(wins))
-        scores = torch.stack([probe.log_probabilities(features) for probe in readouts.values()], dim=1)
-        scores = scores.permute(0, 1, 4, 2, 3)  # (b, read-outs, c, h, w)
-        for with_crf in (False, True) if crf else (False,):
-            if with_crf:
-                scores = dense_crf(images, scores, iterations=experiment.crf_iterations, backend=experiment.crf_backend)
-            for name, prediction in zip(readouts, scores.argmax(dim=2).unbind(dim=1)):  # (b, h, w) each
-                metrics[name, with_crf].update(prediction, labels)
-                for place, i in places:
-                    gallery[row_name((name, with_crf))][place] = prediction[i]
+        masks = predict(items["image"], tokens, mirrored, seen.grid, head, probes, crf=crf,
+                        smoothing=0.0 if head is None else experiment.smoothing,
+                        iterations=experiment.crf_iterations, backend=experiment.crf_backend)
+        tally.add(int(views[0]), items, masks, None if book is None else book.assign(tokens))
         bar.update(end - done)
         done = end
         if done - since >= experiment.checkpoint_steps and done < total:
             since = done
-            tensors = tally()
-            if accelerator.is_main_process:
-                save_checkpoint(folder, {"done": done, "seconds": before + time.monotonic() - started}, tensors)
+            tally.save(making, {"done": done, "seconds": before + time.monotonic() - started})
     bar.close()
-    tensors = tally()
-    gallery = {name: tensors[f"gallery/{name}"].cpu() for name in gallery} | {"index": torch.tensor(kept)}
+    _report(making, method, seen, tally, book is not None, before + time.monotonic() - started, notes or {})
+
+
+class Tally:
+    """What an evaluation counts and keeps, row by row: (read-out, with CRF).
+
+    Attributes: `metrics` a row, `gallery` (name -> kept pictures and masks, of the test pictures `kept`), `wins` (k,),
+    how many patches each prototype is the nearest of.
+    """
+
+    def __init__(self, experiment: Experiment, dataset: SegmentationDataset, readouts: list[str], crf: bool,
+                 device: torch.device) -> None:
+        total, size = len(dataset), experiment.image_size
+        self.readouts, self.device = readouts, device
+        self.rows = [(name, with_crf) for name in readouts for with_crf in ((False, True) if crf else (False,))]
+        self.metrics = {row: SegmentationMetrics(dataset.num_classes, match=row[0] != "linear") for row in self.rows}
+        self.kept = [i * total // GALLERY for i in range(GALLERY)] if total > GALLERY else list(range(total))
+        self.gallery = {"image": torch.zeros(len(self.kept), 3, size, size, dtype=torch.uint8, device=device)}
+        self.gallery |= {name: torch.zeros(len(self.kept), size, size, dtype=torch.int16, device=device)
+                         for name in ("label", *map(row_name, self.rows))}
+        self.wins = torch.zeros(experiment.num_concepts, dtype=torch.int64, device=device)
+
+    def add(self, first: int, items: dict[str, Tensor], masks: dict[bool, Tensor], concepts: Tensor | None) -> None:
+        """A batch of test pictures from number `first` on: its masks (b, s, h, w), and its patches' concepts (b, n)."""
+        images, labels = items["image"], items["label"]  # (b, 3, h, w), (b, h, w)
+        places = [(place, i - first) for place, i in enumerate(self.kept) if first <= i < first + len(images)]
+        for place, i in places:
+            self.gallery["image"][place], self.gallery["label"][place] = (images[i] * 255).round(), labels[i]
+        for with_crf, of_readouts in masks.items():
+            for name, mask in zip(self.readouts, of_readouts.unbind(dim=1)):  # (b, h, w) each
+                self.metrics[name, with_crf].update(mask, labels)
+                for place, i in places:
+                    self.gallery[row_name((name, with_crf))][place] = mask[i]
+        if concepts is not None:
+            self.wins += count(concepts, len(self.wins))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by the names of the checkpoint."""
+        return ({"wins": self.wins} | {f"gallery/{name}": value for name, value in self.gallery.items()}
+                | {f"counts/{row_name(row)}": self.metrics[row].counts for row in self.rows})
+
+    def take(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        self.wins = tensors["wins"].to(self.device)
+        self.gallery = {name: tensors[f"gallery/{name}"].to(self.device) for name in self.gallery}
+        for row in self.rows:
+            self.metrics[row].counts = tensors[f"counts/{row_name(row)}"]
+
+    def save(self, making: Making, state: dict[str, Any]) -> None:
+        """Replace the checkpoint by what all processes have."""
+        tensors = total_counts(making.accelerator, self.tensors())
+        if making.accelerator.is_main_process:
+            save_checkpoint(making.folder, state, tensors)
+
+    def restore(self, making: Making) -> tuple[int, float]:
+        """Go on from the checkpoint: pictures done, and the seconds that they took."""
+        if (saved := load_checkpoint(making.folder)) is None:
+            return 0, 0.0
+        record, tensors = saved
+        if set(self.tensors()) != set(tensors) or not {"done", "seconds"} <= set(record):
+            raise InputError(f"The checkpoint {checkpoint_path(making.folder)} is not of this run: remove it.")
+        if making.accelerator.is_main_process:  # of several processes the others begin at 0
+            self.take(tensors)
+        return record["done"], record["seconds"]
+
+
+def _report(making: Making, method: str, seen: FrozenFeatures, tally: Tally, concepts: bool, seconds: float,
+            notes: dict[str, Any]) -> None:
+    """Numbers from the counts of all processes; writes the artefact."""
+    dataset, experiment = seen.dataset, making.experiment
+    tally.take(total_counts(making.accelerator, tally.tensors()))
+    gallery = {name: value.cpu() for name, value in tally.gallery.items()} | {"index": torch.tensor(tally.kept)}
     results, found = [], []
-    for row in rows:
-        metrics[row].counts = tensors[f"counts/{row_name(row)}"]
-        numbers = metrics[row].compute()
-        results.append({"method": method, "readout": row[0], "crf": row[1],
-                        "num_clusters": dataset.num_classes} | numbers | _dead(metrics[row].pixels))
+    for row in tally.rows:
+        metrics = tally.metrics[row]
+        numbers, use = metrics.compute(), health.in_use(metrics.pixels)
+        results.append({"method": method, "readout": row[0], "crf": row[1], "num_clusters": dataset.num_classes}
+                       | numbers | {"dead_clusters": (metrics.pixels == 0).nonzero().flatten().tolist(),
+                                    "dead_share": use["dead_share"], "effective_clusters": use["effective"]})
         if not row[1]:  # the CRF takes away what is small
-            found += health.of_clusters(row[0], metrics[row].pixels, experiment.recipe)
+            found += health.of_clusters(row[0], metrics.pixels, experiment.recipe)
         masks = gallery[row_name(row)].long()
         gallery[row_name(row)] = torch.tensor(numbers["assignment"], dtype=torch.int16)[masks]
-    report = {"stage": stage, "experiment": experiment.to_dict(), "library": library_version(),
-              "libraries": libraries_of(upstream.values()), "weights": seen.weights,
-              "device": device_name(accelerator), "seconds": round(before + time.monotonic() - started, 2),
-              "date": time.strftime("%Y-%m-%d", time.gmtime()),
-              "dataset": {"name": experiment.folder or experiment.dataset, "split": dataset.split,
-                          "images": total, "classes": dataset.classes, "colors": dataset.colors.tolist(),
-                          "labelled": dataset.has_labels,
-                          "skipped": {"count": len(dataset.skipped), "pictures": dict(dataset.skipped)}},
-              "upstream": {name: path.relative_to(experiment.run_dir).as_posix() for name, path in upstream.items()},
-              "results": results}
-    told = health.tell(found, upstream.values(), show=accelerator.is_main_process)
-    report["notes"] = (notes or {}) | {"warnings": told}
-    if book is not None:
-        report["concepts"] = {"used": int((tensors["wins"] > 0).sum()), "num_concepts": experiment.num_concepts}
-        report["concepts"] |= health.in_use(tensors["wins"])
-    record = {key: value for key, value in report.items() if key not in ("results", "dataset", "concepts")}
-    if accelerator.is_main_process:
-        write_artefact(folder, record, {"gallery": gallery}, metrics=report)
-    accelerator.wait_for_everyone()
-    return folder
-
-
-def _dead(pixels: Tensor) -> dict[str, Any]:
-    """What a result says of its clusters' use: pixels (c,) that each won."""
-    use = health.in_use(pixels)
-    return {"dead_clusters": (pixels == 0).nonzero().flatten().tolist(), "dead_share": use["dead_share"],
-            "effective_clusters": use["effective"]}
+    record = making.record(seen, seconds)
+    record |= {"date": time.strftime("%Y-%m-%d", time.gmtime()), "notes": notes | {"warnings": making.warned(found)}}
+    metrics = record | {"results": results, "dataset": {
+        "name": experiment.folder or experiment.dataset, "split": dataset.split, "images": len(dataset),
+        "classes": dataset.classes, "colors": dataset.colors.tolist(), "labelled": dataset.has_labels,
+        "skipped": {"count": len(dataset.skipped), "pictures": dict(dataset.skipped)}}}
+    if concepts:
+        metrics["concepts"] = {"used": int((tally.wins > 0).sum()), "num_concepts": experiment.num_concepts}
+        metrics["concepts"] |= health.in_use(tally.wins)
+    making.write(record, {"gallery": gallery}, metrics)
 
 
 def _look(seen: FrozenFeatures, mirror: FrozenFeatures,
@@ -170,25 +184,8 @@ def batch_pictures(experiment: Experiment, width: int) -> int:
 
 
 def row_name(row: tuple[str, bool]) -> str:
+    """`modularity`, `modularity.crf` and so on."""
     return row[0] + (".crf" if row[1] else "")
-
-
-@torch.no_grad()
-def mirror_mean(tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None = None,
-                smoothing: float = 0.0) -> Tensor:
-    """Features of a picture and of its mirror image, the latter turned back, averaged.
-
-    Args:
-        tokens, mirrored: (b, n, d) of the picture and of its mirror image. head: None takes the tokens themselves.
-        smoothing: temperature of `smooth`, for the mean; 0: none.
-
-    Returns:
-        (b, r, rows, columns) float32.
-    """
-    both = [x if head is None else head(x, grid) for x in (tokens, mirrored)]
-    straight, turned = (x.float().transpose(1, 2).unflatten(2, grid) for x in both)  # (b, r, rows, columns)
-    mean = (straight + turned.flip(-1)) / 2
-    return smooth(mean.flatten(2).mT, smoothing).mT.unflatten(2, grid) if smoothing else mean
 
 
 def load_gallery(folder: str | Path) -> dict[str, Tensor]:

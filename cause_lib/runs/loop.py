@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,7 @@ from cause_lib.clusterbook import thin_grid
 from cause_lib.config import Experiment
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.parallel import current_part, part_of
+from cause_lib.runs.seeds import generator_for, seed_for, seed_of
 
 
 @contextlib.contextmanager
@@ -61,20 +61,6 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
             torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def seed_for(experiment: Experiment, *what: Any) -> int:
-    """A seed of 63 bits for one random choice of a run."""
-    return _digest(experiment.seed, *what)
-
-
-def _digest(*what: Any) -> int:
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], "big") >> 1
-
-
-def generator_for(experiment: Experiment, *what: Any) -> torch.Generator:
-    """A CPU generator for one random choice of a run."""
-    return torch.Generator().manual_seed(seed_for(experiment, *what))
-
-
 def pictures_of_a_batch(experiment: Experiment, views: int) -> int:
     """b, in all processes together."""
     return min(experiment.batch_size, views)
@@ -88,7 +74,7 @@ def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> l
     size = pictures_of_a_batch(experiment, views)
     batches: list[Tensor] = []
     while len(batches) < steps:
-        drawn = torch.Generator().manual_seed(_digest(experiment.order_seed, stage, "epoch", len(batches)))
+        drawn = torch.Generator().manual_seed(seed_of(experiment.order_seed, stage, "epoch", len(batches)))
         batches += torch.randperm(views, generator=drawn)[:views - views % size].split(size)
     return batches[:steps]
 

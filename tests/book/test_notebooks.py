@@ -47,7 +47,7 @@ def test_own_pictures_without_labels_as_the_page_says(tmp_path):
     run(ROOT / "notebooks/05_evaluation.ipynb", tmp_path, dataset="folder", folder="holiday", num_classes=3,
         run_dir="runs/holiday", image_size=48, num_concepts=8, concept_steps=2, head_steps=2, probe_steps=2, thin=2,
         projection_dim=16, batch_size=2)
-    (snippet,) = re.findall(r"```python\n(from cause_lib.segmenter.*?)```", (ROOT / "book/own.md").read_text(), re.S)
+    (snippet,) = re.findall(r"```python\n(from cause_lib import Segmenter.*?)```", (ROOT / "book/own.md").read_text(), re.S)
     check = 'assert mask.shape == (60, 90) and set(masks) == {"beach.jpg", "harbour.png", "town.jpg"}'
     subprocess.run([sys.executable, "-c", f"{snippet}\n{check}"], cwd=tmp_path, check=True)
 
@@ -90,7 +90,7 @@ def test_the_loop_over_a_table_runs(tmp_path):
         (tmp_path / "notebooks" / notebook.name).write_text(notebook.read_text())
     (tmp_path / "experiments").mkdir(exist_ok=True)
     header, line = (ROOT / "experiments/quickstart.csv").read_text().splitlines()[:2]
-    small = yaml.safe_load((ROOT / "tests/book/sizes.yaml").read_text())["05_evaluation"]
+    small = yaml.safe_load((ROOT / "tests/book/sizes.yaml").read_text())["every"]
     (tmp_path / "experiments/quickstart.csv").write_text(
         f"{header},{','.join(small)},clip_norm\n{line},{','.join(map(str, small.values()))},\n")
     script = tmp_path / "loop.py"

@@ -2,23 +2,17 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import papermill
 import pytest
 from papermill.parameterize import parameterize_notebook
 
-from cause_lib.config import (
-    LARGEST,
-    OTHER_NAMES,
-    PASS_FIELDS,
-    PRESETS,
-    RULES,
-    STAGE_FIELDS,
-    Experiment,
-    read_parameters,
-)
+from cause_lib.config import OTHER_NAMES, PASS_FIELDS, PRESETS, RULES, STAGE_FIELDS, Experiment
 from cause_lib.data import DATASETS
+from cause_lib.rules import LARGEST
+from cause_lib.runs.notebook import experiment_from, read_parameters
 
 CHAPTER = Path(__file__).resolve().parents[2] / "notebooks/05_evaluation.ipynb"
 FIELDS = {field.name: field.type for field in dataclasses.fields(Experiment)}
@@ -156,7 +150,10 @@ def test_both_ends_of_every_range_belong_to_it(name):
 def test_rules_are_of_the_fields_and_of_the_data_sets_that_there_are():
     assert list(RULES) == list(FIELDS)
     assert RULES["dataset"].choices == tuple(DATASETS) and set(PRESETS) <= {*DATASETS, "*"}
-    assert all(rule.reason and rule.reason[0].islower() and rule.reason[-1] not in ".:" for rule in RULES.values())
+    for rule in RULES.values():
+        for text in (rule.doc, rule.reason):
+            assert text and not text[0].isupper() or text.startswith(("True", "Adam's")), text
+            assert text[-1] not in ".:;", text
     assert set(OTHER_NAMES.values()) <= set(FIELDS) and not set(OTHER_NAMES) & set(FIELDS)
 
 
@@ -186,6 +183,17 @@ def test_heads_share_a_clusterbook_and_every_field_is_known():
     assert set(PASS_FIELDS) <= fields and not {"seed", "head", "checkpoint_steps"} & set(PASS_FIELDS)
 
 
+def test_a_field_is_declared_once_and_its_stages_follow():
+    stages = {*STAGE_FIELDS, "released", "pass"}
+    assert all(set(rule.stages.split()) <= stages for rule in RULES.values())
+    order = ("features", "clusterbook", "head", "probe", "evaluation")
+    for earlier, later in zip(order, order[1:]):
+        assert set(STAGE_FIELDS[earlier]) < set(STAGE_FIELDS[later])
+    assert set(STAGE_FIELDS["features"]) < set(STAGE_FIELDS["baseline"]) < set(STAGE_FIELDS["baseline_evaluation"])
+    listed = re.findall(r"^    (\w+): ", Experiment.__doc__.split("Fields, with")[1], re.M)
+    assert listed == list(FIELDS)
+
+
 def test_released_files_owe_nothing_to_training():
     trained, released = Experiment(), Experiment(release="files")
     for change in (dict(seed=3), dict(head_steps=9), dict(label_free=False), dict(crops="none")):
@@ -200,11 +208,11 @@ def test_notebook_parameters_find_what_papermill_only_warns_of():
     own, injected = "# Parameters\nseed = 0\nhead = 'tr'", "# Parameters\nsede = 3\n"
     namespace = {"In": ["", "import os", own, injected, "check"], "seed": 0, "head": "tr", "sede": 3, "miou": 0.3}
     with pytest.raises(ValueError, match="Unknown parameter 'sede': did you mean 'seed'"):
-        Experiment.from_namespace(namespace)
+        experiment_from(namespace)
     # Corrected in a live session: only the latest run of the parameters cell counts.
     namespace["In"] += ["# Parameters\nseed = 5", "check"]
     namespace["seed"] = 5
-    assert Experiment.from_namespace(namespace).seed == 5
+    assert experiment_from(namespace).seed == 5
 
 
 @pytest.mark.parametrize("wrong, right", [
@@ -216,16 +224,35 @@ def test_what_papermill_injects_under_another_name_is_stopped_before_any_work(wr
     """The cells as papermill writes them; the chapter itself goes on right after."""
     chapter = parameterize_notebook(papermill.iorw.load_notebook_node(str(CHAPTER)), {wrong: 3, "seed": 7})
     cells = [cell.source for cell in chapter.cells if cell.cell_type == "code"]
-    before = cells[:next(i for i, cell in enumerate(cells) if "Experiment.from_namespace(globals())" in cell) + 1]
+    before = cells[:next(i for i, cell in enumerate(cells) if "experiment_from(globals())" in cell) + 1]
     (injected,) = [cell for cell in before if f"{wrong} = 3" in cell]
     assert injected.startswith("# Parameters") and len(before) == 4  # install, ours, papermill's, and what refuses
     namespace = {"In": ["", *before]}
     for cell in before[1:-1]:
         exec(cell, namespace)  # noqa: S102
     with pytest.raises(ValueError, match=f"Unknown parameter '{wrong}': did you mean '{right}'\\?"):
-        Experiment.from_namespace(namespace)
+        experiment_from(namespace)
     del namespace["In"], namespace[wrong]
-    assert Experiment.from_namespace(namespace).seed == 7
+    assert experiment_from(namespace).seed == 7
+
+
+def test_papermill_may_give_a_field_that_the_chapter_does_not_declare():
+    namespace = {"In": ["", "# Parameters\nseed = 0", "# Parameters\nprobe_steps = 3\n", "check"], "seed": 0,
+                 "probe_steps": 3}
+    assert experiment_from(namespace) == Experiment(seed=0, probe_steps=3)
+
+
+def test_a_notebook_may_have_parameters_beside_the_fields():
+    own = {"seeds": int, "results": (str, type(None))}
+    namespace = {"In": ["", "# Parameters\nseed = 4\nseeds = 2.0\nresults = None", "check"], "seed": 4, "seeds": 2.0,
+                 "results": None}
+    assert experiment_from(namespace, own) == Experiment(seed=4)
+    with pytest.raises(ValueError, match="Parameter seeds must be int, not 'x'"):
+        experiment_from(namespace | {"seeds": "x"}, own)
+    with pytest.raises(ValueError, match="'results' is missing"):
+        experiment_from({"seeds": 1}, own)
+    with pytest.raises(ValueError, match="Unknown parameter 'result': did you mean 'results'"):
+        experiment_from(namespace | {"In": ["", "# Parameters\nresult = 1"], "result": 1}, own)
 
 
 def test_stored_experiments_are_read_as_they_were_written():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from cause_book.granularity import patch_labels
-from cause_book.usage import effective, wins
+from cause_book.usage import wins
 from cause_lib import stages
-from cause_lib.metrics import SegmentationMetrics
+from cause_lib.metrics import SegmentationMetrics, effective_number
 from cause_lib.probes import ClusterProbe
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.loop import session
@@ -50,7 +50,7 @@ def test_numbers_are_those_of_the_artefacts(table, tmp_path, capsys):
         won = wins(tokens, book.prototypes)
         last = run.concept_steps
         assert number[name, "prototypes", last, "winning"] == int((won > 0).sum())
-        assert number[name, "prototypes", last, "effective"] == pytest.approx(effective(won), abs=1e-5)
+        assert number[name, "prototypes", last, "effective"] == pytest.approx(effective_number(won), abs=1e-5)
 
         # the probe that was watched from where the stage started has the stage's centroids, and so its groups
         features = stages.load_head(probe)(tokens, seen.grid)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from book import draw
 from cause_book import diagrams
 from cause_book.plots import PALETTE
 
@@ -17,7 +18,7 @@ DRAWN = {
     "graph": diagrams.causal_graph(CAPTIONS, title="What acts on what"),
     "bypass": diagrams.causal_graph(CAPTIONS, forbidden={"TY": "around it"}),
     "assumed": diagrams.causal_graph(CAPTIONS, absent=("UM", "TY")),
-    "MLP": diagrams.mlp_head(), "TR": diagrams.tr_head(), "wide": diagrams.pipeline(4), "narrow": diagrams.pipeline(2),
+    "MLP": diagrams.mlp_head(), "TR": diagrams.tr_head(), "wide": draw.pipeline(4), "narrow": draw.pipeline(2),
 }
 
 
@@ -84,9 +85,9 @@ def test_heads_and_pipeline_name_their_steps():
         assert word.replace(" tokens", "tokens") in words(ET.fromstring(DRAWN["TR"]))
     for name in ("wide", "narrow"):
         shown = words(ET.fromstring(DRAWN[name]))
-        steps = [step for step, *_ in diagrams.STEPS]
+        steps = [step for step, *_ in draw.STEPS]
         assert [shown.index(step) for step in steps] == sorted(shown.index(step) for step in steps)
-        assert all(group in shown for group in diagrams.GROUP_COLORS)
+        assert all(group in shown for group in draw.GROUP_COLORS)
 
 
 def test_the_four_variables_have_colours_of_their_own():
@@ -104,13 +105,13 @@ def test_a_figure_is_shown_by_notebooks():
     assert len(root.findall(f".//{SVG}svg")) == 2
 
 
-@pytest.mark.parametrize("file", diagrams.page_files())
+@pytest.mark.parametrize("file", draw.page_files())
 def test_pages_include_what_is_drawn(file):
-    assert (FOLDER / file).read_text(encoding="utf8") == diagrams.page_files()[file], (
-        f"book/_static/diagrams/{file} is not what cause_book/diagrams.py draws: "
-        "run python -m cause_book.diagrams book/_static/diagrams")
+    assert (FOLDER / file).read_text(encoding="utf8") == draw.page_files()[file], (
+        f"book/_static/diagrams/{file} is not what book/draw.py draws: "
+        "run python book/draw.py book/_static/diagrams")
     assert any(f"_static/diagrams/{file}" in page.read_text(encoding="utf8") for page in (ROOT / "book").glob("*.md"))
 
 
 def test_no_file_is_left_over():
-    assert {path.name for path in FOLDER.iterdir()} == set(diagrams.page_files())
+    assert {path.name for path in FOLDER.iterdir()} == set(draw.page_files())

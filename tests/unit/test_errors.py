@@ -27,6 +27,9 @@ def test_the_command_line_ends_with_the_sentence(tmp_path, monkeypatch):
     arguments = ["-p", "dataset", "folder", "-p", "folder", str(tmp_path / "none"), "-p", "device", "cpu"]
     with pytest.raises(SystemExit, match="^NotFound: there is no folder"):
         main(arguments)
+    with pytest.raises(SystemExit):
+        main(["-p", "sede", "1"])
+    assert "Unknown parameter 'sede': did you mean 'seed'?" in capsys.readouterr().err
     monkeypatch.setattr(stages, "find", lambda *_: int("three"))
     with pytest.raises(ValueError, match="invalid literal"):  # a mistake of ours, in full
         main(arguments)

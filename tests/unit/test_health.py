@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from cause_lib import stages
+from cause_lib import stages, steps
 from cause_lib.probes import ClusterProbe
 from cause_lib.runs import health
 from cause_lib.runs.store import load_tensors, read_record
@@ -22,7 +22,8 @@ def test_use_is_counted_by_its_definition():
 def test_prototypes_are_warned_of_beyond_the_limit_alone(used, warned):
     found = health.of_prototypes(torch.eye(20), used, 100, "published")
     assert len(found) == warned
-    assert found in ([], ['20 of 20 prototypes win none of 100 training patches: try recipe="alive" (chapter 9).'])
+    said = '20 of 20 prototypes are nearest to none of 100 training patches: try recipe="alive" (chapter 9).'
+    assert found in ([], [said])
 
 
 def test_parallel_prototypes_are_a_collapse():
@@ -47,7 +48,7 @@ def test_a_loss_that_never_moves_is_said():
 def test_clusters_are_warned_of_when_most_are_dead():
     assert not health.of_clusters("kmeans", torch.tensor([1, 0]), "published")
     assert health.of_clusters("kmeans", torch.tensor([1, 0, 0]), "published") == [
-        'Read-out kmeans: 2 of 3 clusters win no pixel of the judged pictures: try recipe="alive" (chapter 9).']
+        'Read-out kmeans: 2 of 3 clusters have no pixel of the evaluated pictures: try recipe="alive" (chapter 9).']
 
 
 def test_every_metrics_json_reports_who_is_dead(tiny):
@@ -76,7 +77,7 @@ def test_every_metrics_json_reports_who_is_dead(tiny):
 def test_warnings_are_shown_and_stay_with_all_that_is_made_after(tiny, monkeypatch):
     """A head whose anchors have no positives, so that no term of the loss is left: every artefact after it says so."""
     run = tiny()
-    monkeypatch.setattr(stages, "concept_contrastive_loss", lambda seen, *rest, **options: 0 * seen.sum())
+    monkeypatch.setattr(steps, "concept_contrastive_loss", lambda seen, *rest, **options: 0 * seen.sum())
     with pytest.warns(UserWarning, match="Stage head learned nothing, its loss was 0 at each of 8 updates"):
         head = stages.fit_head(run)
     monkeypatch.setattr(health, "DEAD_CLUSTERS", -1.0)
@@ -96,7 +97,7 @@ def test_a_read_out_that_falls_on_one_cluster_is_counted_as_it_is(tiny, monkeypa
     monkeypatch.setattr(stages, "load_probe", lambda folder, readout="modularity": ClusterProbe(3, 90, same).eval())
     monkeypatch.setattr(stages, "_readouts", lambda experiment: ["modularity"])
     monkeypatch.setattr(stages, "evaluate_baseline", lambda experiment: None)
-    with pytest.warns(UserWarning, match="Read-out modularity: 2 of 3 clusters win no pixel"):
+    with pytest.warns(UserWarning, match="Read-out modularity: 2 of 3 clusters have no pixel"):
         result, = read_record(stages.evaluate(run))["results"]
     assert result["dead_clusters"] == [1, 2] and result["effective_clusters"] == pytest.approx(1)
     assert load_tensors(stages.fit_probe(run) / "probe.safetensors")["modularity"].shape == (3, 90)

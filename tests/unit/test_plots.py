@@ -85,10 +85,10 @@ def test_concept_map_refuses_a_grid_and_an_order_that_do_not_fit():
         plots.concept_map([0, 5], (1, 2), order=[0, 1])
 
 
-def test_usage_counts_those_that_never_win():
+def test_usage_counts_concepts_without_a_patch():
     ax = plots.usage_by_rank(torch.tensor([0, 5, 0, 1, 9]))
     assert ax.lines[0].get_ydata().tolist() == [9, 5, 1]
-    assert legend(ax) == ["3 concepts that win", "2 of 5 never win"]
+    assert legend(ax) == ["3 concepts in use", "2 of 5 without a patch"]
     drawn(ax)
 
 
@@ -118,19 +118,13 @@ def test_history_smooths_only_what_is_long():
     drawn(long)
 
 
-def test_shares_of_pairs_against_counting():
-    vectors = unit_vectors(12, 3)
-    similarity = vectors @ vectors.T
-    kinds = [similarity[i, j] for i in range(12) for j in range(12) if i != j]
-    shares = plots.relation_shares(torch.from_numpy(similarity), 0.3, 0.1)
-    assert shares["positive"] == pytest.approx(np.mean([s > 0.3 for s in kinds]))
-    assert shares["negative"] == pytest.approx(np.mean([s < 0.1 for s in kinds]))
-    assert sum(shares.values()) == pytest.approx(1)
-
-
 def test_similarity_histogram_shows_shares_and_thresholds():
     vectors = unit_vectors(30, 4)
-    ax = plots.similarity_histogram(vectors @ vectors.T, 0.5, -0.2)
+    pairs = [float(vectors[i] @ vectors[j]) for i in range(30) for j in range(30) if i != j]
+    ax = plots.similarity_histogram(torch.from_numpy(vectors @ vectors.T), 0.5, -0.2)
+    positive, negative = np.mean([value > 0.5 for value in pairs]), np.mean([value < -0.2 for value in pairs])
+    assert {f"positive: {100 * positive:.1f} %", f"negative: {100 * negative:.1f} %",
+            f"ignored: {100 * (1 - positive - negative):.1f} %"} < set(legend(ax))
     assert {line.get_xdata()[0] for line in ax.lines} == {0.5, -0.2}
     assert sum("%" in text for text in legend(ax)) == 3
     assert sum(bar.get_height() for bar in ax.patches) == 30 * 29 / 2
@@ -255,7 +249,7 @@ def test_change_points_show_every_run_and_its_mean():
 # --- front door ---
 
 def test_intervention_bars_are_percentages():
-    ax = plots.intervention_bars({"seeing": [0.25, 0.5], "doing": torch.tensor([0.125, 0.25])}, ["no", "yes"])
+    ax = plots.intervention_bars({"observational": [0.25, 0.5], "interventional": torch.tensor([0.125, 0.25])}, ["no", "yes"])
     assert sorted(bar.get_height() for bar in ax.patches) == [12.5, 25, 25, 50]
     assert legend(ax) == ["no", "yes"]
     drawn(ax)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cause_lib.config import Experiment
+from cause_lib.config import STAGE_FIELDS, Experiment
 from workflow.rows import read_rows
 
 try:
@@ -22,7 +22,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-STAGES = [path for path in NOTEBOOKS if path.name[:2] in ("02", "03", "04", "05", "07")]
+NOTEBOOKS_BY_NAME = {path.stem: path for path in [*NOTEBOOKS, ROOT / "workflow/baseline.ipynb"]}
+HOW = {"run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}  # of every notebook that runs a stage
+# notebook -> stages that it runs, further fields that it reads, and those of the stages that it has no use for
+USED = {
+    "02_features": ((), "dataset folder allow_corrupt num_classes image_size test_split test_images resize backbone "
+                    "num_heads positions positive_threshold negative_threshold seed device", ""),
+    "03_clusterbook": (("clusterbook",), "recipe positive_threshold negative_threshold positive_quantile "
+                       "negative_quantile num_classes test_split test_images", ""),
+    "04_heads": (("head",), "recipe num_classes test_split test_images", ""),
+    "05_evaluation": (("evaluation", "baseline_evaluation"), "recipe", ""),
+    "06_results": (("evaluation", "baseline_evaluation"), "recipe", "release"),
+    "07_granularity": (("probe", "baseline"), "recipe test_split test_images", "dataset folder allow_corrupt"),
+    "baseline": (("baseline_evaluation",), "", ""),
+}
 TABLES = sorted({*(ROOT / "experiments").glob("*.csv")} - {ROOT / "experiments/published_rows.csv"})
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 CONDA_NAMES = {"torch": "pytorch"}
@@ -69,7 +82,7 @@ def test_conda_and_pip_users_get_the_same_packages():
 def test_what_is_imported_is_a_dependency():
     modules = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in PROJECT["dependencies"]}
     come_along = {"triton"}  # with PyTorch for CUDA, and only there is it imported
-    modules = modules - {"pillow"} | {"PIL", "cause_lib", "cause_book", "pydensecrf"} | come_along | sys.stdlib_module_names
+    modules = modules - {"pillow", "scikit_learn"} | {"PIL", "sklearn", "cause_lib", "cause_book", "pydensecrf"} | come_along | sys.stdlib_module_names
     for path in [*(ROOT / "cause_lib").rglob("*.py"), *(ROOT / "cause_book").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -131,13 +144,31 @@ def test_parameters_are_literals(path):
         ast.literal_eval(statement.value)
 
 
-@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.stem)
-def test_stage_notebook_lists_every_field_of_experiment(path):
+@pytest.mark.parametrize("name", USED)
+def test_notebook_declares_the_fields_that_it_uses(name):
+    path = NOTEBOOKS_BY_NAME[name]
     (cell,) = cells(path, "parameters")
     given = {statement.targets[0].id: ast.literal_eval(statement.value) for statement in ast.parse(source(cell)).body}
-    assert list(given.items()) == [(field.name, field.default) for field in dataclasses.fields(Experiment)]
+    stages, beside, left_out = USED[name]
+    used = {field for stage in stages for field in STAGE_FIELDS[stage]} | set(beside.split())
+    used |= HOW if stages else set()
+    assert set(given) == used - set(left_out.split())
+    assert given == {field.name: field.default for field in dataclasses.fields(Experiment) if field.name in given}
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *(ROOT / "workflow").glob("*.ipynb")], ids=lambda path: path.stem)
+def test_notebook_checks_its_parameters_at_once(path):
     code = cells(path)
-    assert "Experiment.from_namespace(globals())" in source(code[code.index(cell) + 1])
+    (cell,) = cells(path, "parameters")
+    check = source(code[code.index(cell) + 1])
+    assert "experiment_from(globals()" in check or "read_parameters(globals()" in check
+    assert all(len(line) <= 79 for line in f"{source(cell)}\n{check}".splitlines())
+    if "experiment_from" in check:  # which takes any field of Experiment that is in the namespace
+        given = {statement.targets[0].id for statement in ast.parse(source(cell)).body}
+        code = "\n".join(re.sub(r"^(\s*)%.*", r"\1pass", source(other), flags=re.M) for other in code)
+        assigned = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)
+                    and isinstance(node.ctx, ast.Store)}
+        assert not (assigned & set(STAGE_FIELDS["evaluation"])) - given
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)

@@ -8,9 +8,9 @@ import torch
 from conftest import TINY, draw_folder
 from safetensors.torch import load_file
 
-from cause_lib import stages
+from cause_lib import stages, steps
 from cause_lib.config import Experiment
-from cause_lib.runs import judging, loop
+from cause_lib.runs import judging, loop, stage
 from cause_lib.runs.features import open_dataset
 from cause_lib.runs.store import checkpoint_path, load_checkpoint, read_record
 
@@ -40,7 +40,7 @@ def test_from_nothing_to_numbers_and_twice_costs_nothing(tiny, head, monkeypatch
     known = gallery["label"] >= 0
     pacc = (gallery["modularity"] == gallery["label"])[known].double().mean()
     assert float(pacc) == pytest.approx(record["results"][0]["pacc"])
-    monkeypatch.setattr(stages, "session", lambda experiment: pytest.fail("work was done twice"))
+    monkeypatch.setattr(stage, "session", lambda experiment: pytest.fail("work was done twice"))
     assert stages.evaluate(run) == folder
 
 
@@ -117,7 +117,7 @@ def test_heads_stopped_at_different_updates_go_on_to_the_same_bits(tiny, tmp_pat
         saved = load_checkpoint(folder)
         return 0 if saved is None else saved[0]["done"]
 
-    places = [stages._folder(run, "head") for run in runs]
+    places = [stages.folder_of(run, "head") for run in runs]
     stages.fit_heads([runs[3]])  # done before the others begin
     stop(3)
     assert [updates(place) for place in places] == [3, 2, 0, 0] and places[3].exists()
@@ -129,13 +129,13 @@ def test_heads_stopped_at_different_updates_go_on_to_the_same_bits(tiny, tmp_pat
 
 def test_one_head_that_diverges_says_so_and_leaves_the_others_their_checkpoints(tiny, tmp_path, monkeypatch):
     good, bad = tiny(concept_steps=3), tiny(concept_steps=3, contrast_temperature=0.5)
-    loss = stages.concept_contrastive_loss
-    monkeypatch.setattr(stages, "concept_contrastive_loss", lambda student, *rest, **options: (
+    loss = steps.concept_contrastive_loss
+    monkeypatch.setattr(steps, "concept_contrastive_loss", lambda student, *rest, **options: (
         loss(student, *rest, **options) * (float("nan") if options["temperature"] == 0.5 else 1)))
     with pytest.raises(RuntimeError, match="Stage head diverged: the loss of .* is not finite by update 3; lower lr"):
         stages.fit_heads([good, bad])
-    assert load_checkpoint(stages._folder(good, "head"))[0]["done"] == 3
-    assert load_checkpoint(stages._folder(bad, "head")) is None
+    assert load_checkpoint(stages.folder_of(good, "head"))[0]["done"] == 3
+    assert load_checkpoint(stages.folder_of(bad, "head")) is None
     monkeypatch.undo()
     assert bits(stages.fit_head(good)) == bits(stages.fit_head(good.replace(run_dir=str(tmp_path / "alone"))))
 
@@ -285,7 +285,7 @@ def test_the_gallery_is_spread_over_the_split_and_workers_change_nothing(tmp_pat
 
 
 def test_a_loss_that_diverges_stops_with_a_sentence(tiny, monkeypatch):
-    monkeypatch.setattr(stages, "modularity_loss", lambda tokens, prototypes, tau: prototypes.sum() * float("nan"))
+    monkeypatch.setattr(steps, "modularity_loss", lambda tokens, prototypes, tau: prototypes.sum() * float("nan"))
     with pytest.raises(RuntimeError, match="Stage clusterbook diverged"):
         stages.fit_clusterbook(tiny())
 
@@ -310,13 +310,13 @@ def test_bf16_runs_on_the_cpu(tiny):
 def test_without_the_crf_installed_its_rows_wait(tiny, monkeypatch):
     """An evaluation that had to leave the CRF out is not taken for one with it."""
     published = tiny(crf=True, crf_backend="pydensecrf")
-    monkeypatch.setattr(stages, "crf_backends", lambda: ("torch",))
+    monkeypatch.setattr(stage, "crf_backends", lambda: ("torch",))
     monkeypatch.setattr(judging, "crf_backends", lambda: ("torch",))
     with pytest.warns(UserWarning, match="pydensecrf is not installed: the rows with CRF are left out"):
         folder = stages.evaluate(published)
     assert not any(result["crf"] for result in read_record(folder)["results"])
     assert folder == stages.evaluate(published.replace(crf=False))
-    monkeypatch.setattr(stages, "crf_backends", lambda: ("torch", "pydensecrf"))
+    monkeypatch.setattr(stage, "crf_backends", lambda: ("torch", "pydensecrf"))
     assert stages.find(published, "evaluation") is None
 
 

@@ -121,7 +121,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
 @pytest.mark.parametrize("stage", ["fit_clusterbook", "evaluate_baseline"])
 def test_a_checkpoint_of_something_else_is_one_sentence(tiny, stage):
     run = tiny()
-    folder = stages._folder(run, {"fit_clusterbook": "clusterbook", "evaluate_baseline": "baseline_evaluation"}[stage])
+    folder = stages.folder_of(run, {"fit_clusterbook": "clusterbook", "evaluate_baseline": "baseline_evaluation"}[stage])
     save_checkpoint(folder, {"done": 1, "seconds": 0.0, "scaler": None}, ONE)
     with pytest.raises(ValueError, match=r"The checkpoint .* is not of this run.*: remove it\.$"):
         getattr(stages, stage)(run)

@@ -1,4 +1,4 @@
-"""Who is alive: every number against its definition written as loops, and the watched training against the stages'."""
+"""Usage: every number against its definition written as loops, and the watched training against the stages'."""
 
 import math
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cause_book.usage import class_means, effective, modularity, neighbours, reached, seen_by, watch, wins
+from cause_book.usage import class_means, modularity, neighbours, reached, seen_by, watch, wins
 from cause_lib import stages
 from cause_lib.clusterbook import initial_prototypes, modularity_loss, modularity_matrix
+from cause_lib.metrics import effective_number
 from cause_lib.probes import ClusterProbe
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.loop import generator_for, seed_for, session
@@ -28,11 +29,12 @@ def test_wins_are_counted_one_by_one():
 
 
 def test_effective_number_of_equal_and_of_one():
-    assert effective(torch.tensor([5, 5, 0, 5])) == pytest.approx(3)
-    assert effective(torch.tensor([0, 7])) == pytest.approx(1)
-    assert effective(torch.tensor([3, 1])) == pytest.approx(math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25))))
-    with pytest.raises(ValueError, match="nothing was won"):
-        effective(torch.zeros(4))
+    assert effective_number(torch.tensor([5, 5, 0, 5])) == pytest.approx(3)
+    assert effective_number(torch.tensor([0, 7])) == pytest.approx(1)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert effective_number(torch.tensor([3, 1])) == pytest.approx(math.exp(entropy))
+    with pytest.raises(ValueError, match="at least one count above 0"):
+        effective_number(torch.zeros(4))
 
 
 def test_the_gradient_reaches_winners_of_pairs_alone():

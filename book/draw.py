@@ -1,0 +1,141 @@
+"""Diagrams that pages of the book include: python book/draw.py book/_static/diagrams"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cause_book.diagrams import INK, NODES, arrow, causal_graph, node, svg, text
+from cause_book.plots import PALETTE
+
+SIDE, GRID = 96, 8  # of a small picture, and patches along it
+STEPS = (("image", "no label in sight", ""), ("tokens", "frozen ViT · ch. 2", "T"),
+         ("concepts", "clusterbook · ch. 3", "M"), ("features", "head · ch. 4", "Y"),
+         ("clusters", "probe · ch. 5", ""), ("sharper edges", "CRF · ch. 5", ""),
+         ("classes", "matching · ch. 5", ""), ("numbers", "count · ch. 5, 6", ""))
+NATURE = {"sky": "#9CCBE8", "sun": "#F6E27A", "grass": "#7DB36A", "crown": "#3E7F4A", "trunk": "#8A6239",
+          "road": "#9A9A9A"}
+GROUPS = {"sky": "sky", "sun": "sky", "grass": "grass", "crown": "tree", "trunk": "tree", "road": "road"}
+GROUP_COLORS = {"sky": PALETTE["sky"], "grass": PALETTE["yellow"], "tree": PALETTE["green"], "road": PALETTE["purple"]}
+CONCEPT_COLORS = {"sky 0": PALETTE["sky"], "sky 1": PALETTE["blue"], "sun": PALETTE["orange"],
+                  "grass 0": PALETTE["yellow"], "grass 1": "#B8A200", "crown": PALETTE["green"], "trunk": "#00604A",
+                  "road 0": PALETTE["purple"], "road 1": PALETTE["vermillion"]}
+
+
+def pipeline(columns: int) -> str:
+    """From an image to numbers, a step a small picture, in rows of so many that run to and fro. Returns an SVG."""
+    pictures = (_scene(NATURE), _patches(_shade), _patches(_concept), _patches(_feature), _patches(_cluster),
+                _scene({part: GROUP_COLORS[group] for part, group in GROUPS.items()}),
+                _scene({part: GROUP_COLORS[group] for part, group in GROUPS.items()}) + _class_names(), _bars())
+    parts = []
+    for i, ((name, means, letter), picture) in enumerate(zip(STEPS, pictures, strict=True)):
+        row, across = divmod(i, columns)
+        across = across if row % 2 == 0 else columns - 1 - across
+        x, y = 40 + 172 * across, 14 + 172 * row
+        color = NODES.get(letter, INK)
+        parts.append(f'<g transform="translate({x} {y})">{picture}<rect width="{SIDE}" height="{SIDE}" rx="3" '
+                     f'fill="none" stroke="{color}" stroke-width="{3 if letter else 1.2}"/></g>')
+        parts += [text(x + SIDE / 2, y + SIDE + 21, name, weight=600),
+                  text(x + SIDE / 2, y + SIDE + 39, means, size=13.5)]
+        if letter:
+            parts.append(node(letter, x, y, radius=14, size=16))
+        if i + 1 == len(STEPS):
+            break
+        if (i + 1) % columns == 0:
+            parts.append(arrow((x + SIDE / 2, y + SIDE + 46), (x + SIDE / 2, y + 168)))
+        elif row % 2 == 0:
+            parts.append(arrow((x + SIDE + 14, y + SIDE / 2), (x + 158, y + SIDE / 2)))
+        else:
+            parts.append(arrow((x - 14, y + SIDE / 2), (x - 62, y + SIDE / 2)))
+    says = ("A small landscape, eight times. The image is cut into patches, and a frozen vision transformer makes a "
+            "token T of each. Each token gets its concept M of the clusterbook, finer than any class. A head makes "
+            "features Y of them, in which kindred patches lie together; a probe groups these into clusters; a CRF "
+            "sharpens the edges on the pixels; matching gives each cluster the name of a class (sky, tree, grass or "
+            "road); and counting right pixels gives numbers.")
+    rows = -(-len(STEPS) // columns)
+    return svg(172 * columns + 4, 172 * rows, "From an image to numbers", says, parts)
+
+
+def _part(x: float, y: float) -> str:
+    """What the small landscape shows at a place, in units of its side."""
+    if (x - 24) ** 2 + (y - 34) ** 2 < 19**2:
+        return "crown"
+    if 20 <= x <= 28 and 50 < y < 72:
+        return "trunk"
+    if y < 54:
+        return "sun" if (x - 74) ** 2 + (y - 20) ** 2 < 11**2 else "sky"
+    return "road" if abs(x - 66) < 6 + 0.55 * (y - 54) else "grass"
+
+
+def _scene(colors: Mapping[str, str]) -> str:
+    """The small landscape, its parts in the given colours."""
+    return (f'<rect width="96" height="96" fill="{colors["sky"]}"/>'
+            f'<circle cx="74" cy="20" r="11" fill="{colors["sun"]}"/>'
+            f'<rect y="54" width="96" height="42" fill="{colors["grass"]}"/>'
+            f'<path d="M60 54H72L95 96H37Z" fill="{colors["road"]}"/>'
+            f'<rect x="20" y="50" width="8" height="22" fill="{colors["trunk"]}"/>'
+            f'<circle cx="24" cy="34" r="19" fill="{colors["crown"]}"/>')
+
+
+def _patches(look) -> str:
+    """The landscape's patches, each filled as `look(column, row, part)` -> (colour, opacity) says."""
+    step, alike = SIDE // GRID, {}
+    for row, column in np.ndindex(GRID, GRID):
+        filled = look(column, row, _part((column + 0.5) * step, (row + 0.5) * step))
+        alike[filled] = alike.get(filled, "") + f"M{column * step} {row * step}h11v11h-11z"
+    return "".join(f'<path d="{squares}" fill="{color}" fill-opacity="{opacity:g}"/>'
+                   for (color, opacity), squares in alike.items())
+
+
+def _shade(column: int, row: int, part: str) -> tuple[str, float]:
+    """A token: kindred patches have like shades, no two quite the same one."""
+    return NODES["T"], round(0.22 + 0.13 * list(NATURE).index(part) + 0.05 * ((3 * column + 5 * row) % 4), 2)
+
+
+def _concept(column: int, row: int, part: str) -> tuple[str, float]:
+    """A concept: finer than a class, so that one class has several."""
+    finer = {"sky": row > 1, "grass": column > 2, "road": row > 5}
+    return CONCEPT_COLORS[f"{part} {int(finer[part])}" if part in finer else part], 1
+
+
+def _feature(column: int, row: int, part: str) -> tuple[str, float]:
+    """A feature: the concepts of a class have drawn together, and are still not one."""
+    return GROUP_COLORS[GROUPS[part]], round(0.6 + 0.1 * ((column + 2 * row) % 4), 2)
+
+
+def _cluster(column: int, row: int, part: str) -> tuple[str, float]:
+    return GROUP_COLORS[GROUPS[part]], 1
+
+
+def _class_names() -> str:
+    places = {"sky": (60, 40), "tree": (24, 39), "grass": (21, 90), "road": (66, 83)}
+    return "".join(text(x, y, name, size=13, color="#222222", weight=600) for name, (x, y) in places.items())
+
+
+def _bars() -> str:
+    """An IoU for each class, in the classes' colours: a sketch, not a result."""
+    drawn = "".join(f'<rect x="12" y="{13 + 19 * i}" width="{width}" height="13" fill="{color}"/>'
+                    for i, (width, color) in enumerate(zip((70, 52, 38, 60), GROUP_COLORS.values())))
+    return drawn + '<path d="M11.5 8V88" stroke="currentColor" stroke-width="1.5"/>'
+
+
+def page_files() -> dict[str, str]:
+    """The diagrams that pages include: the name of a file -> its text."""
+    story = {"U": "a gene (hidden)", "T": "smoking", "M": "tar in the lungs", "Y": "lung cancer"}
+    both = {"UM": "confounded", "TY": "bypass"}
+    ways = "".join(f'<div class="{name}">{pipeline(columns)}</div>' for name, columns in (("wide", 4), ("narrow", 2)))
+    caption = ("The way of a picture through CAUSE: each step is a chapter's. Chapters 2 to 4 make the treatment T, "
+               "the mediator M and the outcome Y. Labels are looked at only at the very end, to give clusters the "
+               "names of classes and to count what is right.")
+    return {
+        "pipeline.html": f'<figure class="diagram">{ways}<figcaption>{caption}</figcaption></figure>\n',
+        "smoking.svg": causal_graph(story, forbidden=both, absent=tuple(both)) + "\n",
+    }
+
+
+if __name__ == "__main__":
+    for file, content in page_files().items():
+        (Path(sys.argv[1]) / file).write_text(content, encoding="utf8")

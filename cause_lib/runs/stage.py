@@ -1,0 +1,136 @@
+"""What every stage does around its own work: a place, reuse, a lock, a device, a record.
+
+    @made("probe", head=fit_head)
+    def fit_probe(experiment, making): ...   # leaves its artefact by making.finish(...)
+
+`fit_probe(experiment)` then returns the artefact's folder. An artefact that is there is used as it is. One that is not
+is made after those that it needs, by one of the processes that ask for it; the others wait and find it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from cause_lib.backbones import weights_fingerprint
+from cause_lib.config import Experiment
+from cause_lib.crf import crf_backends
+from cause_lib.data import SegmentationDataset
+from cause_lib.runs import health
+from cause_lib.runs.features import FrozenFeatures, device_name, open_dataset
+from cause_lib.runs.locks import is_made, made_once
+from cause_lib.runs.loop import Run, session
+from cause_lib.runs.released import released_fingerprint
+from cause_lib.runs.store import artefact_folder, libraries_of, library_version, write_artefact
+
+
+@dataclass
+class Making:
+    """An artefact under way: its stage, where it goes, on which device, and the artefacts that it is made from."""
+
+    stage: str
+    experiment: Experiment
+    folder: Path
+    accelerator: Accelerator
+    upstream: dict[str, Path] = field(default_factory=dict)
+
+    def record(self, features: FrozenFeatures, seconds: float) -> dict[str, Any]:
+        """What the record of any artefact has."""
+        return {"stage": self.stage, "experiment": self.experiment.to_dict(), "library": library_version(),
+                "libraries": libraries_of(self.upstream.values()), "weights": features.weights,
+                "device": device_name(self.accelerator), "seconds": round(seconds, 2),
+                "upstream": {name: path.relative_to(self.experiment.run_dir).as_posix()
+                             for name, path in self.upstream.items()}}
+
+    def warned(self, found: Sequence[str]) -> list[str]:
+        """Shows the warnings found here; returns them after those of the artefacts that this one is made from."""
+        return health.tell(found, self.upstream.values(), show=self.accelerator.is_main_process)
+
+    def finish(self, features: FrozenFeatures, tensors: dict[str, dict[str, Tensor]], notes: dict[str, Any],
+               seconds: float, run: Run | None = None, found: Sequence[str] = ()) -> None:
+        """Write the artefact.
+
+        Args:
+            features: what it was made from. tensors: file stem -> name -> tensor.
+            notes: go into the record, with the warnings and the pictures left out.
+            seconds: spent before training. run: the training, its loss is kept as the history.
+            found: warnings of this stage.
+        """
+        history = {} if run is None else run.history
+        found = [*found, *health.of_losses(self.stage, history.get("loss", []), self.experiment.recipe)]
+        notes = notes | {"warnings": self.warned(found), "skipped": dict(features.dataset.skipped)}
+        record = self.record(features, seconds + (0.0 if run is None else run.seconds))
+        self.write(record | {"history": history, "notes": notes}, tensors)
+
+    def write(self, record: dict[str, Any], tensors: dict[str, dict[str, Tensor]],
+              metrics: dict[str, Any] | None = None) -> None:
+        """The first process writes; all go on together."""
+        if self.accelerator.is_main_process:
+            write_artefact(self.folder, record, tensors, metrics=metrics)
+        self.accelerator.wait_for_everyone()
+
+
+def made(stage: str, **needs: Callable[[Experiment], Path]) -> Callable[[Callable], Callable[[Experiment], Path]]:
+    """A stage from the function that makes its artefact.
+
+    Args:
+        stage: a key of `STAGE_FIELDS`.
+        needs: the stages that it is made from, by the names under which its record has them.
+    """
+    def stage_of(make: Callable[[Experiment, Making], None]) -> Callable[[Experiment], Path]:
+        @functools.wraps(make, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
+        def run(experiment: Experiment) -> Path:
+            folder = folder_of(experiment, stage)
+            if is_made(folder):
+                return folder
+            upstream = {name: before(experiment) for name, before in needs.items()}
+            with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
+                if wanted:
+                    make(experiment, Making(stage, experiment, folder, accelerator, upstream))
+            return folder
+
+        del run.__wrapped__  # its signature is (experiment), not that of `make`
+        return run
+
+    return stage_of
+
+
+def find(experiment: Experiment, stage: str) -> Path | None:
+    """The folder of a stage (a key of `STAGE_FIELDS`) if its artefact is there already, else None; nothing is run."""
+    folder = folder_of(experiment, stage)
+    return folder if is_made(folder) else None
+
+
+def folder_of(experiment: Experiment, stage: str) -> Path:
+    """An artefact's place: named by the fields that it depends on, the pictures and the backbone's weights.
+
+    What records the classes' names and colours depends on those too; prototypes and heads do not.
+    """
+    released = stage == "evaluation" and bool(experiment.release)
+    datasets = [] if released else [open_dataset(experiment, "train", experiment.image_size)]
+    if "evaluation" in stage:
+        datasets.append(open_dataset(experiment, "test", experiment.image_size))
+        if experiment.crf_backend not in crf_backends():
+            experiment = experiment.replace(crf=False)  # judged again, with it, once it is installed
+    depends = experiment.key(stage) | {"data": "".join(dataset.fingerprint for dataset in datasets),
+                                       "weights": weights_fingerprint(experiment.backbone)}
+    if stage not in ("clusterbook", "head"):
+        depends["names"] = [names_of(dataset) for dataset in datasets]
+    parts = [Path(experiment.folder).name or experiment.dataset, experiment.backbone]
+    if "baseline" not in stage and stage != "clusterbook":
+        parts.append(experiment.head)
+    if released:  # wherever the files are
+        depends["release"] = released_fingerprint(experiment.release, experiment.head)
+        return artefact_folder(experiment.run_dir, stage, "-".join([*parts, "release"]), depends)
+    return artefact_folder(experiment.run_dir, stage, "-".join([*parts, f"s{experiment.seed}"]), depends)
+
+
+def names_of(dataset: SegmentationDataset) -> dict[str, list]:
+    """The classes' names and colours, as records hold them."""
+    return {"classes": dataset.classes, "colors": dataset.colors.tolist()}
