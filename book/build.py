@@ -7,8 +7,8 @@ A notebook or page with code is run once, in its own folder, chapters first. It 
 status and by the numbers of its cells, since after a timeout papermill calls every cell completed. Its outputs are laid
 into Jupyter Book's cache, and then no cell is left to be run by the build, which is an error if it runs one.
 
-With sizes (YAML: chapter, or `every`, -> parameter -> value) the book is built in a copy of its tree, in whose parameters cells the
-given values stand, so that the pages say what was run.
+With sizes (YAML: chapter, or `every`, -> parameter -> value) the book is built in a copy of its tree, in whose
+parameters cells the given values stand, so that the pages say what was run.
 
 The cache asks only whether code cells changed. What they import counts as well: when cause_lib, a library that it
 computes with, the results of benchmarks and reruns or the tables of experiments are other ones than last time, the kept
@@ -61,7 +61,7 @@ def library_fingerprint(*paths: Path) -> str:
 
 
 def drop_default_runs(runs: Path) -> None:
-    """Removes artefacts and checkpoints of the embedded default (`bundled`, trained or random) under `runs`, and nothing else."""
+    """Removes artefacts and checkpoints of the embedded default (`bundled`, trained or random) under `runs`."""
     for record in sorted([*runs.rglob("artefact.json"), *runs.rglob("metrics.json")]):
         if record.exists() and json.loads(record.read_text())["experiment"]["backbone"] in ("bundled", "bundled.random"):
             shutil.rmtree(record.parent)
@@ -108,7 +108,8 @@ def sizes_of_chapters(given: dict[str, dict]) -> dict[str, dict]:
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         (cell,) = tagged(read_notebook(path), "parameters")
         there = {statement.targets[0].id for statement in ast.parse(cell.source).body}
-        own[path.stem] = {name: value for name, value in given["every"].items() if name in there} | own.get(path.stem, {})
+        shared = {name: value for name, value in given["every"].items() if name in there}
+        own[path.stem] = shared | own.get(path.stem, {})
     return own
 
 
@@ -136,9 +137,10 @@ def copy_tree(tree: Path, sizes: dict[str, dict]) -> None:
             nbformat.write(notebook, path)
 
 
-def drop_stale(tree: Path) -> None:
-    """Throws kept outputs and runs away where they were made by another library, or from other results."""
-    key, fingerprint = tree / "_build/library.sha256", library_fingerprint(*(ROOT / name for name in (*CODE, *READ)))
+def drop_stale(tree: Path, *given: Path) -> None:
+    """Throws kept outputs and runs away where they were made by another library, from other results or other `given` files."""
+    key = tree / "_build/library.sha256"
+    fingerprint = library_fingerprint(*(ROOT / name for name in (*CODE, *READ)), *given)
     if not key.exists() or key.read_text() != fingerprint:
         for kept in (".jupyter_cache", "executed", "html"):
             shutil.rmtree(tree / "_build" / kept, ignore_errors=True)
@@ -162,15 +164,15 @@ def run_notebook(notebook: nbformat.NotebookNode, name: str, folder: Path, left:
     asked = left.with_suffix(".asked.ipynb")
     left.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, asked)
-    command = [sys.executable, "-m", "papermill", str(asked), str(left), "--kernel", "python3", "--language", "python", "--cwd", str(folder),
-               "--no-progress-bar", "--execution-timeout", str(timeout)]
+    command = [sys.executable, "-m", "papermill", str(asked), str(left), "--kernel", "python3", "--language", "python",
+               "--cwd", str(folder), "--no-progress-bar", "--execution-timeout", str(timeout)]
     if parameters:
         command += ["--parameters_yaml", yaml.safe_dump(parameters)]
     began = time.perf_counter()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     seconds = time.perf_counter() - began
     if done.returncode:
-        said = done.stdout[done.stdout.rfind("papermill.exceptions."):] if "papermill.exceptions." in done.stdout else done.stdout
+        said = done.stdout[max(0, done.stdout.rfind("papermill.exceptions.")):]
         raise RuntimeError(f"{name} failed:\n{said[-6000:]}")
     executed = nbformat.read(left, as_version=4)
     code = [cell for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()]
@@ -198,9 +200,8 @@ def run_all(tree: Path, sizes: dict[str, dict], at_once: int, say: Callable[[str
     with every failure's reason where any failed."""
     config = yaml.safe_load((tree / "_config.yml").read_text(encoding="utf8"))["execute"]
     cache = get_cache(str(tree / "_build/.jupyter_cache"))
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    if at_once > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
+    environment = threads | dict(os.environ)
 
     def run(name: str, notebook: nbformat.NotebookNode, folder: Path) -> tuple[str, float] | RuntimeError:
         left, parameters = tree / f"_build/executed/{name}.ipynb", sizes.get(Path(name).name, {})
@@ -224,20 +225,20 @@ def run_all(tree: Path, sizes: dict[str, dict], at_once: int, say: Callable[[str
                 name, seconds = done
                 say(f"{seconds:7.1f} s  {name}")
                 bundle = CacheBundleIn(wanted[name], name, data={"execution_seconds": seconds})
-                cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)  # its database is one thread's
+                # here, in the thread that opened the cache: its database is locked for others
+                cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
         if failed:
             raise RuntimeError("\n\n".join(failed))
 
 
 def build_pages(tree: Path) -> int:
-    """Jupyter Book, what it says also in _build/build.log; 0 only where nothing failed, nothing warned and no cell was run."""
+    """Jupyter Book, what it says also in _build/build.log; 0 only where nothing failed or warned and no cell was run."""
     jupyter_book = Path(sys.executable).with_name("jupyter-book")  # of this environment, whatever PATH says
     command = [str(jupyter_book), "build", str(tree), "--all", "-W", "--keep-going"]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     shutil.rmtree(tree / "_build/html", ignore_errors=True)  # a page that is gone is gone
     (tree / "_build").mkdir(exist_ok=True)
     with (tree / "_build/build.log").open("w", encoding="utf8") as log, subprocess.Popen(
-            command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as building:
+            command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as building:
         ran = False
         for line in building.stdout:
             print(line, end="", flush=True)
@@ -250,7 +251,6 @@ def build_pages(tree: Path) -> int:
 
 def make(tree: Path, sizes: dict[str, dict], at_once: int) -> int:
     """Chapters, then pages; the exit status, 0 only where all is well."""
-    drop_stale(tree)
     began = time.perf_counter()
     try:
         run_all(tree, sizes, at_once)
@@ -269,6 +269,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--at-once", type=int, default=1, help="how many chapters run at the same time")
     given = parser.parse_args(arguments)
     if given.sizes is None:
+        drop_stale(ROOT)
         return make(ROOT, {}, given.at_once)
     key = SMALL / "all.sha256"
     fingerprint = library_fingerprint(Path(__file__), given.sizes, *(ROOT / name for name in (*CODE, *READ, *PAGES)))
@@ -277,6 +278,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         return 0
     key.unlink(missing_ok=True)
     sizes = sizes_of_chapters(yaml.safe_load(given.sizes.read_text(encoding="utf8")))
+    drop_stale(SMALL, given.sizes)
     copy_tree(SMALL, sizes)
     status = make(SMALL, sizes, given.at_once)
     if status == 0:

@@ -1,4 +1,4 @@
-"""The book that the tests read: at small sizes, as `make test` makes it, or the tree that BOOK names (`make check`: BOOK=.)."""
+"""The book that the tests read: at small sizes, as `make test` makes it, or the tree that BOOK names (`make check`)."""
 
 import os
 import subprocess
@@ -25,8 +25,10 @@ def ready() -> None:
             pytest.exit(f"BOOK names {TREE}, and {HTML} is not there: run make book.", returncode=1)
         return
     OF_THE_TESTS.mkdir(parents=True, exist_ok=True)
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with FileLock(OF_THE_TESTS / "lock"):
         done = subprocess.run([sys.executable, "book/build.py", "--sizes", "tests/book/sizes.yaml", "--at-once", "2"],
-                              cwd=ROOT, capture_output=True, text=True)
+                              cwd=ROOT, capture_output=True, text=True,
+                              env=os.environ | {"PYTHONPATH": path})
     if done.returncode:
         pytest.exit(f"The book could not be built:\n{(done.stdout + done.stderr)[-6000:]}", returncode=1)

@@ -23,7 +23,7 @@ def test_only_what_the_library_raises_on_purpose_is_a_refusal():
     assert not isinstance(caught(artefact_folder, "runs", "head", "name", {"a": {1, 2}}), Refusal)  # raised by json, below us
 
 
-def test_the_command_line_ends_with_the_sentence(tmp_path, monkeypatch):
+def test_the_command_line_ends_with_the_sentence(tmp_path, monkeypatch, capsys):
     arguments = ["-p", "dataset", "folder", "-p", "folder", str(tmp_path / "none"), "-p", "device", "cpu"]
     with pytest.raises(SystemExit, match="^NotFound: there is no folder"):
         main(arguments)
