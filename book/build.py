@@ -63,7 +63,9 @@ def library_fingerprint(*paths: Path) -> str:
 def drop_default_runs(runs: Path) -> None:
     """Removes artefacts and checkpoints of the embedded default (`bundled`, trained or random) under `runs`."""
     for record in sorted([*runs.rglob("artefact.json"), *runs.rglob("metrics.json")]):
-        if record.exists() and json.loads(record.read_text())["experiment"]["backbone"] in ("bundled", "bundled.random"):
+        if not record.exists():  # gone with its neighbour
+            continue
+        if json.loads(record.read_text())["experiment"]["backbone"] in ("bundled", "bundled.random"):
             shutil.rmtree(record.parent)
     for checkpoint in runs.rglob("*bundled*.checkpoint.safetensors"):
         checkpoint.unlink()
@@ -138,7 +140,7 @@ def copy_tree(tree: Path, sizes: dict[str, dict]) -> None:
 
 
 def drop_stale(tree: Path, *given: Path) -> None:
-    """Throws kept outputs and runs away where they were made by another library, from other results or other `given` files."""
+    """Throws kept outputs and runs away where they were made by another library, other results or other `given` files."""
     key = tree / "_build/library.sha256"
     fingerprint = library_fingerprint(*(ROOT / name for name in (*CODE, *READ)), *given)
     if not key.exists() or key.read_text() != fingerprint:
@@ -232,7 +234,7 @@ def run_all(tree: Path, sizes: dict[str, dict], at_once: int, say: Callable[[str
 
 
 def build_pages(tree: Path) -> int:
-    """Jupyter Book, what it says also in _build/build.log; 0 only where nothing failed or warned and no cell was run."""
+    """Jupyter Book, its words also in _build/build.log; 0 only where nothing failed or warned and no cell was run."""
     jupyter_book = Path(sys.executable).with_name("jupyter-book")  # of this environment, whatever PATH says
     command = [str(jupyter_book), "build", str(tree), "--all", "-W", "--keep-going"]
     shutil.rmtree(tree / "_build/html", ignore_errors=True)  # a page that is gone is gone
@@ -265,7 +267,7 @@ def make(tree: Path, sizes: dict[str, dict], at_once: int) -> int:
 
 def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Builds the book.")
-    parser.add_argument("--sizes", type=Path, help="YAML: chapter, or every -> parameter -> value; builds the tests' book")
+    parser.add_argument("--sizes", type=Path, help="YAML: chapter -> parameter -> value; for the tests' book")
     parser.add_argument("--at-once", type=int, default=1, help="how many chapters run at the same time")
     given = parser.parse_args(arguments)
     if given.sizes is None:

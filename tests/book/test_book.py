@@ -1,4 +1,4 @@
-"""The built book: every chapter ran from its first cell to its last, no warning, and pages whose figures and links are there."""
+"""The built book: chapters ran from their first cell to their last, nothing warned, figures and links are there."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def pages(book) -> dict[str, Page]:
 
 def test_nothing_warned_and_the_build_ran_no_cell(book):
     said = LOG.read_text()
-    with_code = [path for path in (TREE / "book").glob("*.md") if path.read_text().startswith("---\nfile_format: mystnb")]
+    with_code = [path for path in (TREE / "book").glob("*.md") if "file_format: mystnb" in path.read_text()[:40]]
     assert "build succeeded" in said and "WARNING:" not in said and "Executing notebook" not in said
     assert said.count("Using cached notebook") == len(CHAPTERS) + len(with_code)
 
@@ -79,7 +79,8 @@ def test_chapter_shows_what_was_computed(name, pages):
     for image in figures:
         words = image.get("alt", "")
         assert len(words) > 20 and "_images" not in words, f"a figure without words: {image['src']}"
-    captions = re.findall(r'<figure(?: [^>]*)?>\s*<img[^>]*_images[^>]*>\s*<figcaption>(.*?)</figcaption>', page.html, re.S)
+    captioned = r'<figure(?: [^>]*)?>\s*<img[^>]*_images[^>]*>\s*<figcaption>(.*?)</figcaption>'
+    captions = re.findall(captioned, page.html, re.S)
     assert len(captions) == len(figures)
     assert all(len(re.sub(r"<[^>]+>", "", caption).strip()) > 20 for caption in captions)
 
@@ -87,7 +88,8 @@ def test_chapter_shows_what_was_computed(name, pages):
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_chapter_opens_in_colab(name, pages):
     owner, repository = CONFIG["repository"]["url"].split("/")[-2:]
-    button = f"https://colab.research.google.com/github/{owner}/{repository}/blob/{CONFIG['repository']['branch']}/{name}.ipynb"
+    branch = CONFIG["repository"]["branch"]
+    button = f"https://colab.research.google.com/github/{owner}/{repository}/blob/{branch}/{name}.ipynb"
     assert button in pages[name].links
     assert (ROOT / f"{name}.ipynb").exists()
 

@@ -1,4 +1,4 @@
-"""book/build.py on a book of one chapter and one page: its cells are run once and by papermill, and every failure is one of the build."""
+"""book/build.py on a book of one chapter and one page: cells run once, by papermill, and every failure fails it."""
 
 import importlib.util
 
@@ -35,14 +35,16 @@ def tree(tmp_path, monkeypatch):
         for folder in ("book", "notebooks"):
             (source / folder).mkdir(parents=True)
         execute = {"execute_notebooks": "cache", "raise_on_error": True, "timeout": timeout}
-        (source / "_config.yml").write_text(yaml.safe_dump({"title": "A", "only_build_toc_files": True, "execute": execute}))
+        config = {"title": "A", "only_build_toc_files": True, "execute": execute}
+        (source / "_config.yml").write_text(yaml.safe_dump(config))
         (source / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters: [{file: notebooks/chapter}]\n")
         (source / "book/intro.md").write_text(page)
         cells = [nbformat.v4.new_markdown_cell("# Chapter"), nbformat.v4.new_code_cell("# Parameters\nn = 2  # a side"),
                  *map(nbformat.v4.new_code_cell, code)]
         cells[1].metadata["tags"] = ["parameters"]
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), source / "notebooks/chapter.ipynb")
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, source / "notebooks/chapter.ipynb")
         build.copy_tree(tree, SIZES)
         return tree
 

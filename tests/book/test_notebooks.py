@@ -1,5 +1,6 @@
-"""Notebooks through papermill with parameters, as a researcher or a Colab user would run them. At their defaults: test_book.py."""
+"""Notebooks through papermill, each with parameters of its own, as a researcher or a Colab user would run them."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -31,8 +32,8 @@ def run(notebook: Path, cwd: Path, /, **parameters) -> list[dict]:
 def test_evaluation_leaves_numbers(book):
     found = [json.loads(path.read_text())["results"] for path in TREE.glob("notebooks/runs/evaluation/*/metrics.json")]
     results = [result for results in found for result in results]
-    assert {(result["method"], result["readout"], result["crf"]) for result in results} >= {
-        (method, readout, crf) for method in ("CAUSE-TR", "CAUSE-MLP") for readout in ("modularity", "kmeans") for crf in (True, False)}
+    wanted = itertools.product(("CAUSE-TR", "CAUSE-MLP"), ("modularity", "kmeans"), (True, False))
+    assert {(result["method"], result["readout"], result["crf"]) for result in results} >= set(wanted)
     assert all(0 < result["miou"] <= 1 and 0 < result["pacc"] <= 1 for result in results)
 
 
@@ -47,7 +48,8 @@ def test_own_pictures_without_labels_as_the_page_says(tmp_path):
     run(ROOT / "notebooks/05_evaluation.ipynb", tmp_path, dataset="folder", folder="holiday", num_classes=3,
         run_dir="runs/holiday", image_size=48, num_concepts=8, concept_steps=2, head_steps=2, probe_steps=2, thin=2,
         projection_dim=16, batch_size=2)
-    (snippet,) = re.findall(r"```python\n(from cause_lib import Segmenter.*?)```", (ROOT / "book/own.md").read_text(), re.S)
+    page = (ROOT / "book/own.md").read_text()
+    (snippet,) = re.findall(r"```python\n(from cause_lib import Segmenter.*?)```", page, re.S)
     check = 'assert mask.shape == (60, 90) and set(masks) == {"beach.jpg", "harbour.png", "town.jpg"}'
     subprocess.run([sys.executable, "-c", f"{snippet}\n{check}"], cwd=tmp_path, check=True)
 
