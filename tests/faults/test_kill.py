@@ -206,7 +206,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost(undisturbed, stage, tmp
         assert_whole_or_absent(run.run_dir, expected)
         if child.exitcode:
             kind, text = json.loads((tmp_path / "told").read_text())
-            assert child.exitcode == 3 and kind == "OSError"
+            assert child.exitcode == 3 and kind == "WriteError"
             assert run.run_dir in text and "choose a run_dir with room" in text and "\n" not in text
         left = [name for name in contents(run.run_dir) if not is_finished(name) and ".checkpoint." not in name]
         assert left == []
@@ -221,7 +221,7 @@ def test_a_place_that_is_read_only_stops_before_any_work(undisturbed, tmp_path):
         child = start(run, stage, told=str(tmp_path / "told"))
         child.join()
         kind, text = json.loads((tmp_path / "told").read_text())
-        assert (child.exitcode, kind) == (3, "OSError") and "choose a run_dir" in text
+        assert (child.exitcode, kind) == (3, "WriteError") and "choose a run_dir" in text
 
 
 def test_a_clock_that_goes_back_changes_no_bit(undisturbed, tmp_path):
