@@ -1,22 +1,52 @@
-# Two commands: `make book` (the book, _build/html/index.html) and `make test` (unit tests, faults, notebooks, book, its
-# pages in a browser), and `make table` for a table of experiments. They make .venv first; it is made again only when pyproject.toml changes.
+# Two commands: `make book` (the book, _build/html/index.html) and `make test` (unit tests, faults, chapters at small sizes, the book
+# built from them, its pages in a browser), `make table` for a table of experiments, and `make check` for what takes a night.
+# They make .venv first; it is made again only when pyproject.toml changes.
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: book test clean
+.PHONY: book test check clean
 
 book: $(READY)
 	$(BIN)/python book/build.py
 
-# Fast ones first, a file a process and a core each; each line stops the rest where it fails.
+# Fast ones first; each line stops the rest where it fails. Kept below a quarter of an hour on two cores.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
+BROWSER = @[ -z "$$CI" ] && ! $(BIN)/python tests/browser/chromium.py ||
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not faults and not notebook and not book and not browser" -n auto --maxprocesses 4 --dist loadfile
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults -n auto --maxprocesses 4
-	$(BIN)/python -m pytest -m notebook
-	$(BIN)/python -m pytest -m book
-	@[ -z "$$CI" ] && ! $(BIN)/python tests/browser/chromium.py || $(BIN)/python -m pytest -m browser
+	OMP_NUM_THREADS=1 $(PYTEST) --dist loadfile tests/unit
+	OMP_NUM_THREADS=1 $(PYTEST) tests/faults
+	$(BIN)/python book/build.py --sizes tests/book/sizes.yaml --at-once $(WORKERS)
+	OMP_NUM_THREADS=1 $(PYTEST) tests/book
+	$(BROWSER) $(PYTEST) tests/browser
+
+# What is deep, in parts that a night may run side by side: .github/workflows/nightly.yml. The last wants root and Debian.
+PARTS := lint kills book soak
+.PHONY: $(PARTS:%=check-%) check-slurm
+check: test $(PARTS:%=check-%)
+	@[ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && $(MAKE) --no-print-directory check-slurm || echo 'SLURM is left out: make check-slurm, as root, on a machine that may be thrown away'
+
+check-lint: $(READY)
+	@$(BIN)/python -m ruff --version 2> /dev/null || $(BIN)/python -m pip install --quiet ruff
+	$(BIN)/python -m ruff check .
+	@[ ! -e tests/lint.py ] || $(BIN)/python tests/lint.py
+
+check-kills: $(READY)
+	KILLS=50 OMP_NUM_THREADS=1 $(PYTEST) tests/faults
+
+# The reader's book, at its chapters' own sizes, in every width and theme.
+check-book: book
+	BOOK=. OMP_NUM_THREADS=1 $(PYTEST) tests/book
+	$(BROWSER) BOOK=. FULL=1 $(PYTEST) tests/browser
+
+check-soak: $(READY)
+	$(BIN)/python -m benchmarks --quick --output _build/benchmarks.json
+	$(BIN)/python -m benchmarks.soak --experiments 30 --workers 2 --faults 0.3 --seed 0 --output _build/soak.json
+
+check-slurm: $(READY)
+	tests/slurm/run.sh $(BIN)/python
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'

@@ -44,6 +44,7 @@ from safetensors import safe_open
 from benchmarks.chapters import checkout
 from benchmarks.measure import machine
 from cause_lib.config import Experiment
+from cause_lib.errors import Refusal
 from cause_lib.runs.store import library_version
 
 SETTINGS = dict(image_size=64, train_images=12, test_images=6, crops="none", num_concepts=32, concept_steps=12,
@@ -57,7 +58,7 @@ print(json.dumps({"peak_bytes": high_water(), "folders": [str(folder), str(basel
 """
 REFERENCE = "from benchmarks.soak import refer\nrefer()"
 # What a notebook's reader may be told with; everything else is an accident.
-SAYS = ("ValueError", "FileNotFoundError", "RuntimeError", "OSError", "NotADirectoryError", "PermissionError")
+SAYS = tuple(kind.__name__ for kind in Refusal.__subclasses__())
 MISSPELT = {"sede": "seed", "n_concepts": "num_concepts", "head_step": "head_steps", "epochs": "head_steps"}
 OUT_OF_RANGE = {"lr": float("nan"), "contrast_temperature": 0.0, "ema_decay": 1.5, "batch_size": 0, "seed": -1,
                 "dropout": float("inf"), "head": "cnn"}

@@ -1,4 +1,4 @@
-"""A real Chromium and the built book, for the tests of this folder: `python -m pytest -m browser`.
+"""A real Chromium and the built book, for the tests of this folder.
 
     def test_something(new_page, site, problems):
         page = new_page(390, "dark")                 # a Playwright page of that width, in that theme
@@ -18,23 +18,18 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from built import HTML, ready
 from playwright.sync_api import sync_playwright
 
 from .chromium import MISSING, chromium_path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-HTML = ROOT / "_build/html"
-REPORT = pytest.StashKey[list]()  # what test_pages.py saw
+SEEN = "the page in a browser"  # what test_pages.py saw, in the reports of its tests
 HEIGHTS = {390: 844, 1280: 800}  # a telephone and a laptop
 
 
 @functools.cache
 def packed(path: str) -> bytes:
     return gzip.compress(Path(path).read_bytes())
-
-
-def pytest_configure(config):
-    config.stash[REPORT] = []
 
 
 class Host(SimpleHTTPRequestHandler):
@@ -73,8 +68,7 @@ def chromium():
 @pytest.fixture(scope="session")
 def site():
     """Address of the built book, without a slash at its end: a server on 127.0.0.1 as long as the tests run."""
-    if not (HTML / "index.html").exists():
-        pytest.exit("The browser tests read the built book, and _build/html is not there: run make book.", returncode=1)
+    ready()
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Host, directory=HTML))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -127,26 +121,22 @@ def new_page(chromium, site, problems):
         page.context.close()
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def pytest_terminal_summary(terminalreporter):
     """The book in numbers: pages, links, figures, exercises, weights, violations by impact."""
-    visits = config.stash[REPORT]
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    visits = [value for report in reports if report.when == "call" for name, value in report.user_properties if name == SEEN]
     if not visits:
         return
-    first = list({visit.name: visit for visit in visits}.values())
-    links = {link for visit in first for link in visit.measured["links"]}
+    first = sorted({visit["name"]: visit for visit in visits}.values(), key=lambda visit: visit["name"])
     write = terminalreporter.write_line
     terminalreporter.section("the book in a browser")
-    figures, exercises = (sum(visit.measured[what] for visit in first) for what in ("figures", "exercises"))
-    write(f"{len(first)} pages, each at {len(visits) / len(first):.3g} widths, light and dark: {len(links)} links, {figures} figures, {exercises} exercises")
+    links, figures, exercises = (sum(visit[what] for visit in first) for what in ("links", "figures", "exercises"))
+    write(f"{len(first)} pages, {len(visits)} visits: {links} links, {figures} figures, {exercises} exercises")
     write(f"{'kB sent':24}{'html':>7}{'css':>7}{'js':>7}{'images':>8}{'all':>7}{'unpacked':>10}{'shift':>8}")
     for visit in first:
-        sent = visit.weight("sent")
-        shift = max(other.measured["shift"] for other in visits if other.name == visit.name)
-        write(f"{visit.name.split('/')[-1]:24}{sent['html'] / 1e3:7.0f}{sent['css'] / 1e3:7.0f}{sent['js'] / 1e3:7.0f}"
-              f"{sent['images'] / 1e3:8.0f}{sum(sent.values()) / 1e3:7.0f}{sum(visit.weight('bytes').values()) / 1e3:10.0f}"
-              f"{shift:8.3f}")
-    faults = collections.Counter()
-    for visit in visits:
-        for fault in (fault for faults in visit.violations.values() for fault in faults):
-            faults[f"{fault['impact']}: {fault['id']}"] += len(fault["nodes"])
+        sent, shift = visit["sent"], max(other["shift"] for other in visits if other["name"] == visit["name"])
+        write(f"{visit['name'].split('/')[-1]:24}" + "".join(f"{sent[kind] / 1e3:{width}.0f}" for kind, width in (
+            ("html", 7), ("css", 7), ("js", 7), ("images", 8))) + f"{sum(sent.values()) / 1e3:7.0f}"
+              f"{visit['bytes'] / 1e3:10.0f}{shift:8.3f}")
+    faults = collections.Counter(fault for visit in visits for fault in visit["faults"])
     write("axe-core: " + ("; ".join(f"{fault} {count}" for fault, count in sorted(faults.items())) or "no violation"))

@@ -1,8 +1,7 @@
 """The book without a mouse: skip link, search, menus, previous and next, theme, tables that sort."""
 
 import pytest
-
-from .test_pages import PAGES
+from built import PAGES
 
 FIRST, SECOND = PAGES[:2]
 WITH_TABLE = "book/differences"

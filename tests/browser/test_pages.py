@@ -1,24 +1,26 @@
-"""Every page of the book in a real Chromium, on a telephone and a laptop, light and dark.
+"""Every page of the book in a real Chromium, on a telephone and a laptop, in the light, and some in the dark; FULL=1: all.
 
-A page is visited once for each width, measured (measure.js, axe-core), turned dark and measured again; the tests read
-what was measured. The report at the end of the run is printed by conftest.py.
+A page is visited once for each width, measured (measure.js, axe-core), turned dark and measured again; then it is asked
+for everything that may be wrong with it. The report at the end of the run is printed by conftest.py.
 """
 
 import functools
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
-import yaml
 from axe_playwright_python.sync_playwright import Axe
+from built import HTML, PAGES
 
-from .conftest import HTML, REPORT, watched_page
+from .conftest import SEEN, watched_page
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"]] + [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
+FULL = bool(os.environ.get("FULL"))
+# Diagrams, formulas, charts, tables, code, the explorer: what has colours of its own.
+DARK = PAGES if FULL else ["notebooks/01_frontdoor", "notebooks/05_evaluation", "notebooks/10_explorer", "book/simulator",
+                           "book/differences", "book/api"]
 # What axe-core looks for in the light: everything at one width, and at the other all but colours. In the dark: colours.
 COLOURS = {"runOnly": ["color-contrast"]}
 WIDTHS = {390: {"rules": {"color-contrast": {"enabled": False}}}, 1280: {}}
@@ -86,68 +88,65 @@ def thin_out(page) -> None:
     }""")
 
 
-@pytest.fixture(scope="module", params=[(name, width) for name in PAGES for width in WIDTHS],
-                ids=lambda p: f"{p[0].split('/')[-1]}-{p[1]}")
-def visit(request, chromium, site) -> Visit:
-    """A page of the book, looked at once."""
-    name, width = request.param
+def look(name: str, width: int, chromium, site) -> Visit:
+    """A look at a page of the book."""
     visit = Visit(name, width)
     page = watched_page(chromium, site, visit.problems, width, "light")
     try:
         page.goto(f"{site}/{name}.html", wait_until="load")
         ready(page)
         visit.measured = page.evaluate(MEASURE)
-        turn(page, "dark")
-        visit.in_the_dark = page.evaluate(MEASURE)
+        if name in DARK:
+            turn(page, "dark")
+            visit.in_the_dark = page.evaluate(MEASURE)
         thin_out(page)
-        visit.violations["dark"] = AXE.run(page, options=AXE_OPTIONS | COLOURS).response["violations"]
-        turn(page, "light")
+        if name in DARK:
+            visit.violations["dark"] = AXE.run(page, options=AXE_OPTIONS | COLOURS).response["violations"]
+            turn(page, "light")
         visit.violations["light"] = AXE.run(page, options=AXE_OPTIONS | WIDTHS[width]).response["violations"]
     finally:
         page.context.close()
-    request.config.stash[REPORT].append(visit)
     return visit
 
 
-def test_loads_without_a_fault(visit):
-    assert visit.problems == []
+def cut_off(visit):
+    """What is wider than the window, and does not scroll inside a box of its own."""
+    for measured in filter(None, (visit.measured, visit.in_the_dark)):
+        yield from (f"cut off: {what}" for what in measured["cut"])
+        if measured["wide"] > measured["view"]:
+            yield f"the page is {measured['wide']} pixels wide, the window {measured['view']}"
 
 
-def test_nothing_is_cut_off(visit):
-    """The page is no wider than the window; what is wider scrolls inside its own box."""
-    for measured in (visit.measured, visit.in_the_dark):
-        assert measured["cut"] == []
-        assert measured["wide"] <= measured["view"]
+def inaccessible(visit):
+    """What axe-core finds serious or critical."""
+    for theme, found in visit.violations.items():
+        for fault in (fault for fault in found if fault["impact"] in ("serious", "critical")):
+            yield from (f"{theme}: {fault['id']} ({fault['impact']}): {node['target'][0]} {node['html'][:120]}"
+                        for node in fault["nodes"])
 
 
-def test_accessible(visit):
-    """axe-core finds nothing serious or critical."""
-    found = [f"{theme}: {fault['id']} ({fault['impact']}): {node['target'][0]} {node['html'][:120]}"
-             for theme, faults in visit.violations.items() for fault in faults
-             if fault["impact"] in ("serious", "critical") for node in fault["nodes"]]
-    assert found == []
-
-
-def test_pictures_fit_their_place(visit):
-    """They came, have words, say their size, and are not much larger than what is shown of them; charts have a caption."""
+def wrong_pictures(visit):
+    """Pictures came, have words, say their size, and are not much larger than what is shown of them; charts have a caption."""
     for image in visit.measured["images"]:
-        assert image["natural"] > 0, f"did not load: {image['source']}"
-        assert image["words"], f"no words: {image['source']}"
-        assert image["sized"], f"no width and height: {image['source']}"
-        assert image["caption"] or "_images/" not in image["source"], f"no caption: {image['source']}"
-        if visit.width == 1280 and not image["source"].endswith(".svg"):
-            assert image["natural"] <= 2.5 * image["width"], f"larger than its place: {image}"
+        chart, drawn = "_images/" in image["source"], image["source"].endswith(".svg")
+        for right, wrong in ((image["natural"] > 0, "did not load"), (image["words"], "no words"),
+                             (image["sized"], "no width and height"), (image["caption"] or not chart, "no caption"),
+                             (visit.width != 1280 or drawn or image["natural"] <= 2.5 * image["width"], "larger than its place")):
+            if not right:
+                yield f"{wrong}: {image['source']}"
 
 
-def test_nothing_jumps(visit):
+def jumps(visit):
     """Cumulative layout shift, of loading and of scrolling through."""
-    assert visit.measured["shift"] < 0.1, visit.measured["jumped"]
+    if visit.measured["shift"] >= 0.1:
+        yield f"jumps by {visit.measured['shift']:.2f}: {visit.measured['jumped']}"
 
 
-def test_light_enough(visit):
+def too_heavy(visit):
     """As it is sent, and unpacked too, with all its pictures."""
     for kind in ("sent", "bytes"):
-        assert sum(visit.weight(kind).values()) < 1.5 * MEGABYTE, visit.weight(kind)
+        if sum(visit.weight(kind).values()) >= 1.5 * MEGABYTE:
+            yield f"{kind}: {visit.weight(kind)}"
 
 
 @functools.cache
@@ -156,11 +155,23 @@ def anchors(path: Path) -> frozenset[str]:
     return frozenset(re.findall(r'\bid="([^"]+)"', path.read_text(encoding="utf8")) if path.suffix == ".html" else ())
 
 
-def test_links_lead_somewhere(visit, site):
-    lost = []
+def dead_links(visit, site):
     for link in dict.fromkeys(visit.measured["links"]):
         url, fragment = urldefrag(link)
         path = HTML / unquote(url.removeprefix(f"{site}/"))
         if url.startswith(site) and not (path.is_file() and (not fragment or unquote(fragment) in anchors(path))):
-            lost.append(link)
-    assert lost == []
+            yield f"leads nowhere: {link}"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", PAGES)
+def test_page(name, width, chromium, site, record_property):
+    visit = look(name, width, chromium, site)
+    measured = visit.measured
+    record_property(SEEN, {
+        "name": name, "links": len(set(measured["links"])), "figures": measured["figures"], "exercises": measured["exercises"],
+        "sent": visit.weight("sent"), "bytes": sum(visit.weight("bytes").values()), "shift": measured["shift"],
+        "faults": [f"{fault['impact']}: {fault['id']}" for found in visit.violations.values() for fault in found
+                   for _ in fault["nodes"]]})
+    assert [*visit.problems, *cut_off(visit), *inaccessible(visit), *wrong_pictures(visit), *jumps(visit), *too_heavy(visit),
+            *dead_links(visit, site)] == []

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from unit.test_released import write as write_release
+from released_twin import write as write_release
 
 from cause_lib.backbones import BUNDLED_PATH, load_backbone, small_vit
 from cause_lib.heads import MLPHead

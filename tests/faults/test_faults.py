@@ -65,6 +65,5 @@ def test_skipping_goes_on_and_counts(fault, folder):
     assert len(said) == 1 and "1 of 2 pictures" in said[0]
 
 
-def test_the_corpus_is_large_and_its_names_tell_its_faults_apart():
-    assert len(FAULTS) >= 200
+def test_names_tell_faults_apart():
     assert [name for name, count in collections.Counter(map(str, FAULTS)).items() if count > 1] == []

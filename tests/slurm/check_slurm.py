@@ -25,7 +25,7 @@ def jobs() -> dict[str, tuple[str, str]]:
 
 
 def test_quickstart_table_is_complete_although_a_job_was_killed(tmp_path):
-    for name in ("notebooks", "workflow", "cause_lib"):
+    for name in ("notebooks", "workflow", "cause_lib", "cause_book"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     header, *lines = (ROOT / "experiments/quickstart.csv").read_text().splitlines()
     table = [f"{header},{','.join(TINY)}", *(f"{line},{','.join(map(str, TINY.values()))}" for line in lines)]

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from benchmarks import chapters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,30 +39,6 @@ def test_memory_of_a_row_in_a_process_of_its_own():
                           text=True, capture_output=True, check=True)
     found = json.loads(done.stdout)
     assert 0 <= found["extra_bytes"] < found["peak_bytes"] and found["median"] > 0
-
-
-def write_notebook(path, *sources):
-    cells = [{"cell_type": "code", "id": f"cell-{i}", "metadata": {}, "source": source, "outputs": [],
-              "execution_count": None} for i, source in enumerate(sources)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    path.write_text(json.dumps(notebook))
-    return path
-
-
-@pytest.mark.notebook
-def test_a_chapter_alone_starts_in_an_empty_folder_and_tells_its_memory(tmp_path):
-    alone = write_notebook(tmp_path / "alone.ipynb", "import os\nassert os.listdir() == []", "held = bytearray(2**28)",
-                           "del held")
-    found = chapters.measure_chapter(alone, ROOT)
-    assert found["seconds"] > 0 and found["peak_bytes"] > 2**28
-    assert set(found["versions"]) == set(chapters.VERSIONS) and found["library"] and found["machine"]["cores"] >= 1
-
-
-@pytest.mark.notebook
-def test_a_chapter_that_fails_is_an_error_with_its_reason(tmp_path):
-    with pytest.raises(RuntimeError, match="(?s)broken.ipynb failed.*no such thing"):
-        chapters.measure_chapter(write_notebook(tmp_path / "broken.ipynb", "raise ValueError('no such thing')"), ROOT)
 
 
 def test_chapters_come_from_the_last_commit(tmp_path):

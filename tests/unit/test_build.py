@@ -1,4 +1,4 @@
-"""book/build.py: what counts as a changed library, and whose runs are thrown away."""
+"""book/build.py: what counts as a changed library, and whose runs are thrown away. What it builds: tests/book/test_build.py."""
 
 import importlib.util
 import json
@@ -39,3 +39,10 @@ def test_only_the_embedded_defaults_runs_are_dropped(tmp_path):
     assert {path.name for path in tmp_path.glob("*/*")} == {
         "scenes-dino_vits16-12345678", "scenes-dino_vits16-12345678.checkpoint.safetensors",
     }
+
+
+def test_a_fingerprint_of_a_file_is_of_its_bytes(tmp_path):
+    (tmp_path / "sizes").write_text("a")
+    before = build.library_fingerprint(tmp_path / "sizes")
+    (tmp_path / "sizes").write_text("b")
+    assert build.library_fingerprint(tmp_path / "sizes") != before

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard
 from PIL import Image
-from test_released import write as write_release
+from released_twin import write as write_release
 
 from cause_lib import stages
 from cause_lib.backbones import load_backbone

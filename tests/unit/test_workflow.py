@@ -240,34 +240,6 @@ def test_dry_run_of_every_profile(profile, path, gpus, monkeypatch):
     assert all(first == notebook for _, first, notebook in launched)
 
 
-@pytest.mark.notebook
-def test_a_table_runs_and_its_numbers_stand_beside_the_published_ones(tmp_path, table):
-    """Two heads and raw tokens on the embedded default, in tiny, through papermill; then once more, for nothing."""
-    settings = dict(dataset="scenes", image_size=48, num_concepts=8, concept_steps=2, head_steps=2, probe_steps=2,
-                    projection_dim=16, batch_size=2, train_images=4, test_images=2, crf=False, seed=0, run_dir="runs")
-    names = ",".join(settings)
-    values = ",".join(map(str, settings.values()))
-    path = table(f"row,notebook,head,{names}\na-tr,,tr,{values}\na-mlp,,mlp,{values}\n"
-                 f"a-raw,workflow/baseline.ipynb,,{values}\n")
-    table("row,miou,pacc\na-tr,12.3,45.6\n", "table_rows.csv")
-    for name in ("notebooks", "workflow"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    if sys.version_info < (3, 11):
-        return
-    call = ["--workflow-profile", str(ROOT / "workflow/profiles/local"), "--config", "table=table.csv"]
-    done = snakemake(*call, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = read_csv(tmp_path / "runs/tables/table.csv")
-    assert [(row["row"], row["method"], row["readout"]) for row in found] == [
-        ("a-tr", "CAUSE-TR", "modularity"), ("a-tr", "CAUSE-TR", "kmeans"), ("a-mlp", "CAUSE-MLP", "modularity"),
-        ("a-mlp", "CAUSE-MLP", "kmeans"), ("a-raw", "k-means", "kmeans")]
-    assert [row["published_miou"] for row in found] == ["12.3", "12.3", "", "", ""]
-    assert all(0 <= float(row["miou"]) <= 100 for row in found)
-    assert (tmp_path / "runs/tables/table.md").read_text().count("\n") == 2 + len(found)
-    assert len(list((tmp_path / "runs/clusterbook").glob("*/artefact.json"))) == 1
-    assert path.exists() and "Nothing to be done" in (again := snakemake(*call, cwd=tmp_path)).stdout + again.stderr
-
-
 def test_results_of_a_table_that_was_never_run(table, tmp_path):
     found = results.results(read_rows(table(f"dataset,run_dir\nscenes,{tmp_path / 'runs'}\n")))
     assert found.empty and list(found.columns) == results.COLUMNS
