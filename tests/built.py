@@ -22,7 +22,7 @@ def ready() -> None:
     """Builds the tests' book where something changed since it was built, once for all processes that ask."""
     if TREE != OF_THE_TESTS:
         if not (HTML / "index.html").exists():
-            pytest.exit(f"BOOK names {TREE}, and {HTML} is not there: run make book.", returncode=1)
+            pytest.fail(f"BOOK names {TREE}, and {HTML} is not there: run make book.", pytrace=False)
         return
     OF_THE_TESTS.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -31,4 +31,4 @@ def ready() -> None:
                               cwd=ROOT, capture_output=True, text=True,
                               env=os.environ | {"PYTHONPATH": path})
     if done.returncode:
-        pytest.exit(f"The book could not be built:\n{(done.stdout + done.stderr)[-6000:]}", returncode=1)
+        pytest.fail(f"The book could not be built:\n{(done.stdout + done.stderr)[-6000:]}", pytrace=False)
