@@ -4,10 +4,9 @@ A folder is written beside its place, flushed to disk and renamed (`whole`). `ar
 version of the library and the format of the files. A stage that is under way keeps one checkpoint file beside the
 folder, so that a kill costs a few updates and changes no bit.
 
-Whoever makes an artefact holds a lock on a file beside its place (`locked`, from the library filelock). The operating
-system drops it when its holder ends, however it ends; what then lies half-written beside the place was left by a killed
-process, and the next holder removes it. Where a file system has no locks, an artefact may be made twice, with the same
-bits, and the first stays.
+Whoever makes an artefact holds a lock on a file beside its place (`locked`, of filelock), which the operating system
+drops when its holder ends, however it ends; what then lies half-written there was left by a killed process, and the
+next holder removes it. Without locks an artefact may be made twice, with the same bits, and the first stays.
 
 Kept by hand: joblib's cache pickles its results, DVC and MLflow want a repository or a server, and none of them has
 checkpoints of unfinished work. Here an artefact is a folder of JSON and safetensors that can be read without us.
@@ -25,7 +24,7 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +50,7 @@ ROOM = "choose a run_dir with room that can be written"
 
 @contextlib.contextmanager
 def whole(path: str | Path, what: str = "", way_out: str = "make room, or choose another place", *,
-          last: str | None = None, made: Callable[[Path], bool] = lambda path: False) -> Iterator[Path]:
+          last: str | None = None) -> Iterator[Path]:
     """A place for a new file or folder, which is flushed and gets the name `path` when the block ends without an error.
 
     Until then `path` is as it was before. Nothing half-written is left, but by a kill, see `locked`.
@@ -61,7 +60,6 @@ def whole(path: str | Path, what: str = "", way_out: str = "make room, or choose
         what: what is written, for the error: `Cannot write {what} {path} (the reason): {way_out}.`
         way_out: what to do then.
         last: for a folder that may be there: its files are replaced one by one, the one of this name last.
-        made: whether what another process has put at `path` meanwhile stays, and is no error.
 
     Yields:
         the path to write a file to, or to make a folder at.
@@ -70,11 +68,12 @@ def whole(path: str | Path, what: str = "", way_out: str = "make room, or choose
         OSError: it cannot be written; what was there stays. Errors of the library itself pass as they are.
     """
     place = Path(path).absolute()
-    scratch = beside_of(place)  # a folder for files too: safetensors writes beside its place first
+    # Beside it, on the same file system, a name that `_sweep` knows; a folder for files too, since safetensors needs it.
+    scratch = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
         scratch.mkdir(parents=True)
         yield scratch / place.name
-        _put(scratch / place.name, place, last, made)
+        _put(scratch / place.name, place, last)
     except Refusal:
         raise
     except (OSError, SafetensorError) as error:
@@ -84,14 +83,9 @@ def whole(path: str | Path, what: str = "", way_out: str = "make room, or choose
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def beside_of(place: Path) -> Path:
-    """A name of its own beside a place, on the same file system; `_sweep` knows it by its beginning."""
-    return place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-
-
-def _put(written: Path, place: Path, last: str | None, made: Callable[[Path], bool]) -> None:
+def _put(written: Path, place: Path, last: str | None) -> None:
     """Flush what was written, and rename it to its place."""
-    for path in (*(written.rglob("*") if written.is_dir() else ()), written):
+    for path in (*written.rglob("*"), written):
         _flush(path)
     if last is not None and place.is_dir():
         for path in sorted(written.iterdir(), key=lambda path: path.name == last):
@@ -100,10 +94,9 @@ def _put(written: Path, place: Path, last: str | None, made: Callable[[Path], bo
         try:
             os.replace(written, place)
         except OSError as error:
-            if not made(place):
-                if place.is_dir():
-                    error.strerror = "a folder of that name is in the way: move it away"
-                raise
+            if place.is_dir():
+                error.strerror = "a folder of that name is in the way: move it away"
+            raise
     _flush(place.parent)
 
 
@@ -156,7 +149,7 @@ def _recognise(folder: Path) -> None:
 
 def libraries_of(upstream: Iterable[Path]) -> list[str]:
     """The versions of the library that had a part in what is made now from these artefacts: this one, and theirs."""
-    records = [_read_json(folder / "artefact.json") for folder in upstream]
+    records = (_read_json(folder / "artefact.json") for folder in upstream)
     return sorted({library_version()}.union(*([record.get("library", "unknown"), *record.get("libraries", [])]
                                               for record in records)))
 
@@ -176,11 +169,16 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf8"))
-        if not isinstance(record, dict) or not record:
-            raise InputError("it holds no record")
     except (ValueError, OSError, RecursionError) as error:  # of JSON and of UTF-8 too
-        raise InputError(f"{path} is damaged ({error}): remove {path.parent} and run its stage again.") from None
+        raise _damaged(path, error) from None
+    if not isinstance(record, dict) or not record:
+        raise _damaged(path, "it holds no record")
     return record
+
+
+def _damaged(path: Path, reason: object) -> InputError:
+    reason = " ".join(str(reason).split())  # safetensors' have several lines
+    return InputError(f"{path} is damaged ({reason}): remove {path.parent} and run its stage again.")
 
 
 @contextlib.contextmanager
@@ -189,9 +187,13 @@ def new_artefact(folder: Path, way_out: str = ROOM) -> Iterator[Path]:
 
     If another process has put the artefact there meanwhile, theirs stays.
     """
-    with whole(folder, "the artefact", way_out, made=is_complete) as beside:
-        beside.mkdir()
-        yield beside
+    try:
+        with whole(folder, "the artefact", way_out) as beside:
+            beside.mkdir()
+            yield beside
+    except WriteError:
+        if not is_complete(folder):
+            raise
     checkpoint_path(folder).unlink(missing_ok=True)
 
 
@@ -235,18 +237,16 @@ def load_tensors(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        missing = [name for name in needs if name not in tensors]
-        if missing:
-            raise InputError(f"it has no {missing[0]}")
-        non_finite = [name for name, value in tensors.items() if not all_finite(value)]
-        if non_finite:
-            raise InputError(f"{non_finite[0]} has numbers that are not finite")
-        return tensors
     except FileNotFoundError:
         raise NotFound(f"{path} is missing: remove {path.parent} and run its stage again.") from None
     except Exception as error:  # safetensors raises a type of its own
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is damaged ({reason}): remove {path.parent} and run its stage again.") from None
+        raise _damaged(path, error) from None
+    for name in (*needs, *tensors):
+        if name not in tensors:
+            raise _damaged(path, f"it has no {name}")
+        if not all_finite(tensors[name]):
+            raise _damaged(path, f"{name} has numbers that are not finite")
+    return tensors
 
 
 # --- checkpoints of a stage under way ---
@@ -275,15 +275,12 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata()
-            written, form, state = about["library"], int(about.get("format", 1)), json.loads(about["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        reason, ours = None, library_version()
-        if form != FORMAT or not same_bits(written, ours):
-            reason = f"was written by cause_lib {written}, and this is {ours}"
+            state, tensors = json.loads(about["state"]), {name: file.get_tensor(name) for name in file.keys()}
+        if int(about.get("format", 1)) == FORMAT and same_bits(about["library"], library_version()):
+            return state, tensors
+        reason = f"was written by cause_lib {about['library']}, and this is {library_version()}"
     except Exception as error:  # safetensors raises a type of its own; metadata may be anything
         reason = f"is damaged ({' '.join(str(error).split())})"
-    if reason is None:
-        return state, tensors
     warnings.warn(f"The checkpoint {path} {reason}: it is removed, and the stage begins anew.", stacklevel=3)
     path.unlink(missing_ok=True)
     return None
@@ -293,12 +290,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
 
 def is_made(folder: Path) -> bool:
     """`is_complete`; what a maker that was killed at the very end left beside it is removed."""
-    if not is_complete(folder):
-        return False
-    if _lock_file(folder).exists():
+    made = is_complete(folder)
+    if made and _lock_file(folder).exists():
         with contextlib.suppress(OSError), locked(folder):  # a folder that cannot be written can be read
             pass
-    return True
+    return made
 
 
 @contextlib.contextmanager
@@ -367,10 +363,8 @@ def _sweep(folder: Path) -> None:
     """Remove what killed processes left half-written beside the artefact; its checkpoint, which is whole, stays."""
     for path in list(folder.parent.iterdir()):
         if path.name.startswith(f".{folder.name}.") and path != _lock_file(folder):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            with contextlib.suppress(OSError):
+                path.unlink()  # a file or a link; a folder refuses
+            shutil.rmtree(path, ignore_errors=True)
     if is_complete(folder):  # killed between the artefact's rename and this
         checkpoint_path(folder).unlink(missing_ok=True)

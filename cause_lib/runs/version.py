@@ -1,8 +1,8 @@
 """Which numeric code a run was made by: `library_version`, and whose checkpoints go on to the same bits.
 
 A checkpoint is bound to the code that can change its bits: every module of the library but those in NOT_NUMERIC; a new
-one counts until it is listed there. The code of the painted scenes is in their fingerprint (data/scenes/fingerprint.py),
-which names the folder. What of the code counts, and what is only text: code_digest.py.
+one counts until it is listed there. The code of the scenes is in their fingerprint (data/scenes/fingerprint.py), which
+names the folder. What of the code counts, and what is only text: code_digest.py.
 
 `python -m cause_lib.runs.version` prints the present version; with `--parts`, the digest of every definition.
 """
