@@ -21,9 +21,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "load_dataset": "data", "load_backbone": "backbones",
     "modularity_loss": "clusterbook", "Clusterbook": "clusterbook",
-    "MLPHead": "heads", "TRHead": "heads",
+    "MLPHead": "heads", "TRHead": "heads", "ClusterProbe": "probes", "LinearProbe": "probes",
     "concept_contrastive_loss": "contrast", "ConceptBank": "contrast",
-    "ClusterProbe": "probes", "LinearProbe": "probes",
     "dense_crf": "crf", "SegmentationMetrics": "metrics",
     "fit_clusterbook": "stages", "fit_head": "stages", "fit_probe": "stages", "evaluate": "stages",
     "Segmenter": "segmenter", "Experiment": "config",

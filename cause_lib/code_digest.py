@@ -8,8 +8,6 @@ its order counts, and so does a renamed function, parameter or attribute, since 
 Fields of the syntax tree that are empty are passed over, since Python's versions differ in them: 3.10 to 3.13 agree.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from collections.abc import Iterable

@@ -6,56 +6,33 @@ the list in the class's docstring, are made from these declarations.
 
 Fields left at `None` take the preset of their data set, recipe or head when the object is made, so that what is stored,
 compared and hashed is always concrete. What breaks a rule is refused before any work, in one sentence.
-
-Published settings: section "Steps and published settings" of the paper's appendix and its released code.
+Published settings (presets.json): section "Steps and published settings" of the paper's appendix and its released code.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
 import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from cause_lib.errors import InputError
 from cause_lib.rules import Rule, checked, refuse_unknown
 
-
-# Updates of an epoch: pictures x views a picture, with the crops published for the set (five, double or super), in
-# batches of 16, the last of which may be short.
-_EPOCHS = {"cocostuff27": ceil(97_702 * 5 / 16), "coco81": ceil(97_702 * 20 / 16), "coco171": ceil(97_702 * 20 / 16),
-           "cityscapes": ceil(2_975 * 5 / 16), "pascalvoc": ceil(1_464 * 50 / 16)}
-
-# What None stands for, by data set. The generated scenes are a small world: they get small numbers. The sets of the
-# published tables get the published lengths: one epoch of step 1, two of step 2, five of step 3 (of TR).
-PRESETS: dict[str, dict[str, Any]] = {
-    "scenes": dict(image_size=160, test_split="val", num_concepts=256, concept_steps=200, thin=2,
-                   projection_dim=512, head_steps=40, probe_steps=60),
-    "camvid": dict(test_split="test"),
-    **{name: dict(concept_steps=epoch, head_steps=2 * epoch, probe_steps=5 * epoch) for name, epoch in _EPOCHS.items()},
-    "*": dict(image_size=320, test_split="val", num_concepts=2048, concept_steps=1500, thin=4,
-              projection_dim=2048, head_steps=200, probe_steps=200),
-}
-
-# What a recipe says, whatever the data set: the published one, and the one whose prototypes and clusters stay in use
-# (chapter 9 has the reason of each). It overrides the data set's preset.
-RECIPES: dict[str, dict[str, Any]] = {
-    "published": dict(prototype_start="uniform", bank_capacity=100, probe_start="uniform", concept_readout=0,
-                      smoothing=0.0),
-    "alive": dict(prototype_start="tokens", num_concepts=512, concept_steps=0, bank_capacity=0, positive_quantile=0.99,
-                  negative_quantile=0.8, head_steps=300, probe_start="kmeans", probe_steps=100, concept_readout=1024,
-                  smoothing=0.1),
-}
+# What None stands for, by data set, and what a recipe says, whatever the data set. The generated scenes are a small
+# world: they get small numbers. The sets of the published tables get the published lengths: one epoch of step 1, two of
+# step 2, five of step 3 (of TR). An epoch is all views in batches of 16: 97,702 pictures of COCO x 5 crops or, for 81
+# and 171 classes, x 20; 2,975 x 5 of Cityscapes; 1,464 x 50 of Pascal VOC. Chapter 9 has the reasons of `alive`.
+PRESETS, RECIPES = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf8")).values()
 
 # The stage that comes before each: an artefact depends on the fields of its own stage and of all before it. Two are no
-# artefacts: "released", the evaluation of released files, and "pass", what decides which tokens each update of a head
-# sees, and how they are come by.
+# artefacts: "released", the evaluation of released files, and "pass", see PASS_FIELDS.
 _BEFORE = {"features": "", "clusterbook": "features", "head": "clusterbook", "probe": "head", "baseline": "features",
            "evaluation": "probe", "baseline_evaluation": "baseline", "released": "features", "pass": "features"}
 _JUDGE = "evaluation baseline_evaluation released"
@@ -198,7 +175,8 @@ class Experiment:
     crf_iterations: int = _field(10, "mean-field iterations (10)",
         "mean field goes round so often, and settles in some ten rounds", 1, 1000, stages=_JUDGE)
     crf_backend: str = _field("torch", "`torch`, on the run's device; or `pydensecrf`, the published path, where it "
-        "is installed", "these are the implementations of the dense CRF", stages=_JUDGE, choices=("torch", "pydensecrf"))
+        "is installed", "these are the implementations of the dense CRF", stages=_JUDGE,
+        choices=("torch", "pydensecrf"))
     run_dir: str = _field("runs", "where artefacts go (`~`: your home)",
         "what is made is written below it", stages="pass", aliases="output out_dir output_dir")
     device: str = _field("auto", "`auto`, `cpu` or `cuda`",
@@ -307,14 +285,6 @@ def _patch_of(backbone: str) -> int:
     return int(found.group(1)) if found else 8
 
 
-def _fields_of(stage: str) -> tuple[str, ...]:
-    """The fields that a stage, or one before it, declares to depend on."""
-    chain = {stage}
-    while stage := _BEFORE[stage]:
-        chain.add(stage)
-    return tuple(name for name, rule in RULES.items() if chain & set(rule.stages.split()))
-
-
 #: Every field's declaration, and what others call the fields.
 RULES: dict[str, Rule] = {field.name: field.metadata["rule"] for field in dataclasses.fields(Experiment)}
 OTHER_NAMES: dict[str, str] = {alias: name for name, rule in RULES.items() for alias in rule.aliases.split()}
@@ -322,11 +292,13 @@ _TYPES = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(Exper
 
 #: The fields that each stage's artefact depends on; run_dir, device and the like are not among them. Of frozen
 #: features, those beyond the pictures and their size, which their names and fingerprint stand for.
-STAGE_FIELDS: dict[str, tuple[str, ...]] = {
-    stage: _fields_of(stage) for stage in _BEFORE if stage not in ("released", "pass")}
+STAGE_FIELDS: dict[str, tuple[str, ...]] = {}
+for _stage, _before in _BEFORE.items():
+    STAGE_FIELDS[_stage] = tuple(name for name, rule in RULES.items()
+                                 if _stage in rule.stages.split() or name in STAGE_FIELDS.get(_before, ()))
+_RELEASED = STAGE_FIELDS.pop("released")
 #: What decides which tokens each update of a head sees, and how they are come by: heads that agree share one pass.
-PASS_FIELDS: tuple[str, ...] = _fields_of("pass")
-_RELEASED = _fields_of("released")
+PASS_FIELDS: tuple[str, ...] = STAGE_FIELDS.pop("pass")
 
 _LINES = [textwrap.fill(f"{name}: {rule.doc}.", 100, initial_indent="    ", subsequent_indent="        ",
                         break_on_hyphens=False) for name, rule in RULES.items()]

@@ -1,6 +1,6 @@
 """What the library refuses, as exception classes of its own: an error of these is one sentence for the user.
 
-The sentence names the file or the parameter and the way out; notebooks and the command line show it without a traceback.
+The sentence names the file or the parameter and the way out, and is shown without a traceback by notebooks and shells.
 Each class is also the built-in one that callers expect. Any other error is a mistake in the code and is shown in full.
 """
 
@@ -8,8 +8,7 @@ Each class is also the built-in one that callers expect. Any other error is a mi
 class Refusal(Exception):
     """The library cannot go on, and says why in one sentence."""
 
-    def _render_traceback_(self) -> list[str]:
-        """What IPython shows; papermill and nbconvert still see that the cell failed."""
+    def _render_traceback_(self) -> list[str]:  # what IPython shows; papermill still sees that the cell failed
         return [f"{type(self).__name__}: {self}"]
 
 

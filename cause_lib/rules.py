@@ -1,7 +1,5 @@
 """What a parameter may be, and the sentence that refuses a value: the checks of `Experiment` and of notebooks."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -16,29 +14,17 @@ NEVER = object()  # equal to no parameter's value
 
 @dataclass(frozen=True)
 class Rule:
-    """What is declared of a parameter beside its name, type and default.
+    """What is declared of a parameter beside its name, type and default."""
 
-    Args:
-        doc: what it is, with the published value in brackets.
-        reason: why not every value is allowed; it ends the sentence that refuses one.
-        low, high: the closed range of a number; None: open to that side, up to `LARGEST`.
-        stages: the first stages that depend on it, separated by spaces; those that follow depend on it too.
-        choices: what a text may be; none: any text that can be a name or a path.
-        empty: whether a text may be "".
-        since: for a field that came later, the value that says what was done before it: with that value the field is
-            left out of folder names, so that what was made before is still found.
-        aliases: what others call it, separated by spaces.
-    """
-
-    doc: str
-    reason: str
-    low: float | None = None
+    doc: str  #: what it is, with the published value in brackets
+    reason: str  #: why not every value is allowed; it ends the sentence that refuses one
+    low: float | None = None  #: closed range of a number; None: open to that side, up to `LARGEST`
     high: float | None = None
-    stages: str = ""
-    choices: tuple[str, ...] = ()
-    empty: bool = False
-    since: Any = NEVER
-    aliases: str = ""
+    stages: str = ""  #: the first stages that depend on it, separated by spaces; those that follow depend on it too
+    choices: tuple[str, ...] = ()  #: what a text may be; none: any text that can be a name or a path
+    empty: bool = False  #: whether a text may be ""
+    since: Any = NEVER  #: of a later field, what was done before it: with that value folder names leave the field out
+    aliases: str = ""  #: what others call it, separated by spaces
 
 
 def refuse_unknown(given: Iterable[str], names: Collection[str], aliases: Mapping[str, str]) -> None:
@@ -62,8 +48,7 @@ def checked(name: str, value: Any, types: tuple[type, ...], rule: Rule | None = 
     if not isinstance(value, types) or is_bool and bool not in types:
         wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
         raise InputError(f"Parameter {name} must be {wanted}, not {_shown(given)} ({type(given).__name__}){because}")
-    wanted = None if rule is None else _wanted(value, rule)
-    if wanted is not None:
+    if rule is not None and (wanted := _wanted(value, rule)):
         raise InputError(f"Parameter {name} must be {wanted}, not {_shown(given)}{because}")
     return value
 

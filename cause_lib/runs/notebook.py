@@ -1,7 +1,5 @@
 """A notebook's parameters, read and checked in the cell after them."""
 
-from __future__ import annotations
-
 import ast
 import itertools
 from collections.abc import Iterable, Mapping
@@ -15,12 +13,10 @@ Types = Mapping[str, type | tuple[type, ...]]
 
 
 def experiment_from(namespace: Mapping[str, Any], own: Types | None = None) -> Experiment:
-    """The notebook's `Experiment`; call it as `experiment_from(globals())` right after the parameters cell.
-
-    The parameters cell declares the fields that the notebook uses; papermill may give any other field too.
+    """The notebook's `Experiment`; its parameters cell declares the fields that it uses, papermill may give any other.
 
     Args:
-        namespace: `globals()`.
+        namespace: `globals()`, right after the parameters cell.
         own: parameters that the notebook has beside the fields of `Experiment`: name -> type or types.
 
     Raises:

@@ -7,8 +7,6 @@ names the folder. What of the code counts, and what is only text: code_digest.py
 `python -m cause_lib.runs.version` prints the present version; with `--parts`, the digest of every definition.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 from pathlib import Path
@@ -52,7 +50,6 @@ def same_bits(theirs: str, ours: str) -> bool:
 
 if __name__ == "__main__":
     print(library_version())
-    if "--parts" in sys.argv:
-        for path in numeric_files():
-            for name, digest in definitions(path):
-                print(digest[:8], path.relative_to(ROOT).as_posix(), name)
+    for path in numeric_files() if "--parts" in sys.argv else ():
+        for name, digest in definitions(path):
+            print(digest[:8], path.relative_to(ROOT).as_posix(), name)
