@@ -13,33 +13,16 @@ An `Experiment` describes a run; `fit_clusterbook`, `fit_head`, `fit_probe` and 
 what it needs before it; `Segmenter` uses a finished run: image in, mask out. Names are loaded when first used.
 """
 
-from __future__ import annotations
-
 import importlib
-from typing import TYPE_CHECKING, Any
-
-# ruff: noqa: F401
-if TYPE_CHECKING:  # for editors and type checkers
-    from cause_lib.backbones import load_backbone
-    from cause_lib.clusterbook import Clusterbook, modularity_loss
-    from cause_lib.config import Experiment
-    from cause_lib.contrast import ConceptBank, concept_contrastive_loss
-    from cause_lib.crf import dense_crf
-    from cause_lib.data import load_dataset
-    from cause_lib.heads import MLPHead, TRHead
-    from cause_lib.metrics import SegmentationMetrics
-    from cause_lib.probes import ClusterProbe, LinearProbe
-    from cause_lib.segmenter import Segmenter
-    from cause_lib.stages import evaluate, fit_clusterbook, fit_head, fit_probe
+from typing import Any
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "load_dataset": "data", "load_backbone": "backbones",
     "modularity_loss": "clusterbook", "Clusterbook": "clusterbook",
-    "MLPHead": "heads", "TRHead": "heads",
+    "MLPHead": "heads", "TRHead": "heads", "ClusterProbe": "probes", "LinearProbe": "probes",
     "concept_contrastive_loss": "contrast", "ConceptBank": "contrast",
-    "ClusterProbe": "probes", "LinearProbe": "probes",
     "dense_crf": "crf", "SegmentationMetrics": "metrics",
     "fit_clusterbook": "stages", "fit_head": "stages", "fit_probe": "stages", "evaluate": "stages",
     "Segmenter": "segmenter", "Experiment": "config",
@@ -50,9 +33,7 @@ __all__ = list(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'cause_lib' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"cause_lib.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(f"cause_lib.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

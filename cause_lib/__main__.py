@@ -5,8 +5,6 @@
 Arguments are papermill's: a notebook that is given the same ones afterwards finds everything done.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import sys

@@ -1,15 +1,12 @@
 """A digest of what source code computes: it stays when only its text changes.
 
 It leaves out comments, docstrings, imports, type annotations, the sentences of `raise` and `warnings.warn`, line
-breaks, the names of a function's local variables, and where a definition stands: its file, the order of definitions,
-the order of a class's methods. Every operator, constant, default, call and its order counts. So does a renamed
-function, parameter or attribute: those are found by their names. A name that is local in two nested functions, or in a
-function and a comprehension, is taken for one variable.
+breaks, the names of a function's local variables (one that two nested functions have is taken for one), and where a
+definition stands: its file, the order of definitions, of a class's methods. Every operator, constant, default, call and
+its order counts, and so does a renamed function, parameter or attribute, since those are found by their names.
 
 Fields of the syntax tree that are empty are passed over, since Python's versions differ in them: 3.10 to 3.13 agree.
 """
-
-from __future__ import annotations
 
 import ast
 import hashlib
@@ -46,7 +43,7 @@ class _Writer:
             return f"[{','.join(filter(None, map(self.write, node)))}]"
         if not isinstance(node, ast.AST):
             return ascii(node)
-        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Pass)) or _is_text(node):
+        if _is_left_out(node):
             return ""
         if isinstance(node, FUNCTIONS) and not self.local:
             return node.name + _Writer(_local_names(node)).fields(node, {"name", *LEFT_OUT})
@@ -60,12 +57,11 @@ class _Writer:
         if isinstance(node, ast.ClassDef):
             methods = sorted(self.write(part) for part in node.body if isinstance(part, FUNCTIONS))
             rest = [part for part in node.body if not isinstance(part, FUNCTIONS)]
-            others = self.fields(ast.ClassDef(name=node.name, bases=node.bases, keywords=node.keywords, body=rest,
-                                              decorator_list=node.decorator_list))
+            others = self.fields(ast.ClassDef(node.name, node.bases, node.keywords, rest, node.decorator_list))
             return f"{others}{methods}"
         if isinstance(node, ast.JoinedStr):  # whose neighbouring pieces of text Python's versions split differently
-            pieces = [ascii(part.value)[1:-1] if isinstance(part, ast.Constant) else self.write(part)
-                      for part in node.values]
+            pieces = (ascii(part.value)[1:-1] if isinstance(part, ast.Constant) else self.write(part)
+                      for part in node.values)
             return f"JoinedStr({''.join(pieces)})"
         return self.fields(node)
 
@@ -82,16 +78,14 @@ class _Writer:
         return f"{type(node).__name__}({','.join(given)})"
 
 
-def _is_text(node: ast.AST) -> bool:
-    """Whether a statement is a docstring, does nothing but warn, lists public names, or is there for type checkers."""
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        call = node.value.func
-        return isinstance(call, ast.Attribute) and call.attr == "warn" and getattr(call.value, "id", "") == "warnings"
-    if isinstance(node, ast.Assign):
-        return getattr(node.targets[0], "id", "") == "__all__"
-    if isinstance(node, ast.If):
-        return getattr(node.test, "id", "") == "TYPE_CHECKING"
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+def _is_left_out(node: ast.AST) -> bool:
+    """Whether a statement computes nothing: imports, docstrings, warnings, public names, what is for type checkers."""
+    match node:
+        case (ast.Import() | ast.ImportFrom() | ast.Pass() | ast.Expr(ast.Constant())
+              | ast.Expr(ast.Call(func=ast.Attribute(value=ast.Name("warnings"), attr="warn")))
+              | ast.Assign(targets=[ast.Name("__all__"), *_]) | ast.If(test=ast.Name("TYPE_CHECKING"))):
+            return True
+    return False
 
 
 def _local_names(function: ast.AST) -> frozenset[str]:

@@ -1,66 +1,38 @@
 """The description of a run: one frozen dataclass, `Experiment`.
 
-A published row is a line of a table, and a line of a table is an `Experiment`. A field is declared once, in the class:
-type, default, what it is, why its values are bounded and how, and the stages whose artefacts depend on it. `RULES`,
-`STAGE_FIELDS`, `PASS_FIELDS` and the list of fields in the class's docstring are made from these declarations.
+A line of a table, such as a published row, is an `Experiment`. A field is declared once, in the class: type, default,
+what it is, why its values are bounded and how, and the stages whose artefacts depend on it. All tables of fields, and
+the list in the class's docstring, are made from these declarations.
 
 Fields left at `None` take the preset of their data set, recipe or head when the object is made, so that what is stored,
-compared and hashed is always concrete. A value that breaks its rule is refused before any work, in one sentence, and so
-is an unknown name, with the nearest known one.
-
-Published settings: section "Steps and published settings" of the paper's appendix and its released code.
+compared and hashed is always concrete. What breaks a rule is refused before any work, in one sentence.
+Published settings (presets.json): section "Steps and published settings" of the paper's appendix and its released code.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
 import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from cause_lib.errors import InputError
 from cause_lib.rules import Rule, checked, refuse_unknown
 
-
-def _epochs(views: int) -> dict[str, int]:
-    """Published lengths for so many training views: one epoch of step 1, two of step 2, five of step 3 (of TR)."""
-    epoch = -(-views // 16)  # updates of batch size 16, the last one may be short
-    return dict(concept_steps=epoch, head_steps=2 * epoch, probe_steps=5 * epoch)
-
-
-# What None stands for, by data set. The generated scenes are a small world: they get small numbers. The sets of the
-# published tables: pictures x views a picture, with the crops published for each (five, double or super).
-PRESETS: dict[str, dict[str, Any]] = {
-    "scenes": dict(image_size=160, test_split="val", num_concepts=256, concept_steps=200, thin=2,
-                   projection_dim=512, head_steps=40, probe_steps=60),
-    "camvid": dict(test_split="test"),
-    "cocostuff27": _epochs(97_702 * 5),
-    "coco81": _epochs(97_702 * 20),
-    "coco171": _epochs(97_702 * 20),
-    "cityscapes": _epochs(2_975 * 5),
-    "pascalvoc": _epochs(1_464 * 50),
-    "*": dict(image_size=320, test_split="val", num_concepts=2048, concept_steps=1500, thin=4,
-              projection_dim=2048, head_steps=200, probe_steps=200),
-}
-
-# What a recipe says, whatever the data set: the published one, and the one whose prototypes and clusters stay in use
-# (chapter 9 has the reason of each). It overrides the data set's preset.
-RECIPES: dict[str, dict[str, Any]] = {
-    "published": dict(prototype_start="uniform", bank_capacity=100, probe_start="uniform", concept_readout=0,
-                      smoothing=0.0),
-    "alive": dict(prototype_start="tokens", num_concepts=512, concept_steps=0, bank_capacity=0, positive_quantile=0.99,
-                  negative_quantile=0.8, head_steps=300, probe_start="kmeans", probe_steps=100, concept_readout=1024,
-                  smoothing=0.1),
-}
+# What None stands for, by data set, and what a recipe says, whatever the data set. The generated scenes are a small
+# world: they get small numbers. The sets of the published tables get the published lengths: one epoch of step 1, two of
+# step 2, five of step 3 (of TR). An epoch is all views in batches of 16: 97,702 pictures of COCO x 5 crops or, for 81
+# and 171 classes, x 20; 2,975 x 5 of Cityscapes; 1,464 x 50 of Pascal VOC. Chapter 9 has the reasons of `alive`.
+PRESETS, RECIPES = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf8")).values()
 
 # The stage that comes before each: an artefact depends on the fields of its own stage and of all before it. Two are no
-# artefacts: "released", the evaluation of released files, and "pass", what decides which tokens each update of a head
-# sees, and how they are come by.
+# artefacts: "released", the evaluation of released files, and "pass", see PASS_FIELDS.
 _BEFORE = {"features": "", "clusterbook": "features", "head": "clusterbook", "probe": "head", "baseline": "features",
            "evaluation": "probe", "baseline_evaluation": "baseline", "released": "features", "pass": "features"}
 _JUDGE = "evaluation baseline_evaluation released"
@@ -80,8 +52,7 @@ class Experiment:
     """
 
     recipe: str = _field("published", "`published`, or `alive`, where prototypes and clusters start from tokens and "
-        "stay in use; fields left at None follow it",
-        "a recipe is a set of presets", choices=tuple(RECIPES))
+        "stay in use; fields left at None follow it", "a recipe is a set of presets", choices=tuple(RECIPES))
     dataset: str = _field("scenes", "`scenes` (generated), `camvid`, `folder` (your own pictures, found at `folder`), "
         "or a set of the published tables: `cocostuff27`, `coco81`, `coco171`, `cityscapes`, `pascalvoc`",
         "data sets are opened by these names", stages="features",
@@ -92,13 +63,11 @@ class Experiment:
         "sentence that names the file; or `skip`: leave it out when the data set is opened, and count it",
         "a picture that cannot be used stops the run, or is left out and counted", stages="features",
         choices=("stop", "skip"), since="stop")
-    num_classes: int | None = _field(None,
-        "number of clusters c; None: the data set's number of classes (27 for unlabelled folders)",
-        "every class has a cluster, and a row and a column in the table of counts", 1, 10_000,
+    num_classes: int | None = _field(None, "number of clusters c; None: the data set's number of classes (27 for "
+        "unlabelled folders)", "every class has a cluster, and a row and a column in the table of counts", 1, 10_000,
         stages="probe baseline released pass", aliases="n_clusters")
-    image_size: int | None = _field(None,
-        "side in pixels at which pictures are judged (320; 322 for patch 14; None: preset)",
-        "it is a side in pixels, and memory grows with its fourth power", 1, 4096,
+    image_size: int | None = _field(None, "side in pixels at which pictures are judged (320; 322 for patch 14; None: "
+        "preset)", "it is a side in pixels, and memory grows with its fourth power", 1, 4096,
         stages="clusterbook baseline released", aliases="resolution")
     train_size: int | None = _field(None, "side in pixels at which the head is trained (TR as judged, MLP 224)",
         "it is a side in pixels, and memory grows with its fourth power", 1, 4096, stages="head pass")
@@ -117,21 +86,18 @@ class Experiment:
     test_images: int | None = _field(None, "judge at most so many pictures (None: all)",
         "it is a number of pictures, and nothing is judged on none", 1, stages=_JUDGE)
     resize: str = _field("nearest", "how pictures are brought to their size: `nearest`, as published, or `antialiased` "
-        "(bilinear, low-passed where they shrink); labels always by nearest neighbour",
-        "pictures are brought to their size in these ways", stages="features", choices=("nearest", "antialiased"),
-        since="nearest")
+        "(bilinear, low-passed where they shrink); labels always by nearest neighbour", "pictures are brought to their "
+        "size in these ways", stages="features", choices=("nearest", "antialiased"), since="nearest")
     backbone: str = _field("bundled", "a name of `cause_lib.backbones`, or a timm name",
         "it names the network that makes the tokens", stages="features", aliases="model arch")
     num_heads: int | None = _field(None, "attention heads that the backbone is read with (None: its architecture's "
         "own; the released code: twice ViT-S's own)",
         "it has to divide the width of the backbone", 1, 1024, stages="features", since=None)
-    positions: str = _field("dino",
-        "how the backbone's position embeddings are resized: by `dino`'s rule, as published, or `antialiased`",
-        "position embeddings are resized by these rules", stages="features", choices=("dino", "antialiased"),
-        since="dino")
-    num_concepts: int | None = _field(None, "prototypes k of the clusterbook (2048)",
-        "every patch has a concept, and every two concepts have a similarity to keep", 1, 65_536, stages="clusterbook",
-        aliases="codebook_size")
+    positions: str = _field("dino", "how the backbone's position embeddings are resized: by `dino`'s rule, as "
+        "published, or `antialiased`", "position embeddings are resized by these rules", stages="features",
+        choices=("dino", "antialiased"), since="dino")
+    num_concepts: int | None = _field(None, "prototypes k of the clusterbook (2048)", "every patch has a concept, and "
+        "every two concepts have a similarity to keep", 1, 65_536, stages="clusterbook", aliases="codebook_size")
     prototype_start: str | None = _field(None,
         "`uniform` random numbers, as published, or training `tokens`, by k-means++ and three rounds",
         "prototypes start in these ways", stages="clusterbook", choices=("uniform", "tokens"), since="uniform")
@@ -139,9 +105,8 @@ class Experiment:
         "it is a number of updates", 0, stages="clusterbook")
     modularity_temperature: float = _field(0.1, "tau of Eq. 3 (0.1)",
         "products of cosines are divided by it", 1e-6, stages="clusterbook", aliases="tau")
-    thin: int | None = _field(None,
-        "one random patch of every thin x thin block takes part in a loss (4; 1: all patches)",
-        "it is the side, in patches, of the block of which one patch is kept", 1, 64, stages="clusterbook")
+    thin: int | None = _field(None, "one random patch of every thin x thin block takes part in a loss (4; 1: all "
+        "patches)", "it is the side, in patches, of the block of which one patch is kept", 1, 64, stages="clusterbook")
     head: str = _field("tr", "`tr` or `mlp`",
         "these are the two heads of the paper", stages="head released", choices=("tr", "mlp"))
     release: str = _field("", "a folder with the authors' released files for that head (`cause_lib.runs.released`): "
@@ -168,9 +133,8 @@ class Experiment:
         "it is the share of similarities that lie below", 0.0, 1.0, stages="head", since=None)
     negative_quantile: float | None = _field(None, "phi- in the same way",
         "it is the share of similarities that lie below", 0.0, 1.0, stages="head", since=None)
-    ema_decay: float = _field(0.99, "teacher's share of its own past at each update (0.99)",
-        "it is the share of its own past that the teacher keeps at each update", 0.0, 1.0, stages="head",
-        aliases="momentum")
+    ema_decay: float = _field(0.99, "teacher's share of its own past at each update (0.99)", "it is the share of its "
+        "own past that the teacher keeps at each update", 0.0, 1.0, stages="head", aliases="momentum")
     shared_start: bool = _field(False, "True: the teacher starts as the student is after its first update, since in "
         "the released code they share storage until then; False: as the student is before it",
         "the teacher starts as the student after its first update, or before it", stages="head", since=False)
@@ -187,12 +151,10 @@ class Experiment:
         "centroids start in these ways", stages="probe", choices=("uniform", "kmeans"), since="uniform")
     probe_steps: int | None = _field(None, "updates of step 3 (TR five epochs, MLP one)",
         "it is a number of updates", 0, stages="probe")
-    probe_decay_steps: int | None = _field(None,
-        "the rate of step 3 is halved every so many updates (TR: twice in all, MLP: never)",
-        "the rate is halved whenever so many updates have been made", 1, stages="probe")
-    lr: float = _field(1e-3, "Adam's rate (1e-3)",
-        "it is the length of a step down the loss, and below 0 the loss would be climbed", 0.0, stages="clusterbook",
-        aliases="learning_rate")
+    probe_decay_steps: int | None = _field(None, "the rate of step 3 is halved every so many updates (TR: twice in "
+        "all, MLP: never)", "the rate is halved whenever so many updates have been made", 1, stages="probe")
+    lr: float = _field(1e-3, "Adam's rate (1e-3)", "it is the length of a step down the loss, and below 0 the loss "
+        "would be climbed", 0.0, stages="clusterbook", aliases="learning_rate")
     batch_size: int = _field(16, "pictures an update (16)",
         "an update sees so many pictures, at least one", 1, stages="clusterbook baseline pass", aliases="bs")
     seed: int = _field(0, "every random choice is drawn from it",
@@ -200,10 +162,9 @@ class Experiment:
     order_seed: int | None = _field(None, "draws the order of the pictures (None: seed); with it set the same, heads "
         "of several seeds see the same batches and train together (`stages.fit_heads`)",
         "the order of the pictures is drawn from it, and it has 31 bits", 0, 2**31 - 1, stages="clusterbook pass")
-    concept_readout: int | None = _field(None,
-        "a third read-out, k-means of so many concepts of the head's features (0: none)",
-        "it is a number of concepts of the head's features, and 0 leaves this read-out away", 0, 65_536, stages="probe",
-        since=0)
+    concept_readout: int | None = _field(None, "a third read-out, k-means of so many concepts of the head's features "
+        "(0: none)", "it is a number of concepts of the head's features, and 0 leaves this read-out away", 0, 65_536,
+        stages="probe", since=0)
     smoothing: float | None = _field(None, "temperature at which a patch's features are averaged, when judged, with "
         "those of patches like it in its picture (0: not at all)",
         "it is a temperature, and 0 smooths nothing", 0.0, stages="evaluation released", since=0.0)
@@ -213,18 +174,17 @@ class Experiment:
         "the CRF is a row beside the others, or it is not", stages=_JUDGE)
     crf_iterations: int = _field(10, "mean-field iterations (10)",
         "mean field goes round so often, and settles in some ten rounds", 1, 1000, stages=_JUDGE)
-    crf_backend: str = _field("torch",
-        "`torch`, on the run's device; or `pydensecrf`, the published path, where it is installed",
-        "these are the implementations of the dense CRF", stages=_JUDGE, choices=("torch", "pydensecrf"))
+    crf_backend: str = _field("torch", "`torch`, on the run's device; or `pydensecrf`, the published path, where it "
+        "is installed", "these are the implementations of the dense CRF", stages=_JUDGE,
+        choices=("torch", "pydensecrf"))
     run_dir: str = _field("runs", "where artefacts go (`~`: your home)",
         "what is made is written below it", stages="pass", aliases="output out_dir output_dir")
     device: str = _field("auto", "`auto`, `cpu` or `cuda`",
         "these are the devices that are tested", stages="pass", choices=("auto", "cpu", "cuda"), aliases="gpu cuda")
     precision: str = _field("no", "`no`, `bf16` or `fp16`",
         "networks run in these number formats", stages="features", choices=("no", "bf16", "fp16"), aliases="fp16 amp")
-    cache_gb: float = _field(4.0,
-        "frozen features are kept on disk below this size in GB, and recomputed every epoch above it",
-        "it is a size on disk, and 0 keeps nothing there", 0.0, stages="pass")
+    cache_gb: float = _field(4.0, "frozen features are kept on disk below this size in GB, and recomputed every epoch "
+        "above it", "it is a size on disk, and 0 keeps nothing there", 0.0, stages="pass")
     num_workers: int = _field(0, "processes that read pictures",
         "it is a number of processes that read pictures, and with 0 the run reads them itself", 0, 256, stages="pass")
     checkpoint_steps: int = _field(100, "a killed stage loses at most so many updates",
@@ -241,14 +201,12 @@ class Experiment:
 
     def _refuse_combinations(self) -> None:
         """What each field may be, but not together with the others."""
-        if self.negative_threshold > self.positive_threshold:
-            raise InputError(f"negative_threshold {self.negative_threshold} must not be above "
-                             f"positive_threshold {self.positive_threshold}.")
-        if (self.positive_quantile is None) != (self.negative_quantile is None):
-            raise InputError("positive_quantile and negative_quantile go together: give both, or neither.")
-        if self.positive_quantile is not None and self.negative_quantile > self.positive_quantile:
-            raise InputError(f"negative_quantile {self.negative_quantile} must not be above "
-                             f"positive_quantile {self.positive_quantile}.")
+        for kind in ("threshold", "quantile"):
+            low, high = getattr(self, f"negative_{kind}"), getattr(self, f"positive_{kind}")
+            if (low is None) != (high is None):
+                raise InputError(f"positive_{kind} and negative_{kind} go together: give both, or neither.")
+            if low is not None and low > high:
+                raise InputError(f"negative_{kind} {low} must not be above positive_{kind} {high}.")
         if self.dataset == "folder" and not self.folder:
             raise InputError('dataset "folder" needs the parameter folder: a path, or a name below CAUSE_DATA.')
         if self.folder and self.dataset != "folder":
@@ -269,18 +227,16 @@ class Experiment:
     def _presets(self) -> dict[str, Any]:
         """What None stands for in this run, for each field that has a preset."""
         preset = PRESETS["*"] | PRESETS.get(self.dataset, {}) | RECIPES[self.recipe]
-        if self.dataset != "scenes" and re.search(r"(vit[a-z]|patch)14", self.backbone):
+        patch, is_tr = _patch_of(self.backbone), self.head == "tr"
+        if patch == 14 and self.dataset != "scenes":
             preset["image_size"] = 322  # the multiple of 14 next to 320
         size = self.image_size or preset["image_size"]
         steps = preset["probe_steps"] if self.probe_steps is None else self.probe_steps
-        patch = _patch_of(self.backbone)
-        smaller = max(patch, round(0.7 * size / patch) * patch)  # 320 -> 224
-        preset["train_size"] = size if self.head == "tr" else smaller
-        preset["clip_norm"] = 2.0 if self.head == "tr" else 0.1
+        preset["train_size"] = size if is_tr else max(patch, round(0.7 * size / patch) * patch)  # 320 -> 224
+        preset["clip_norm"] = 2.0 if is_tr else 0.1
         # TR: five epochs, halved after every second one; MLP: one epoch, never halved.
-        preset["probe_decay_steps"] = max(1, round(0.4 * steps) if self.head == "tr" else steps)
-        preset["order_seed"] = self.seed
-        return preset
+        preset["probe_decay_steps"] = max(1, round(0.4 * steps) if is_tr else steps)
+        return preset | {"order_seed": self.seed}
 
     @classmethod
     def from_dict(cls, parameters: Mapping[str, Any]) -> "Experiment":
@@ -294,10 +250,9 @@ class Experiment:
 
     def replace(self, **changes: Any) -> "Experiment":
         """The same run with some fields changed. Fields that had their preset take that of the new run."""
-        refuse_unknown(changes, list(RULES), OTHER_NAMES)
         preset = self._presets()
         kept = {name: value for name, value in self.to_dict().items() if name not in preset or value != preset[name]}
-        return type(self)(**(kept | changes))
+        return self.from_dict(kept | changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by its name; what `from_dict` takes and artefacts store."""
@@ -314,15 +269,14 @@ class Experiment:
 
 def _place(run_dir: str) -> str:
     """run_dir with `~` as the home folder; refused where no folder is or can be."""
-    given, run_dir = run_dir, os.path.expanduser(run_dir)
-    if run_dir.startswith("~"):
-        raise InputError(f"Parameter run_dir must begin with a home folder that is known, not {given!r}: write the "
+    place = os.path.expanduser(run_dir)
+    if place.startswith("~"):
+        raise InputError(f"Parameter run_dir must begin with a home folder that is known, not {run_dir!r}: write the "
                          "path in full.")
-    for path in (Path(run_dir), *Path(run_dir).parents):
-        if os.path.isfile(path):
-            raise InputError(f"Parameter run_dir must be a folder, or where one can be made, not {given!r}: {path} is "
-                             "a file.")
-    return run_dir
+    for path in filter(os.path.isfile, (Path(place), *Path(place).parents)):
+        raise InputError(f"Parameter run_dir must be a folder, or where one can be made, not {run_dir!r}: {path} is "
+                         "a file.")
+    return place
 
 
 def _patch_of(backbone: str) -> int:
@@ -331,31 +285,20 @@ def _patch_of(backbone: str) -> int:
     return int(found.group(1)) if found else 8
 
 
-def _types(annotation: str) -> tuple[type, ...]:
-    known = {"str": str, "int": int, "float": float, "bool": bool, "None": type(None)}
-    return tuple(known[part.strip()] for part in annotation.split("|"))
-
-
-def _fields_of(stage: str) -> tuple[str, ...]:
-    """The fields that a stage, or one before it, declares to depend on."""
-    chain = {stage}
-    while stage := _BEFORE[stage]:
-        chain.add(stage)
-    return tuple(name for name, rule in RULES.items() if chain & set(rule.stages.split()))
-
-
 #: Every field's declaration, and what others call the fields.
 RULES: dict[str, Rule] = {field.name: field.metadata["rule"] for field in dataclasses.fields(Experiment)}
 OTHER_NAMES: dict[str, str] = {alias: name for name, rule in RULES.items() for alias in rule.aliases.split()}
-_TYPES = {field.name: _types(field.type) for field in dataclasses.fields(Experiment)}
+_TYPES = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(Experiment).items()}
 
 #: The fields that each stage's artefact depends on; run_dir, device and the like are not among them. Of frozen
 #: features, those beyond the pictures and their size, which their names and fingerprint stand for.
-STAGE_FIELDS: dict[str, tuple[str, ...]] = {
-    stage: _fields_of(stage) for stage in _BEFORE if stage not in ("released", "pass")}
+STAGE_FIELDS: dict[str, tuple[str, ...]] = {}
+for _stage, _before in _BEFORE.items():
+    STAGE_FIELDS[_stage] = tuple(name for name, rule in RULES.items()
+                                 if _stage in rule.stages.split() or name in STAGE_FIELDS.get(_before, ()))
+_RELEASED = STAGE_FIELDS.pop("released")
 #: What decides which tokens each update of a head sees, and how they are come by: heads that agree share one pass.
-PASS_FIELDS: tuple[str, ...] = _fields_of("pass")
-_RELEASED = _fields_of("released")
+PASS_FIELDS: tuple[str, ...] = STAGE_FIELDS.pop("pass")
 
 _LINES = [textwrap.fill(f"{name}: {rule.doc}.", 100, initial_indent="    ", subsequent_indent="        ",
                         break_on_hyphens=False) for name, rule in RULES.items()]

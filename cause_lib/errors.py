@@ -1,15 +1,15 @@
 """What the library refuses, as exception classes of its own: an error of these is one sentence for the user.
 
-The sentence names the file or the parameter and the way out, so that notebooks and the command line show it without a
-traceback (runs/notebook.py, __main__.py). Each class is also the built-in one that callers expect. Any other error is a
-mistake in the code and is shown in full.
+The sentence names the file or the parameter and the way out, and is shown without a traceback by notebooks and shells.
+Each class is also the built-in one that callers expect. Any other error is a mistake in the code and is shown in full.
 """
-
-from __future__ import annotations
 
 
 class Refusal(Exception):
     """The library cannot go on, and says why in one sentence."""
+
+    def _render_traceback_(self) -> list[str]:  # what IPython shows; papermill still sees that the cell failed
+        return [f"{type(self).__name__}: {self}"]
 
 
 class InputError(Refusal, ValueError):

@@ -1,8 +1,7 @@
 """What a parameter may be, and the sentence that refuses a value: the checks of `Experiment` and of notebooks."""
 
-from __future__ import annotations
-
 import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,84 +14,61 @@ NEVER = object()  # equal to no parameter's value
 
 @dataclass(frozen=True)
 class Rule:
-    """What is declared of a parameter beside its name, type and default.
+    """What is declared of a parameter beside its name, type and default."""
 
-    Args:
-        doc: what it is, with the published value in brackets.
-        reason: why not every value is allowed; it ends the sentence that refuses one.
-        low, high: the closed range of a number; None: open to that side, up to `LARGEST`.
-        stages: the first stages that depend on it, separated by spaces; those that follow depend on it too.
-        choices: what a text may be; none: any text that can be a name or a path.
-        empty: whether a text may be "".
-        since: for a field that came later, the value that says what was done before it: with that value the field is
-            left out of folder names, so that what was made before is still found.
-        aliases: what others call it, separated by spaces.
-    """
-
-    doc: str
-    reason: str
-    low: float | None = None
+    doc: str  #: what it is, with the published value in brackets
+    reason: str  #: why not every value is allowed; it ends the sentence that refuses one
+    low: float | None = None  #: closed range of a number; None: open to that side, up to `LARGEST`
     high: float | None = None
-    stages: str = ""
-    choices: tuple[str, ...] = ()
-    empty: bool = False
-    since: Any = NEVER
-    aliases: str = ""
+    stages: str = ""  #: the first stages that depend on it, separated by spaces; those that follow depend on it too
+    choices: tuple[str, ...] = ()  #: what a text may be; none: any text that can be a name or a path
+    empty: bool = False  #: whether a text may be ""
+    since: Any = NEVER  #: of a later field, what was done before it: with that value folder names leave the field out
+    aliases: str = ""  #: what others call it, separated by spaces
 
 
 def refuse_unknown(given: Iterable[str], names: Collection[str], aliases: Mapping[str, str]) -> None:
     """Raise for the first of the given names that is not among `names`, with the one that was probably meant."""
     for name in given:
         if name not in names:
-            near = _nearest(name, names, aliases)
-            hint = f"did you mean {near!r}?" if near else f"the parameters are: {', '.join(names)}."
+            plain = str(name).lower()
+            near = [aliases[plain]] if aliases.get(plain) in names else _nearest(plain, names)
+            hint = f"did you mean {near[0]!r}?" if near else f"the parameters are: {', '.join(names)}."
             raise InputError(f"Unknown parameter {name!r}: {hint}")
 
 
 def checked(name: str, value: Any, types: tuple[type, ...], rule: Rule | None = None) -> Any:
     """`value` as one of `types`, within the parameter's rule; whole floats pass as int, ints as float."""
-    given = value
-    if isinstance(value, bool) and bool not in types:
-        fits = False
-    elif isinstance(value, int) and not isinstance(value, bool) and int not in types and float in types:
-        value, fits = float(max(-LARGEST - 1, min(value, LARGEST + 1))), True  # float() ends at 1e308
+    given, because = value, "." if rule is None else f": {rule.reason}."
+    is_bool = isinstance(value, bool)
+    if isinstance(value, int) and not is_bool and int not in types and float in types:
+        value = float(max(-LARGEST - 1, min(value, LARGEST + 1)))  # float() ends at 1e308
     elif isinstance(value, float) and float not in types and int in types and value.is_integer():
-        value, fits = int(value), True
-    else:
-        fits = isinstance(value, types)
-    because = f": {rule.reason}." if rule is not None else "."
-    if not fits:
+        value = int(value)
+    if not isinstance(value, types) or is_bool and bool not in types:
         wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
         raise InputError(f"Parameter {name} must be {wanted}, not {_shown(given)} ({type(given).__name__}){because}")
-    wanted = None if rule is None else _wanted(value, rule)
-    if wanted is not None:
+    if rule is not None and (wanted := _wanted(value, rule)):
         raise InputError(f"Parameter {name} must be {wanted}, not {_shown(given)}{because}")
     return value
 
 
-def _nearest(name: Any, names: Collection[str], aliases: Mapping[str, str]) -> str | None:
-    plain = str(name).lower()
-    if aliases.get(plain) in names:
-        return aliases[plain]
-    near = difflib.get_close_matches(plain, names, n=1, cutoff=0.5)
-    return near[0] if near else None
+def _nearest(name: str, names: Collection[str]) -> list[str]:
+    return difflib.get_close_matches(name, names, n=1, cutoff=0.5)
 
 
 def _wanted(value: Any, rule: Rule) -> str | None:
     """What a value of the right type must be and is not; None: the value keeps the rule."""
     if isinstance(value, str) and rule.choices:
-        near = difflib.get_close_matches(value.lower(), rule.choices, n=1, cutoff=0.5)
+        near = _nearest(value.lower(), rule.choices)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         return None if value in rule.choices else f"one of {', '.join(rule.choices)}{hint}"
     if isinstance(value, str):
-        if not value and not rule.empty:
-            return "a text that is not empty"
-        if value != value.strip():
-            return "a text without spaces at its ends"
-        if any(ord(character) < 32 or ord(character) == 127 for character in value):
-            return "a text without line breaks and other control characters"
-        return f"a text of at most {LONGEST} characters" if len(value) > LONGEST else None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        kept = {"that is not empty": value or rule.empty, "without spaces at its ends": value == value.strip(),
+                "without line breaks and other control characters": not re.search(r"[\0-\x1f\x7f]", value),
+                f"of at most {LONGEST} characters": len(value) <= LONGEST}
+        return next((f"a text {wanted}" for wanted, keeps in kept.items() if not keeps), None)
+    if isinstance(value, (int, float)):
         low, high = rule.low, rule.high
         if value != value or (low is not None and value < low) or (high is not None and value > high):
             return f"at least {low}" if high is None else f"between {low} and {high}"

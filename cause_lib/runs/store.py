@@ -4,10 +4,9 @@ A folder is written beside its place, flushed to disk and renamed (`whole`). `ar
 version of the library and the format of the files. A stage that is under way keeps one checkpoint file beside the
 folder, so that a kill costs a few updates and changes no bit.
 
-Whoever makes an artefact holds a lock on a file beside its place (`locked`, from the library filelock). The operating
-system drops it when its holder ends, however it ends; what then lies half-written beside the place was left by a killed
-process, and the next holder removes it. Where a file system has no locks, an artefact may be made twice, with the same
-bits, and the first stays.
+Of the processes that ask for an artefact one makes it: it holds a lock on a file beside it (`locked`), which the
+operating system drops when its holder ends, however it ends. What then lies half-written there was left by a killed
+process, and the next holder removes it. Without locks an artefact may be made twice, to the same bits.
 
 Kept by hand: joblib's cache pickles its results, DVC and MLflow want a repository or a server, and none of them has
 checkpoints of unfinished work. Here an artefact is a folder of JSON and safetensors that can be read without us.
@@ -25,7 +24,7 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,34 +46,39 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 ROOM = "choose a run_dir with room that can be written"
 
 
-# --- writing: a file or a folder is whole or not there ---
-
 @contextlib.contextmanager
 def whole(path: str | Path, what: str = "", way_out: str = "make room, or choose another place", *,
-          last: str | None = None, made: Callable[[Path], bool] = lambda path: False) -> Iterator[Path]:
+          last: str | None = None) -> Iterator[Path]:
     """A place for a new file or folder, which is flushed and gets the name `path` when the block ends without an error.
 
-    Until then `path` is as it was before. Nothing half-written is left, but by a kill, see `locked`.
+    Until then `path` is as it was before. Nothing half-written is left, but by a kill, see `locked`. Yields the path to
+    write a file to, or to make a folder at.
 
     Args:
         path: its folder is made. A file that is there is replaced; a folder that is there is an error.
         what: what is written, for the error: `Cannot write {what} {path} (the reason): {way_out}.`
         way_out: what to do then.
         last: for a folder that may be there: its files are replaced one by one, the one of this name last.
-        made: whether what another process has put at `path` meanwhile stays, and is no error.
-
-    Yields:
-        the path to write a file to, or to make a folder at.
 
     Raises:
         OSError: it cannot be written; what was there stays. Errors of the library itself pass as they are.
     """
     place = Path(path).absolute()
-    scratch = beside_of(place)  # a folder for files too: safetensors writes beside its place first
+    scratch = place.with_name(f".{place.name}.{secrets.token_hex(4)}")  # on the same file system; `_sweep` knows it
+    written = scratch / place.name  # files too get a folder: safetensors writes beside its place first
     try:
         scratch.mkdir(parents=True)
-        yield scratch / place.name
-        _put(scratch / place.name, place, last, made)
+        yield written
+        for part in (*written.rglob("*"), written):
+            _flush(part)
+        if last is not None and place.is_dir():
+            for part in sorted(written.iterdir(), key=lambda part: part.name == last):
+                os.replace(part, place / part.name)
+        elif place.is_dir() and (written.is_file() or any(place.iterdir())):
+            raise OSError("a folder of that name is in the way: move it away")
+        else:
+            os.replace(written, place)
+        _flush(place.parent)
     except Refusal:
         raise
     except (OSError, SafetensorError) as error:
@@ -82,29 +86,6 @@ def whole(path: str | Path, what: str = "", way_out: str = "make room, or choose
         raise WriteError(f"Cannot write {what}{' ' * bool(what)}{path} ({reason}): {way_out}.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def beside_of(place: Path) -> Path:
-    """A name of its own beside a place, on the same file system; `_sweep` knows it by its beginning."""
-    return place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-
-
-def _put(written: Path, place: Path, last: str | None, made: Callable[[Path], bool]) -> None:
-    """Flush what was written, and rename it to its place."""
-    for path in (*(written.rglob("*") if written.is_dir() else ()), written):
-        _flush(path)
-    if last is not None and place.is_dir():
-        for path in sorted(written.iterdir(), key=lambda path: path.name == last):
-            os.replace(path, place / path.name)
-    else:
-        try:
-            os.replace(written, place)
-        except OSError as error:
-            if not made(place):
-                if place.is_dir():
-                    error.strerror = "a folder of that name is in the way: move it away"
-                raise
-    _flush(place.parent)
 
 
 def _flush(path: Path) -> None:
@@ -121,8 +102,6 @@ def write_whole(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf8")
 
 
-# --- artefacts ---
-
 def artefact_folder(run_dir: str | Path, stage: str, label: str, depends: dict[str, Any]) -> Path:
     """Where the artefact of a stage goes: run_dir/stage/label-hash, the hash over what it depends on."""
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:8]
@@ -136,10 +115,9 @@ def is_complete(folder: Path) -> bool:
     Raises:
         ValueError: it is there, and damaged, or in a format that this version does not read.
     """
-    if not (folder / "artefact.json").is_file():
-        return False
-    _recognise(folder)
-    return True
+    if there := (folder / "artefact.json").is_file():
+        _recognise(folder)
+    return there
 
 
 @functools.cache
@@ -156,9 +134,9 @@ def _recognise(folder: Path) -> None:
 
 def libraries_of(upstream: Iterable[Path]) -> list[str]:
     """The versions of the library that had a part in what is made now from these artefacts: this one, and theirs."""
-    records = [_read_json(folder / "artefact.json") for folder in upstream]
-    return sorted({library_version()}.union(*([record.get("library", "unknown"), *record.get("libraries", [])]
-                                              for record in records)))
+    records = (_read_json(folder / "artefact.json") for folder in upstream)
+    theirs = ([record.get("library", "unknown"), *record.get("libraries", [])] for record in records)
+    return sorted({library_version()}.union(*theirs))
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
@@ -167,20 +145,25 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the folder is not an artefact. ValueError: that file is damaged.
     """
-    for name in ("metrics.json", "artefact.json"):
-        if (Path(folder) / name).is_file():
-            return _read_json(Path(folder) / name)
+    for path in (Path(folder) / "metrics.json", Path(folder) / "artefact.json"):
+        if path.is_file():
+            return _read_json(path)
     raise NotFound(f"{folder} is not an artefact (it has no artefact.json): run its stage first.")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf8"))
-        if not isinstance(record, dict) or not record:
-            raise InputError("it holds no record")
     except (ValueError, OSError, RecursionError) as error:  # of JSON and of UTF-8 too
-        raise InputError(f"{path} is damaged ({error}): remove {path.parent} and run its stage again.") from None
+        raise _damaged(path, error) from None
+    if not isinstance(record, dict) or not record:
+        raise _damaged(path, "it holds no record")
     return record
+
+
+def _damaged(path: Path, reason: object) -> InputError:
+    reason = " ".join(str(reason).split())  # safetensors' have several lines
+    return InputError(f"{path} is damaged ({reason}): remove {path.parent} and run its stage again.")
 
 
 @contextlib.contextmanager
@@ -189,26 +172,25 @@ def new_artefact(folder: Path, way_out: str = ROOM) -> Iterator[Path]:
 
     If another process has put the artefact there meanwhile, theirs stays.
     """
-    with whole(folder, "the artefact", way_out, made=is_complete) as beside:
-        beside.mkdir()
-        yield beside
+    try:
+        with whole(folder, "the artefact", way_out) as beside:
+            beside.mkdir()
+            yield beside
+    except WriteError:
+        if not is_complete(folder):
+            raise
     checkpoint_path(folder).unlink(missing_ok=True)
 
 
 def write_record(folder: Path, record: dict[str, Any], tensors: dict[str, dict[str, Tensor]] | None = None,
                  metrics: dict[str, Any] | None = None) -> None:
-    """Write the files that say what an artefact is into its new folder.
-
-    Args:
-        folder: of `new_artefact`.
-        record: goes to `artefact.json`, with format and version.
-        tensors: file stem -> name -> tensor, each file a safetensors file.
-        metrics: goes to `metrics.json`.
+    """Write the files of an artefact: `artefact.json`, which is the record with format and version, `metrics.json`, and
+    the tensors, file stem -> name -> tensor, each file a safetensors file. Their folder is one of `new_artefact`.
     """
     for stem, named in (tensors or {}).items():
         _save_tensors(named, folder / f"{stem}.safetensors")
-    about = {"format": FORMAT, "library": library_version()} | record
-    for name, content in (("metrics.json", metrics), ("artefact.json", about)):
+    record = {"format": FORMAT, "library": library_version()} | record
+    for name, content in (("metrics.json", metrics), ("artefact.json", record)):
         if content is not None:
             (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf8")
 
@@ -235,21 +217,17 @@ def load_tensors(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        missing = [name for name in needs if name not in tensors]
-        if missing:
-            raise InputError(f"it has no {missing[0]}")
-        non_finite = [name for name, value in tensors.items() if not all_finite(value)]
-        if non_finite:
-            raise InputError(f"{non_finite[0]} has numbers that are not finite")
-        return tensors
     except FileNotFoundError:
         raise NotFound(f"{path} is missing: remove {path.parent} and run its stage again.") from None
     except Exception as error:  # safetensors raises a type of its own
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is damaged ({reason}): remove {path.parent} and run its stage again.") from None
+        raise _damaged(path, error) from None
+    for name in dict.fromkeys((*needs, *tensors)):
+        if name not in tensors:
+            raise _damaged(path, f"it has no {name}")
+        if not all_finite(tensors[name]):
+            raise _damaged(path, f"{name} has numbers that are not finite")
+    return tensors
 
-
-# --- checkpoints of a stage under way ---
 
 def checkpoint_path(folder: Path) -> Path:
     """The one file in which a stage under way keeps its state."""
@@ -258,16 +236,15 @@ def checkpoint_path(folder: Path) -> Path:
 
 def save_checkpoint(folder: Path, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Replace a stage's checkpoint. `state` is anything JSON holds; both come back from `load_checkpoint`."""
+    about = {"state": json.dumps(state), "library": library_version(), "format": str(FORMAT)}
     with whole(checkpoint_path(folder), "the checkpoint", ROOM) as beside:
-        _save_tensors(tensors, beside, {"state": json.dumps(state), "library": library_version(),
-                                        "format": str(FORMAT)})
+        _save_tensors(tensors, beside, about)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """State and tensors of the latest checkpoint, or None where there is none.
 
-    One that is damaged, has another format, or was written by other numeric code, which would go on to other bits
-    (version.py), is removed with a warning: the stage begins anew.
+    One that is damaged, of another format or of other numeric code (version.py) is removed, with a warning.
     """
     path = checkpoint_path(folder)
     if not path.is_file():
@@ -275,51 +252,48 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata()
-            written, form, state = about["library"], int(about.get("format", 1)), json.loads(about["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        reason, ours = None, library_version()
-        if form != FORMAT or not same_bits(written, ours):
-            reason = f"was written by cause_lib {written}, and this is {ours}"
+            state, tensors = json.loads(about["state"]), {name: file.get_tensor(name) for name in file.keys()}
+        if int(about.get("format", 1)) == FORMAT and same_bits(about["library"], library_version()):
+            return state, tensors
+        reason = f"was written by cause_lib {about['library']}, and this is {library_version()}"
     except Exception as error:  # safetensors raises a type of its own; metadata may be anything
         reason = f"is damaged ({' '.join(str(error).split())})"
-    if reason is None:
-        return state, tensors
     warnings.warn(f"The checkpoint {path} {reason}: it is removed, and the stage begins anew.", stacklevel=3)
     path.unlink(missing_ok=True)
     return None
 
 
-# --- locks: of the processes that ask for the same artefact one makes it, the others wait and find it ---
-
 def is_made(folder: Path) -> bool:
     """`is_complete`; what a maker that was killed at the very end left beside it is removed."""
-    if not is_complete(folder):
-        return False
-    if _lock_file(folder).exists():
+    made = is_complete(folder)
+    if made and _lock_file(folder).exists():
         with contextlib.suppress(OSError), locked(folder):  # a folder that cannot be written can be read
             pass
-    return True
+    return made
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Until this ends, no other process makes the artefact `folder`; waits for one that does.
-
-    Raises:
-        OSError: the place cannot be written.
-    """
+    """Until this ends, no other process makes the artefact `folder`; waits for one that does. Raises OSError."""
     path = _lock_file(folder)
+    lock = FileLock(path, fallback_to_soft=False)  # a soft lock, a file that is there, would outlive its holder
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _take(path, folder)
+        with contextlib.suppress(Timeout):
+            lock.acquire(blocking=False)
+        if not lock.is_locked:
+            tqdm.write(f"Another process is making {folder}: waiting for it.")
+            lock.acquire()
     except OSError as error:
-        raise WriteError(f"Cannot write below {folder.parent} ({error.strerror or error}): {ROOM}.") from error
+        if error.errno not in NO_LOCKS:
+            raise WriteError(f"Cannot write below {folder.parent} ({error.strerror or error}): {ROOM}.") from error
+        path.unlink(missing_ok=True)
     try:
-        if lock is not None:
+        if lock.is_locked:
             _sweep(folder)
         yield
     finally:
-        if lock is not None:
+        if lock.is_locked:
             with contextlib.suppress(OSError):
                 path.unlink()  # while it is ours: to whoever waits for it, a lock on a removed file is none
             lock.release()
@@ -327,14 +301,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def made_once(folders: Sequence[Path], accelerator: Accelerator) -> Iterator[list[Path]]:
-    """The locks of several artefacts, held by the first of a run's processes; gives those that are still to be made.
-
-    Every process of the run gets the same list. Locks are taken in the order of names, so that runs which want some of
-    the same artefacts never wait for each other in a circle.
-    """
+    """The locks of several artefacts, held by the first of a run's processes; all get those still to be made."""
     with contextlib.ExitStack() as stack:
         if accelerator.is_main_process:
-            for folder in sorted(folders):
+            for folder in sorted(folders):  # in the same order everywhere: runs never wait for each other in a circle
                 stack.enter_context(locked(folder))
         accelerator.wait_for_everyone()
         wanted = [folder for folder in folders if not is_complete(folder)]
@@ -346,31 +316,12 @@ def _lock_file(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def _take(path: Path, folder: Path) -> FileLock | None:
-    """The lock, held; None where the file system has none."""
-    lock = FileLock(path, fallback_to_soft=False)  # a soft lock, a file that is there, would outlive its holder
-    try:
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            tqdm.write(f"Another process is making {folder}: waiting for it.")
-            lock.acquire()
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        path.unlink(missing_ok=True)
-        return None
-    return lock
-
-
 def _sweep(folder: Path) -> None:
     """Remove what killed processes left half-written beside the artefact; its checkpoint, which is whole, stays."""
     for path in list(folder.parent.iterdir()):
         if path.name.startswith(f".{folder.name}.") and path != _lock_file(folder):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            with contextlib.suppress(OSError):
+                path.unlink()  # a file or a link; a folder refuses
+            shutil.rmtree(path, ignore_errors=True)
     if is_complete(folder):  # killed between the artefact's rename and this
         checkpoint_path(folder).unlink(missing_ok=True)

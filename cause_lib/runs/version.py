@@ -1,14 +1,11 @@
 """Which numeric code a run was made by: `library_version`, and whose checkpoints go on to the same bits.
 
-A checkpoint goes on only to the bits that the code would have given from the start, so it is bound to the code that can
-change them. That is every module of the library but those in NOT_NUMERIC; a new one counts until it is listed there.
-The painted scenes are left out too: their code is in the data set's fingerprint (data/scenes/fingerprint.py), which
+A checkpoint is bound to the code that can change its bits: every module of the library but those in NOT_NUMERIC; a new
+one counts until it is listed there. The code of the scenes is in their fingerprint (data/scenes/fingerprint.py), which
 names the folder. What of the code counts, and what is only text: code_digest.py.
 
 `python -m cause_lib.runs.version` prints the present version; with `--parts`, the digest of every definition.
 """
-
-from __future__ import annotations
 
 import functools
 import sys
@@ -53,7 +50,6 @@ def same_bits(theirs: str, ours: str) -> bool:
 
 if __name__ == "__main__":
     print(library_version())
-    if "--parts" in sys.argv:
-        for path in numeric_files():
-            for name, digest in definitions(path):
-                print(digest[:8], path.relative_to(ROOT).as_posix(), name)
+    for path in numeric_files() if "--parts" in sys.argv else ():
+        for name, digest in definitions(path):
+            print(digest[:8], path.relative_to(ROOT).as_posix(), name)

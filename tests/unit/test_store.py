@@ -280,8 +280,7 @@ def test_what_a_maker_left_who_was_killed_at_the_very_end_is_removed(tmp_path):
 def test_the_processes_of_a_run_get_the_same_list_and_the_first_holds_the_locks(tmp_path, monkeypatch):
     folders, taken = [tmp_path / name for name in "cab"], []
     write_artefact(tmp_path / "a", {"stage": "head"})
-    take = store._take
-    monkeypatch.setattr(store, "_take", lambda path, folder: taken.append(folder.name) or take(path, folder))
+    monkeypatch.setattr(store, "_sweep", lambda folder: taken.append(folder.name))  # by whoever holds the lock
     for main in (True, False):
         alone = SimpleNamespace(is_main_process=main, wait_for_everyone=lambda: None)
         with made_once(folders, alone) as wanted:
