@@ -20,14 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cause_lib.errors import InputError
-from cause_lib.weights import (BACKBONES, BUNDLED, BUNDLED_PATH, RANDOM, READINGS, file_sha256, licence_of,
+from cause_lib.weights import (BACKBONES, BUNDLED, BUNDLED_PATH, RANDOM, READINGS, file_sha256,  # noqa: F401
                                load_strictly, look_up, weights_fingerprint, weights_path)
 
 if TYPE_CHECKING:  # timm, which takes longer to import than torch, is imported where a backbone is built
     from timm.models.vision_transformer import VisionTransformer
-
-__all__ = ["BACKBONES", "BUNDLED", "BUNDLED_PATH", "Backbone", "licence_of", "load_backbone", "resize_positions",
-           "small_vit", "weights_fingerprint"]
 
 POSITIONS = ("dino", "antialiased")
 
@@ -49,8 +46,8 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         A `Backbone` on the CPU, float32, in evaluation mode, its parameters without gradients.
 
     Raises:
-        ValueError: an unknown name (the nearest are named), a size the patch does not divide, a number of heads that
-            does not divide the width, a weights file that does not fit or that holds more than tensors.
+        ValueError: no such name (the nearest are named), a size that the patch, or a width that the number of heads
+            does not divide, a weights file that does not fit or that holds more than tensors.
         FileNotFoundError: no weights here and no network to fetch them.
     """
     if positions not in POSITIONS:
@@ -87,9 +84,8 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
 class Backbone(nn.Module):
     """A frozen ViT that returns patch tokens.
 
-    Attributes: `name`, `dim` (d), `num_heads`, `patch_size` (pixels), `image_size` (pixels, or None), `positions` (how
-    they are resized), `weights_sha256` (of the file, however it is read), `weights_path` (that file, or None),
-    `description` (one sentence).
+    Attributes: `name`, `dim` (d), `num_heads`, `patch_size` and `image_size` (pixels; the latter may be None),
+    `positions`, `weights_path` (None: drawn), `weights_sha256` (of that file, or of the tensors), `description`.
     """
 
     def __init__(self, vit: VisionTransformer, *, name: str, image_size: int | None, mean: tuple, std: tuple,
@@ -134,13 +130,9 @@ class Backbone(nn.Module):
         return tokens.clone()
 
     def attention(self, images: Tensor, block: int = -1) -> Tensor:
-        """Where the tokens of one block look: softmax(q k^T / sqrt(d / heads)), by head.
+        """Where the tokens of one block look, -1 the last: softmax(q k^T / sqrt(d / heads)), by head.
 
-        Args:
-            images: as for `forward`. block: which one, -1 the last.
-
-        Returns:
-            (b, heads, prefix + n, prefix + n), rows sum to one; class and register tokens come first.
+        images as for `forward` -> (b, heads, prefix + n, prefix + n), rows sum to one; class and register tokens first.
         """
         module, seen = self.vit.blocks[block].attn, []
         hook = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -167,10 +159,9 @@ def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, in
                      rule: str = "dino") -> Tensor:
     """Position embeddings of one patch grid, resized to another.
 
-    By DINO's rule (Caron et al. 2021, `interpolate_pos_encoding`) the grid is sampled bicubically at scale
-    (new + 0.1) / old, and that scale, not the ratio of the sizes, sets the sampling step; the released features were
-    made this way. The antialiased rule is a picture library's: bicubic to the exact size, low-passed where the grid
-    shrinks. At the native size neither changes anything at all.
+    By DINO's rule (Caron et al. 2021, `interpolate_pos_encoding`) the grid is sampled bicubically in steps of the scale
+    (new + 0.1) / old; the released features were made this way. The antialiased rule is a picture library's: bicubic
+    to the exact size, low-passed where the grid shrinks. At the native size neither changes anything at all.
 
     Args:
         positions: (1, prefix + old[0] old[1], d); the first `prefix` rows (class token) are kept as they are.
@@ -193,8 +184,7 @@ def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, in
 
 def _empty_vit(architecture: str, name: str, **changes: int) -> VisionTransformer:
     import timm
-    from timm.layers import PatchEmbed
-    from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer import PatchEmbed, VisionTransformer
 
     # an empty global_pool keeps the final norm on the tokens, where pooling models move it behind the mean; on "meta"
     # nothing is allocated or drawn, so that loading leaves the global random numbers alone
@@ -218,22 +208,21 @@ def small_vit(image_size: int = 160, patch_size: int = 8, dim: int = 192, depth:
     help transformers see better"). Positions start as sines and cosines. Uses the global random numbers.
 
     Args:
-        image_size: side in pixels that positions are made for. patch_size: a power of 2. dim, depth, num_heads: as in
-            timm.
+        image_size: side in pixels that positions are made for. patch_size: a power of 2. The rest as in timm.
     """
     from timm.models.vision_transformer import VisionTransformer
 
     vit = VisionTransformer(img_size=image_size, patch_size=patch_size, embed_dim=dim, depth=depth, num_heads=num_heads,
                             num_classes=0, global_pool="", dynamic_img_size=True)
-    steps = patch_size.bit_length() - 1
-    widths = [3, *(dim // 6 * 2 ** i for i in range(steps))]  # 3, 32, 64, 128
+    widths = [3, *(dim // 6 * 2 ** i for i in range(patch_size.bit_length() - 1))]  # 3, 32, 64, 128
     stem = [layer for of, to in zip(widths, widths[1:])
             for layer in (nn.Conv2d(of, to, 3, stride=2, padding=1, bias=False), nn.GroupNorm(1, to), nn.GELU())]
     vit.patch_embed.proj = nn.Sequential(*stem, nn.Conv2d(widths[-1], dim, 1))
     frequencies = 100.0 ** -(torch.arange(dim // 4) / (dim // 4))
     y, x = torch.meshgrid(*(torch.arange(side).float() for side in vit.patch_embed.grid_size), indexing="ij")
     angles = [axis.flatten()[:, None] * frequencies for axis in (y, x)]  # (n, dim // 4) each
-    vit.pos_embed.data[:, 1:] = 0.3 * torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    waves = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)  # (n, dim)
+    vit.pos_embed.data[:, 1:] = 0.3 * waves
     return vit
 
 

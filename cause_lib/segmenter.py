@@ -9,8 +9,8 @@ hub's libraries do: weights as safetensors, the rest as JSON, a model card. `fro
 
 These three are written out here, not taken from huggingface_hub's ModelHubMixin (2.4): it deletes config.json before
 anything is written, parses and fetches it (perhaps of another revision than the weights) before our checks, and takes
-neither name nor licence. The card, runs/card.md, says what config.json and the record in it say, hence nothing that was
-not measured; its form is the hub's: Mitchell et al. 2019, "Model cards for model reporting".
+neither name nor licence. The card, runs/card.md, says what config.json says, hence nothing that was not measured; its
+form is the hub's (Mitchell et al. 2019, "Model cards for model reporting").
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cause_lib.backbones import BUNDLED, Backbone, licence_of, load_backbone
+from cause_lib.backbones import BUNDLED, Backbone, load_backbone
 from cause_lib.data import CORRUPT, load_image, palette, to_rgb
 from cause_lib.data.images import to_tensor
 from cause_lib.data.source import list_pictures
@@ -43,13 +43,9 @@ from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, FORMAT, MAKE_ANEW, WEI
                                   open_backbone, read_assignment, read_config, read_experiment, refused, restore,
                                   run_folder)
 from cause_lib.runs.store import library_version, read_record, whole
-from cause_lib.weights import file_sha256
-
-if TYPE_CHECKING:
-    from huggingface_hub import ModelCard
+from cause_lib.weights import file_sha256, licence_of
 
 LONGEST = 32  # times its short side: attention takes the square of the patches
-REPOSITORY = "https://github.com/cause-book/cause-book"
 
 
 class Segmenter:
@@ -80,8 +76,7 @@ class Segmenter:
         Args:
             run: a folder of `evaluate` or `fit_probe`, or a run_dir that holds exactly one such run. Where the authors'
                 released files were judged, those are read again.
-            readout: `modularity`, `kmeans`, `concepts` of a run that has it, or `linear` of one with
-                `label_free=False`.
+            readout: `modularity`, `kmeans`, or what the run has of `concepts` and `linear`.
 
         Raises:
             FileNotFoundError: nothing trained there. ValueError: several runs there, the message lists them; no such
@@ -197,14 +192,10 @@ class Segmenter:
         """
         folder = Path(folder)
         vit, kind = self.backbone, "tr" if isinstance(self.head, TRHead) else "mlp"
-        tensors = {f"{group}.{key}": value.detach().cpu().contiguous().clone()
-                   for group, module in (("head", self.head), ("probe", self.probe))
-                   for key, value in module.state_dict().items()}
-        included = vit.name == BUNDLED  # the library's may be another one day
         with whole(folder, "the Segmenter", "choose a folder with room that can be written", last=CONFIG) as beside:
             beside.mkdir()
-            safetensors.torch.save_file(tensors, beside / WEIGHTS)
-            if included:
+            safetensors.torch.save_model(nn.ModuleDict({"head": self.head, "probe": self.probe}), str(beside / WEIGHTS))
+            if vit.name == BUNDLED:  # the library's may be another one day
                 shutil.copyfile(vit.weights_path, beside / BACKBONE)
             config = {"format": FORMAT, "library": library_version(), "head": kind, "readout": self.readout,
                       "grid": self.head.grid if kind == "tr" else [1, 1], "image_size": self.image_size,
@@ -212,22 +203,19 @@ class Segmenter:
                       "classes": self.classes, "colors": self.colors.tolist(),
                       "assignment": self._assignment.tolist() if self.matched else None,
                       "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
-                                   "sha256": vit.weights_sha256, "included": included},
+                                   "sha256": vit.weights_sha256, "included": vit.name == BUNDLED},
                       "record": self.record and _shareable(self.record)}
             (beside / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf8")
-            model_card(name or folder.name, config, licence).save(beside / CARD)
+            (beside / CARD).write_text(model_card(name or folder.name, config, licence), encoding="utf8")
         return folder
 
     def push_to_hub(self, name: str, *, private: bool | None = None, licence: str | None = None) -> str:
-        """Give it away: `save_pretrained`, then upload to the model `owner/model` of the Hugging Face hub.
+        """Give it away: `save_pretrained`, then upload to `owner/model` on the Hugging Face hub. Returns its address.
 
         You must be logged in (`hf auth login`, or the environment variable HF_TOKEN); this library sees no token.
 
         Args:
             name: made if it is not there, `private` or not. licence: as for `save_pretrained`.
-
-        Returns:
-            The model's address.
         """
         import huggingface_hub
 
@@ -246,8 +234,7 @@ class Segmenter:
         Args:
             image: a file, a folder, a PIL picture, or a tensor (3, h, w) floating in [0, 1].
             crf: sharpen with the dense CRF, at the working size.
-            allow_corrupt: of a folder, `stop` at a picture that cannot be used, or `skip` it, with a warning that says
-                how many.
+            allow_corrupt: of a folder, `stop` at a picture that cannot be used, or `skip` it, with a warning.
 
         Returns:
             int64 (h, w) of class ids at the picture's own size; for a folder, file name -> mask.
@@ -313,8 +300,8 @@ def _refuse_others(backbone: Backbone, path: Path | str, sha256: str | None = No
         raise InputError(f"{path} belongs to other weights of {backbone.name} (SHA-256 {sha256[:8]}..., here "
                          f"{backbone.weights_sha256[:8]}...): put those into CAUSE_WEIGHTS, or train again.")
     if dim not in (None, backbone.dim):
-        raise InputError(f"{path} is for a backbone of width {dim}, and {backbone.name} has width {backbone.dim}: give "
-                         "the backbone that it was made with.")
+        raise InputError(f"{path} is for a backbone of width {dim}, and {backbone.name} has width {backbone.dim}: "
+                         "give the one that it was made with.")
 
 
 def _shareable(record: dict[str, Any]) -> dict[str, Any]:
@@ -330,12 +317,12 @@ def _shareable(record: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def model_card(name: str, config: dict[str, Any], licence: str | None = None) -> ModelCard:
-    """The card of a head; `name` is what `from_pretrained` is given, the rest as for `save_pretrained`."""
+def model_card(name: str, config: dict[str, Any], licence: str | None) -> str:
+    """The card of a head, of its config.json; `name` is what `from_pretrained` is given."""
     from huggingface_hub import ModelCard, ModelCardData
 
     meta = ModelCardData(library_name="cause_lib", pipeline_tag="image-segmentation", license=licence,
                          tags=["unsupervised-semantic-segmentation", "cause"])
-    return ModelCard.from_template(meta, template_path=str(Path(__file__).parent / "runs/card.md"), address=name,
-                                   config=config, licence=licence, repository=REPOSITORY,
-                                   of_backbone=licence_of(config["backbone"]["name"]))
+    return str(ModelCard.from_template(meta, template_path=str(Path(__file__).parent / "runs/card.md"), address=name,
+                                       config=config, licence=licence,
+                                       of_backbone=licence_of(config["backbone"]["name"])))

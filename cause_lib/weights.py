@@ -1,22 +1,17 @@
 """Weights files: which one belongs to a name, where it is found, and how it is read without running what is in it.
 
-Architectures, addresses on the hub, licences and statistics of pictures are timm's pretrained configs. A file is taken
-from `CAUSE_WEIGHTS`, from the user's cache of the hub, or from the hub; two backbones have their authors' file alone.
-What timm does not know is in backbones.json:
+A file is taken from `CAUSE_WEIGHTS`, from the user's cache of the hub, or from the hub. Architectures, addresses on the
+hub, licences and statistics of pictures are timm's pretrained configs. What timm does not know is in backbones.json:
 
-    BACKBONES   name -> timm's name, and how its weights were learned. A weights file does not tell the number of heads:
-                every ViT here has its architecture's own (six for ViT-S), which is what it was trained with
-    HUB_SHA256  repository -> SHA-256 of model.safetensors, where the hub's page states it, as book/data.md has it too;
-                another file is warned of, whichever revision it comes from, and if somebody put it into the cache too
-    AUTHORS     name -> what its authors publish where timm has no weights: the entry of `file` that holds the tensors
-                is `inside`; on `unused` keys no token depends (the head of pre-training, the token of a masked patch)
-    READINGS    name -> whose weights, read with so many heads: CAUSE's released code builds DINO's ViT-S with twelve,
-                and its released heads were trained on what that gives
+    BACKBONES   name -> timm's name, and how its weights were learned; each has its architecture's own number of heads
+    HUB_SHA256  repository -> SHA-256 of model.safetensors, where the hub's page states it; as in book/data.md
+    AUTHORS     name -> the file that its authors alone publish: the entry that holds the tensors is `inside`; on keys
+                that are `unused` no token depends (the head of pre-training, the token of a masked patch)
+    READINGS    name -> whose weights, read with so many heads: CAUSE's released code builds DINO's ViT-S with twelve
     SMALL       name of a ViT of ours -> how its description ends
     LICENCES    name -> the licence, where timm has none; empty where the authors' pages name none
 
-Unpickling runs code. `torch.load(weights_only=True)` and safetensors build tensors and run nothing; what they refuse is
-an error that says what to do. The files that the authors of CAUSE released are read by the same functions.
+Unpickling runs code. `torch.load(weights_only=True)` and safetensors build tensors and run nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +35,6 @@ from torch import Tensor, nn
 from cause_lib.errors import InputError, NotFound
 
 # timm and huggingface_hub are imported where they are used: they take longer than torch.
-
 _FACTS = json.loads(Path(__file__).with_name("backbones.json").read_text(encoding="utf8"))
 BACKBONES, HUB_SHA256, READINGS = _FACTS["BACKBONES"], _FACTS["HUB_SHA256"], _FACTS["READINGS"]
 AUTHORS = {name: SimpleNamespace(**published) for name, published in _FACTS["AUTHORS"].items()}
@@ -48,8 +42,7 @@ SMALL, LICENCES = _FACTS["SMALL"], _FACTS["LICENCES"]
 BUNDLED, RANDOM = SMALL  # of one architecture; the second has seeded random weights, to compare with
 BUNDLED_PATH = Path(__file__).with_name("bundled.safetensors")
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
-# Keys that a published file may carry and that no token depends on: classifiers, the norm after pooling, and the token
-# that stands for a masked patch in pre-training. Any other key that does not fit is an error.
+# Keys that no token depends on: classifiers, the norm after pooling, the token of a masked patch. Others are an error.
 UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "mask_token")
 
 
@@ -59,8 +52,7 @@ def weights_fingerprint(name: str) -> str:
     """What stands for the weights of `name` in an artefact's identity, without building the model.
 
     The SHA-256 (hex) of its weights file, or `random-seed0` for `bundled.random`, which has none; behind that of a name
-    of `READINGS`, its heads. Fetches the file if it is nowhere yet; raises what `load_backbone` raises for names and
-    missing files.
+    of `READINGS`, its heads. Fetches the file if it is nowhere yet; raises as `load_backbone`.
     """
     if name == RANDOM:
         return "random-seed0"
@@ -79,8 +71,8 @@ def look_up(name: str) -> tuple[str, Any, tuple, str]:
     """What is known of a backbone.
 
     Returns:
-        Its architecture in timm, "" for those of `SMALL`; timm's config of its weights, None if timm has none; mean and
-        standard deviation of the pictures that it was trained on; and in words how it learned, "" if unknown.
+        Its architecture in timm, "" for those of `SMALL`; timm's config of its weights, or None; mean and standard
+        deviation of the pictures that it was trained on; and in words how it learned, "" if unknown.
     """
     if name in SMALL:
         return "", None, ((0.5,) * 3, (0.5,) * 3), SMALL[name]
@@ -142,11 +134,7 @@ def _stems(name: str) -> list[str]:
 
 
 def _from_hub(repository: str, file: str) -> Path:
-    """The user's cached copy of a hub file, fetched where there is none.
-
-    ValueError if it is damaged, of which the hub's client checks the length alone; a warning if it is not the one whose
-    SHA-256 is known.
-    """
+    """The user's cached copy of a hub file, or fetched; ValueError if damaged, a warning if not that of HUB_SHA256."""
     import huggingface_hub
 
     path = huggingface_hub.try_to_load_from_cache(repository, file)
@@ -214,8 +202,7 @@ def strip_prefixes(state: Mapping[str, Tensor], prefixes: tuple[str, ...], path:
 def read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The tensors of a weights file, or those of its entry `wrappers`; whatever is beside that entry is left alone.
 
-    Never runs code: ValueError for a file that holds more than tensors, numbers, texts and containers of them.
-    FileNotFoundError if there is no such file.
+    Runs no code: ValueError for more than tensors, numbers, texts and containers of them; FileNotFoundError for none.
     """
     if not path.is_file():  # a pipe would be waited for, without end
         raise NotFound(f"{path} is no file: put a weights file there.")
@@ -235,9 +222,9 @@ def read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor
     if not isinstance(state, dict) or not state or not all(
             isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
             for key, value in state.items()):
-        raise InputError(f"{path} holds no state dict (names to tensors)"
-                         + (f", neither itself nor as {' or '.join(wrappers)}" if wrappers else "")
-                         + ": save the model's state_dict() alone, best as safetensors.")
+        neither = f", neither itself nor as {' or '.join(wrappers)}" if wrappers else ""
+        raise InputError(f"{path} holds no state dict (names to tensors){neither}: save the state_dict() alone, "
+                         "best as safetensors.")
     return state
 
 

@@ -25,7 +25,7 @@ from cause_lib.errors import InputError, NotFound
 from cause_lib.heads import MLPHead, TRHead, restore_head
 from cause_lib.probes import ClusterProbe, LinearProbe
 from cause_lib.runs.saved import refused, restore_probe
-from cause_lib.weights import all_finite, file_sha256, read_tensors, refuse_misfits, strip_prefixes
+from cause_lib.weights import file_sha256, read_tensors, refuse_misfits, strip_prefixes
 
 SOURCE = "https://github.com/ByungKwanLee/Causal-Unsupervised-Segmentation"
 
@@ -40,18 +40,14 @@ class Released(NamedTuple):
 
 
 def released_files(folder: str | Path, head: str) -> dict[str, Path]:
-    """File name -> path of the three files that a head (`mlp` or `tr`) needs.
-
-    Raises:
-        FileNotFoundError: some are not in the folder; the message says which, and where its authors have them.
-    """
-    names = ("modular.npy", f"segment_{head}.pth", f"cluster_{head}.pth")
-    missing = [name for name in names if not (Path(folder) / name).is_file()]
+    """File name -> path of the three that a head (`mlp` or `tr`) needs; FileNotFoundError says which are missing."""
+    paths = {name: Path(folder) / name for name in ("modular.npy", f"segment_{head}.pth", f"cluster_{head}.pth")}
+    missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
         raise NotFound(f"{folder} has no {' and no '.join(missing)}: of the links in the tables at {SOURCE}, put "
                        f"modular.npy (from 'Concept ClusterBook'), segment_{head}.pth and cluster_{head}.pth (from "
                        "'Seg Head Parameter') into that folder.")
-    return {name: Path(folder) / name for name in names}
+    return paths
 
 
 def released_fingerprint(folder: str | Path, head: str) -> dict[str, str]:
@@ -60,10 +56,7 @@ def released_fingerprint(folder: str | Path, head: str) -> dict[str, str]:
 
 
 def load_released(folder: str | Path, head: str = "tr") -> Released:
-    """The authors' files of one row of their tables.
-
-    Args:
-        folder: holds the three files. head: `mlp` or `tr`.
+    """The authors' files of one row of their tables: the three in `folder` that a head (`mlp` or `tr`) needs.
 
     Raises:
         FileNotFoundError: as `released_files`. ValueError: a file that holds more than tensors, or whose keys or shapes
@@ -115,8 +108,7 @@ def _read_prototypes(path: Path) -> Tensor:
         found = f"{array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"
         raise InputError(f"{path} must hold prototypes (k, d), floating, not {found}: {again}")
     prototypes = torch.from_numpy(array.astype(np.float32))  # (k, d)
-    if not all_finite(prototypes):
-        raise InputError(f"{path} holds prototypes with numbers that are not finite: {again}")
+    refuse_misfits({"prototypes": prototypes}, {"prototypes": array.shape}, path, "a clusterbook")
     return prototypes
 
 

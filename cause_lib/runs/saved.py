@@ -37,8 +37,6 @@ def refused(what: str, way_out: str, kinds: tuple[type[Exception], ...] = MISFIT
         raise InputError(f"{what} ({type(error).__name__}: {reason}): {way_out}") from error
 
 
-# --- folders of stages ---
-
 def load_clusterbook(folder: str | Path) -> Clusterbook:
     """The clusterbook of a `fit_clusterbook` folder, on the CPU."""
     return Clusterbook(load_tensors(Path(folder) / "clusterbook.safetensors", ("prototypes",))["prototypes"])
@@ -52,11 +50,7 @@ def load_head(folder: str | Path) -> MLPHead | TRHead:
 
 
 def load_probe(folder: str | Path, readout: str = "modularity") -> ClusterProbe | LinearProbe:
-    """A read-out of a `fit_probe` or `fit_baseline` folder, on the CPU, frozen.
-
-    Raises:
-        ValueError: the folder has no such read-out; the message names those it has.
-    """
+    """A read-out of a `fit_probe` or `fit_baseline` folder, on the CPU, frozen; ValueError names those there."""
     tensors = load_tensors(Path(folder) / "probe.safetensors")
     names = sorted({name.split(".")[0] for name in tensors})
     if readout not in names:
@@ -102,8 +96,7 @@ def run_folder(run: Path) -> Path:
 
 def read_experiment(record: dict[str, Any], folder: Path) -> Experiment:
     """The experiment that an artefact records; ValueError naming the folder if there is none that this library runs."""
-    with refused(f"{folder} records an experiment that cannot be read by this version of the library", MAKE_ANEW,
-                 (ValueError,)):
+    with refused(f"{folder} records an experiment that this version cannot read", MAKE_ANEW, (ValueError,)):
         return Experiment.from_dict(record["experiment"])
 
 
@@ -134,8 +127,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     }
     for key, form in forms.items():
         if not _fits(config.get(key, ...), form):
-            said = f"{key} {str(config[key])[:60]!r}" if key in config else f"no {key}"
-            raise InputError(f"{folder / CONFIG} is damaged, it has {said}: {again}")
+            raise InputError(f"{folder / CONFIG} is damaged, {key} is {str(config.get(key, 'missing'))[:60]}: {again}")
     return config
 
 
