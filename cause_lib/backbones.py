@@ -5,15 +5,12 @@ An image (3, h, w) is cut into n = (h / patch)(w / patch) squares, and a pre-tra
     T = LayerNorm(f(image))[prefix:]                                   # (n, d): class and register tokens dropped
 
 which are the treatment T of the method (Eq. 1, 2). Architectures come from timm, weights from the files of weights.py,
-which always load strictly. Position embeddings follow DINO's own resizing rule (Caron et al. 2021,
-`interpolate_pos_encoding`): bicubic, a scale factor with an offset of 0.1, no antialias. With positions="antialiased"
-they are resized to the exact size, with antialias.
+which always load strictly. Position embeddings follow DINO's own resizing rule, see `resize_positions`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,21 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cause_lib.errors import InputError
-from cause_lib.weights import (BACKBONES, BUNDLED, BUNDLED_PATH, RANDOM, READINGS, file_sha256, licence_of,
+from cause_lib.weights import (BACKBONES, BUNDLED, BUNDLED_PATH, RANDOM, READINGS, file_sha256,  # noqa: F401
                                load_strictly, look_up, weights_fingerprint, weights_path)
 
 if TYPE_CHECKING:  # timm, which takes longer to import than torch, is imported where a backbone is built
     from timm.models.vision_transformer import VisionTransformer
 
-__all__ = ["BACKBONES", "BUNDLED", "BUNDLED_PATH", "Backbone", "licence_of", "load_backbone", "resize_positions",
-           "small_vit", "weights_fingerprint"]
-
 POSITIONS = ("dino", "antialiased")
-SMALL = {  # how the description of a small ViT ends
-    BUNDLED: ", taught by self-distillation on generated scenes, without labels; it comes with the library and knows "
-             "no photographs.",
-    RANDOM: " with seeded random weights, untrained.",
-}
 
 
 def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | None = None,
@@ -57,8 +46,8 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         A `Backbone` on the CPU, float32, in evaluation mode, its parameters without gradients.
 
     Raises:
-        ValueError: an unknown name (the nearest are named), a size the patch does not divide, a number of heads that
-            does not divide the width, a weights file that does not fit or that holds more than tensors.
+        ValueError: no such name (the nearest are named), a size that the patch, or a width that the number of heads
+            does not divide, a weights file that does not fit or that holds more than tensors.
         FileNotFoundError: no weights here and no network to fetch them.
     """
     if positions not in POSITIONS:
@@ -67,31 +56,36 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
     if reading is not None and num_heads not in (None, reading):
         raise InputError(f"{name} means {weights_name} read with {reading} attention heads, so num_heads={num_heads} "
                          f"says two things at once: take {weights_name!r} with num_heads, or {name!r} without.")
-    heads, small = reading if num_heads is None else num_heads, name in (BUNDLED, RANDOM)
-    if small:
-        vit, own = _with_heads(_unfilled_vit if name == BUNDLED else _seeded_vit, heads, name)
-        mean, std, learned = (0.5,) * 3, (0.5,) * 3, SMALL[name]
+    architecture, _, (mean, std), learned = look_up(weights_name)
+    build = partial(_empty_vit, architecture, name) if architecture else partial(_own_vit, name)
+    vit = build()
+    own = vit.blocks[0].attn.num_heads
+    heads = next(count for count in (num_heads, reading, own) if count is not None)
+    if heads < 1 or vit.embed_dim % heads:
+        raise InputError(f"{name} has tokens of width {vit.embed_dim}, which {heads} attention heads cannot share "
+                         f"evenly: num_heads must divide it, as its own {own} do; give one that does, or none.")
+    if heads != own:
+        vit = build(num_heads=heads)
+    if name == RANDOM:
+        path, numbers = None, (key.encode() + value.numpy().tobytes() for key, value in vit.state_dict().items())
+        sha256 = hashlib.sha256(b"".join(numbers)).hexdigest()
     else:
-        architecture, _, (mean, std), learned = look_up(weights_name)
-        vit, own = _with_heads(partial(_empty_vit, architecture, name), heads, name)
-    path = None if name == RANDOM else Path(weights or weights_path(weights_name))
-    if path is not None:
+        path = Path(weights or weights_path(weights_name))
         load_strictly(vit, path, name)
-    count = vit.blocks[0].attn.num_heads
-    in_words = f"{count} heads" + ("" if count == own else f" instead of its own {own}")
-    description = (f"{name}: a {'small ' if small else ''}vision transformer (patch {vit.patch_embed.patch_size[0]}, "
-                   f"{len(vit.blocks)} blocks of width {vit.embed_dim}, {in_words}){learned}")
+        sha256 = file_sha256(path)
+    description = (f"{name}: a {'' if architecture else 'small '}vision transformer (patch "
+                   f"{vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks of width {vit.embed_dim}, {heads} heads"
+                   f"{'' if heads == own else f' instead of its own {own}'}){learned}"
+                   f"{f'; weights from {path.name}.' if architecture else ''}")
     return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, positions=positions, weights_path=path,
-                    weights_sha256=_sha256_of_tensors(vit.state_dict()) if path is None else file_sha256(path),
-                    description=description if small else f"{description}; weights from {path.name}.")
+                    weights_sha256=sha256, description=description)
 
 
 class Backbone(nn.Module):
     """A frozen ViT that returns patch tokens.
 
-    Attributes: `name`, `dim` (d), `num_heads`, `patch_size` (pixels), `image_size` (pixels, or None), `positions` (how
-    they are resized), `weights_sha256` (of the file, however it is read), `weights_path` (that file, or None),
-    `description` (one sentence).
+    Attributes: `name`, `dim` (d), `num_heads`, `patch_size` and `image_size` (pixels; the latter may be None),
+    `positions`, `weights_path` (None: drawn), `weights_sha256` (of that file, or of the tensors), `description`.
     """
 
     def __init__(self, vit: VisionTransformer, *, name: str, image_size: int | None, mean: tuple, std: tuple,
@@ -105,7 +99,6 @@ class Backbone(nn.Module):
         self.weights_path = weights_path
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self._positions: dict[tuple, Tensor] = {}
         if image_size is not None:
             self._grid(image_size, image_size)
 
@@ -122,20 +115,24 @@ class Backbone(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise InputError(f"images must be floating point in [0, 1] of shape (b, 3, h, w), "
                              f"not {images.dtype} of shape {tuple(images.shape)}.")
-        grid = self._grid(*images.shape[-2:])
+        grid, vit = self._grid(*images.shape[-2:]), self.vit
         with torch.inference_mode():
-            tokens = self._tokens((images - self.mean) / self.std, grid)             # (b, n, d)
+            x = vit.patch_embed((images - self.mean) / self.std).flatten(1, 2)       # (b, n, d)
+            prefix = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
+            positions = resize_positions(vit.pos_embed, vit.patch_embed.grid_size, grid, rule=self.positions,
+                                         prefix=0 if vit.no_embed_class else vit.num_prefix_tokens)
+            if vit.no_embed_class:                                                   # positions for patches only
+                x = torch.cat([*prefix, x + positions], dim=1)                       # (b, prefix + n, d)
+            else:
+                x = torch.cat([*prefix, x], dim=1) + positions                       # (b, prefix + n, d)
+            tokens = vit.norm(vit.blocks(vit.norm_pre(x)))[:, vit.num_prefix_tokens:]  # (b, n, d)
         # autograd refuses tensors born in inference mode; a copy made outside it can feed a head that learns
         return tokens.clone()
 
     def attention(self, images: Tensor, block: int = -1) -> Tensor:
-        """Where the tokens of one block look: softmax(q k^T / sqrt(d / heads)), by head.
+        """Where the tokens of one block look, -1 the last: softmax(q k^T / sqrt(d / heads)), by head.
 
-        Args:
-            images: as for `forward`. block: which one, -1 the last.
-
-        Returns:
-            (b, heads, prefix + n, prefix + n), rows sum to one; class and register tokens come first.
+        images as for `forward` -> (b, heads, prefix + n, prefix + n), rows sum to one; class and register tokens first.
         """
         module, seen = self.vit.blocks[block].attn, []
         hook = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -148,28 +145,6 @@ class Backbone(nn.Module):
             q, k, _ = heads.permute(2, 0, 3, 1, 4)  # (b, heads, prefix + n, .) each
             weights = (module.q_norm(q) * module.scale @ module.k_norm(k).transpose(-2, -1)).softmax(dim=-1)
         return weights.clone()
-
-    def _tokens(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        vit = self.vit
-        x = vit.patch_embed(images).flatten(1, 2)                                    # (b, n, d)
-        prefix = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
-        positions = self._position_embedding(grid, x)
-        if vit.no_embed_class:                                                       # positions for patches only
-            x = torch.cat([*prefix, x + positions], dim=1)                           # (b, prefix + n, d)
-        else:
-            x = torch.cat([*prefix, x], dim=1) + positions                           # (b, prefix + n, d)
-        x = vit.norm(vit.blocks(vit.norm_pre(x)))
-        return x[:, vit.num_prefix_tokens:]                                          # (b, n, d)
-
-    def _position_embedding(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        key = (grid, like.device, self.vit.pos_embed.dtype)
-        if key not in self._positions:
-            if len(self._positions) >= 16:                                           # a folder of many sizes
-                self._positions.clear()
-            prefix = 0 if self.vit.no_embed_class else self.vit.num_prefix_tokens
-            self._positions[key] = resize_positions(self.vit.pos_embed, self.vit.patch_embed.grid_size, grid, prefix,
-                                                    rule=self.positions)
-        return self._positions[key]
 
     def _grid(self, h: int, w: int) -> tuple[int, int]:
         patch = self.patch_size
@@ -184,10 +159,9 @@ def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, in
                      rule: str = "dino") -> Tensor:
     """Position embeddings of one patch grid, resized to another.
 
-    By DINO's rule the grid is sampled bicubically at scale (new + 0.1) / old, and that scale, not the ratio of the
-    sizes, sets the sampling step; the released features were made this way. The antialiased rule is a picture
-    library's: bicubic to the exact size, low-passed where the grid shrinks. At the native size neither changes
-    anything at all.
+    By DINO's rule (Caron et al. 2021, `interpolate_pos_encoding`) the grid is sampled bicubically in steps of the scale
+    (new + 0.1) / old; the released features were made this way. The antialiased rule is a picture library's: bicubic
+    to the exact size, low-passed where the grid shrinks. At the native size neither changes anything at all.
 
     Args:
         positions: (1, prefix + old[0] old[1], d); the first `prefix` rows (class token) are kept as they are.
@@ -208,21 +182,9 @@ def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, in
     return torch.cat([kept, resized.to(positions.dtype).flatten(2).transpose(1, 2)], dim=1)
 
 
-def _with_heads(build: Callable[..., VisionTransformer], num_heads: int | None,
-                name: str) -> tuple[VisionTransformer, int]:
-    """A ViT from `build(num_heads=...)`, and how many heads it would have had by itself."""
-    vit = build()
-    own = vit.blocks[0].attn.num_heads
-    if num_heads is not None and (num_heads < 1 or vit.embed_dim % num_heads):
-        raise InputError(f"{name} has tokens of width {vit.embed_dim}, which {num_heads} attention heads cannot share "
-                         f"evenly: num_heads must divide it, as its own {own} do; give one that does, or none.")
-    return (vit if num_heads in (None, own) else build(num_heads=num_heads)), own
-
-
 def _empty_vit(architecture: str, name: str, **changes: int) -> VisionTransformer:
     import timm
-    from timm.layers import PatchEmbed
-    from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer import PatchEmbed, VisionTransformer
 
     # an empty global_pool keeps the final norm on the tokens, where pooling models move it behind the mean; on "meta"
     # nothing is allocated or drawn, so that loading leaves the global random numbers alone
@@ -246,45 +208,27 @@ def small_vit(image_size: int = 160, patch_size: int = 8, dim: int = 192, depth:
     help transformers see better"). Positions start as sines and cosines. Uses the global random numbers.
 
     Args:
-        image_size: side in pixels that positions are made for. patch_size: a power of 2. dim, depth, num_heads: as in
-            timm.
+        image_size: side in pixels that positions are made for. patch_size: a power of 2. The rest as in timm.
     """
     from timm.models.vision_transformer import VisionTransformer
 
     vit = VisionTransformer(img_size=image_size, patch_size=patch_size, embed_dim=dim, depth=depth, num_heads=num_heads,
                             num_classes=0, global_pool="", dynamic_img_size=True)
-    steps = patch_size.bit_length() - 1
-    widths = [3, *(dim // 6 * 2 ** i for i in range(steps))]  # 3, 32, 64, 128
+    widths = [3, *(dim // 6 * 2 ** i for i in range(patch_size.bit_length() - 1))]  # 3, 32, 64, 128
     stem = [layer for of, to in zip(widths, widths[1:])
             for layer in (nn.Conv2d(of, to, 3, stride=2, padding=1, bias=False), nn.GroupNorm(1, to), nn.GELU())]
     vit.patch_embed.proj = nn.Sequential(*stem, nn.Conv2d(widths[-1], dim, 1))
-    vit.pos_embed.data[:, 1:] = 0.3 * _waves(vit.patch_embed.grid_size, dim)
+    frequencies = 100.0 ** -(torch.arange(dim // 4) / (dim // 4))
+    y, x = torch.meshgrid(*(torch.arange(side).float() for side in vit.patch_embed.grid_size), indexing="ij")
+    angles = [axis.flatten()[:, None] * frequencies for axis in (y, x)]  # (n, dim // 4) each
+    waves = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)  # (n, dim)
+    vit.pos_embed.data[:, 1:] = 0.3 * waves
     return vit
 
 
-def _unfilled_vit(**changes: int) -> VisionTransformer:
-    """`small_vit` without numbers, for weights to come; nothing is drawn."""
-    with torch.device("meta"):
+def _own_vit(name: str, **changes: int) -> VisionTransformer:
+    """`small_vit` without numbers, for weights to come, or by seed 0; the global random numbers stay as they are."""
+    with torch.device("meta") if name == BUNDLED else torch.random.fork_rng(devices=[]):
+        if name == RANDOM:
+            torch.manual_seed(0)
         return small_vit(**changes)
-
-
-def _seeded_vit(**changes: int) -> VisionTransformer:
-    """`small_vit` by seed 0, whatever the number of heads; the global random numbers stay as they are."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return small_vit(**changes)
-
-
-def _waves(grid: tuple[int, int], dim: int) -> Tensor:
-    """Sines and cosines of row and column at dim // 4 wavelengths: (1, n, dim)."""
-    frequencies = 100.0 ** -(torch.arange(dim // 4) / (dim // 4))
-    y, x = torch.meshgrid(*(torch.arange(side).float() for side in grid), indexing="ij")
-    angles = [axis.flatten()[:, None] * frequencies for axis in (y, x)]  # (n, dim // 4) each
-    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)[None]
-
-
-def _sha256_of_tensors(state: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key, value in state.items():
-        digest.update(key.encode() + value.numpy().tobytes())
-    return digest.hexdigest()

@@ -7,10 +7,10 @@
 To give it away, `save_pretrained` and `push_to_hub` write a folder that `from_pretrained` reads, as the Hugging Face
 hub's libraries do: weights as safetensors, the rest as JSON, a model card. `from_release` reads the authors' files.
 
-These three are written out here, not taken from huggingface_hub's ModelHubMixin (2.4): its `save_pretrained` deletes
-config.json before anything is written and keeps an old README.md, so that a full disk costs what was there; its
-`from_pretrained` parses config.json before our checks, fetches it by itself (perhaps of another revision than the
-weights), and what is wrong with it comes out as the parser's error; its `push_to_hub` takes neither name nor licence.
+These three are written out here, not taken from huggingface_hub's ModelHubMixin (2.4): it deletes config.json before
+anything is written, parses and fetches it (perhaps of another revision than the weights) before our checks, and takes
+neither name nor licence. The card, runs/card.md, says what config.json says, hence nothing that was not measured; its
+form is the hub's (Mitchell et al. 2019, "Model cards for model reporting").
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ from cause_lib.data.source import list_pictures
 from cause_lib.errors import InputError, NotFound
 from cause_lib.heads import TRHead
 from cause_lib.masks import predict
-from cause_lib.runs.card import model_card, shareable
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, FORMAT, MAKE_ANEW, WEIGHTS, load_head, load_probe,
                                   open_backbone, read_assignment, read_config, read_experiment, refused, restore,
                                   run_folder)
 from cause_lib.runs.store import library_version, read_record, whole
-from cause_lib.weights import file_sha256
+from cause_lib.weights import file_sha256, licence_of
 
 LONGEST = 32  # times its short side: attention takes the square of the patches
 
@@ -77,8 +76,7 @@ class Segmenter:
         Args:
             run: a folder of `evaluate` or `fit_probe`, or a run_dir that holds exactly one such run. Where the authors'
                 released files were judged, those are read again.
-            readout: `modularity`, `kmeans`, `concepts` of a run that has it, or `linear` of one with
-                `label_free=False`.
+            readout: `modularity`, `kmeans`, or what the run has of `concepts` and `linear`.
 
         Raises:
             FileNotFoundError: nothing trained there. ValueError: several runs there, the message lists them; no such
@@ -87,33 +85,26 @@ class Segmenter:
         folder = run_folder(Path(run))
         with refused(f"{folder} is damaged, its record is not what its stage wrote", MAKE_ANEW,
                      (LookupError, TypeError, AttributeError)):
-            return cls._load(folder, readout, device)
-
-    @classmethod
-    def _load(cls, folder: Path, readout: str, device: str | torch.device) -> Segmenter:
-        """`load`, of the folder of a probe, or of an evaluation of released files."""
-        record = read_record(folder)
-        if record["stage"] not in ("probe", "evaluation"):
-            raise InputError(f"{folder} is damaged, it records the stage {record['stage']!r}: {MAKE_ANEW}")
-        experiment = read_experiment(record, folder)
-        backbone = open_backbone(experiment, experiment.image_size)
-        _refuse_others(backbone, folder, record["weights"]["sha256"])
-        same = dict(image_size=experiment.image_size, readout=readout, resize=experiment.resize, device=device)
-        if record["stage"] == "evaluation":
-            if released_fingerprint(experiment.release, experiment.head) != record["notes"]["release"]:
-                raise InputError(f"The files in {experiment.release} are not those that {folder} judged: put those "
-                                 "back, or evaluate again.")
-            return cls.from_release(experiment.release, backbone, head=experiment.head, record=record,
-                                    classes=record["dataset"]["classes"], colors=record["dataset"]["colors"],
-                                    assignment=read_assignment(record, readout), **same)
-        assignment, judged = None, record
-        for path in sorted((folder.parent.parent / "evaluation").glob("*/metrics.json")):
-            metrics = read_record(path.parent)
-            if metrics["upstream"].get("probe") == f"probe/{folder.name}":
-                assignment, judged = read_assignment(metrics, readout) or assignment, metrics
-        return cls(backbone, load_head(folder), load_probe(folder, readout), classes=record["notes"]["classes"],
-                   colors=record["notes"]["colors"], assignment=assignment, record=judged,
-                   smoothing=read_experiment(judged, folder).smoothing, **same)
+            record = read_record(folder)
+            experiment = read_experiment(record, folder)
+            backbone = open_backbone(experiment, experiment.image_size)
+            _refuse_others(backbone, folder, record["weights"]["sha256"])
+            same = dict(image_size=experiment.image_size, readout=readout, resize=experiment.resize, device=device)
+            if record["stage"] == "evaluation":  # of released files
+                if released_fingerprint(experiment.release, experiment.head) != record["notes"]["release"]:
+                    raise InputError(f"The files in {experiment.release} are not those that {folder} judged: put those "
+                                     "back, or evaluate again.")
+                return cls.from_release(experiment.release, backbone, head=experiment.head, record=record,
+                                        classes=record["dataset"]["classes"], colors=record["dataset"]["colors"],
+                                        assignment=read_assignment(record, readout), **same)
+            assignment, judged = None, record
+            for path in sorted((folder.parent.parent / "evaluation").glob("*/metrics.json")):
+                metrics = read_record(path.parent)
+                if metrics["upstream"].get("probe") == f"probe/{folder.name}":
+                    assignment, judged = read_assignment(metrics, readout) or assignment, metrics
+            return cls(backbone, load_head(folder), load_probe(folder, readout), classes=record["notes"]["classes"],
+                       colors=record["notes"]["colors"], assignment=assignment, record=judged,
+                       smoothing=read_experiment(judged, folder).smoothing, **same)
 
     @classmethod
     def from_release(cls, folder: str | Path, backbone: str | Backbone, *, head: str = "tr",
@@ -200,42 +191,31 @@ class Segmenter:
             OSError: it cannot be written; what was in the folder stays.
         """
         folder = Path(folder)
+        vit, kind = self.backbone, "tr" if isinstance(self.head, TRHead) else "mlp"
         with whole(folder, "the Segmenter", "choose a folder with room that can be written", last=CONFIG) as beside:
             beside.mkdir()
-            self._write(beside, name or folder.name, licence)
+            safetensors.torch.save_model(nn.ModuleDict({"head": self.head, "probe": self.probe}), str(beside / WEIGHTS))
+            if vit.name == BUNDLED:  # the library's may be another one day
+                shutil.copyfile(vit.weights_path, beside / BACKBONE)
+            config = {"format": FORMAT, "library": library_version(), "head": kind, "readout": self.readout,
+                      "grid": self.head.grid if kind == "tr" else [1, 1], "image_size": self.image_size,
+                      "resize": self.resize, "smoothing": self.smoothing, "sha256": file_sha256(beside / WEIGHTS),
+                      "classes": self.classes, "colors": self.colors.tolist(),
+                      "assignment": self._assignment.tolist() if self.matched else None,
+                      "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
+                                   "sha256": vit.weights_sha256, "included": vit.name == BUNDLED},
+                      "record": self.record and _shareable(self.record)}
+            (beside / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf8")
+            (beside / CARD).write_text(model_card(name or folder.name, config, licence), encoding="utf8")
         return folder
 
-    def _write(self, folder: Path, name: str, licence: str | None) -> None:
-        """The files of `save_pretrained`, into a folder that is there and empty."""
-        vit = self.backbone
-        tensors = {f"{group}.{key}": value.detach().cpu().contiguous().clone()
-                   for group, module in (("head", self.head), ("probe", self.probe))
-                   for key, value in module.state_dict().items()}
-        safetensors.torch.save_file(tensors, folder / WEIGHTS)
-        included = vit.name == BUNDLED
-        if included:  # the library's may be another one day
-            shutil.copyfile(vit.weights_path, folder / BACKBONE)
-        kind = "tr" if isinstance(self.head, TRHead) else "mlp"
-        config = {"format": FORMAT, "library": library_version(), "head": kind, "readout": self.readout,
-                  "grid": self.head.grid if kind == "tr" else [1, 1], "image_size": self.image_size,
-                  "resize": self.resize, "smoothing": self.smoothing, "sha256": file_sha256(folder / WEIGHTS),
-                  "classes": self.classes, "colors": self.colors.tolist(),
-                  "assignment": self._assignment.tolist() if self.matched else None,
-                  "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
-                               "sha256": vit.weights_sha256, "included": included}, "record": shareable(self.record)}
-        (folder / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf8")
-        model_card(name, config, licence).save(folder / CARD)
-
     def push_to_hub(self, name: str, *, private: bool | None = None, licence: str | None = None) -> str:
-        """Give it away: `save_pretrained`, then upload to the model `owner/model` of the Hugging Face hub.
+        """Give it away: `save_pretrained`, then upload to `owner/model` on the Hugging Face hub. Returns its address.
 
         You must be logged in (`hf auth login`, or the environment variable HF_TOKEN); this library sees no token.
 
         Args:
             name: made if it is not there, `private` or not. licence: as for `save_pretrained`.
-
-        Returns:
-            The model's address.
         """
         import huggingface_hub
 
@@ -254,8 +234,7 @@ class Segmenter:
         Args:
             image: a file, a folder, a PIL picture, or a tensor (3, h, w) floating in [0, 1].
             crf: sharpen with the dense CRF, at the working size.
-            allow_corrupt: of a folder, `stop` at a picture that cannot be used, or `skip` it, with a warning that says
-                how many.
+            allow_corrupt: of a folder, `stop` at a picture that cannot be used, or `skip` it, with a warning.
 
         Returns:
             int64 (h, w) of class ids at the picture's own size; for a folder, file name -> mask.
@@ -264,14 +243,11 @@ class Segmenter:
             FileNotFoundError: no such file. ValueError: the file is damaged, the folder has no pictures that can be
             used, the tensor is of another shape, or a picture is more than 32 times as long as it is wide.
         """
-        if isinstance(image, (str, Path)) and Path(image).is_dir():
-            paths = list_pictures(Path(image))
-            if not paths:
-                raise InputError(f"{image} holds no pictures (jpg, png, webp, bmp, tif).")
-            return self._folder(paths, crf, allow_corrupt)
-        what = f"The picture {image}" if isinstance(image, (str, Path)) else "This picture"
+        what = "This picture"
         if isinstance(image, (str, Path)):
-            image = load_image(Path(image))
+            if Path(image).is_dir():
+                return self._folder(Path(image), crf, allow_corrupt)
+            what, image = f"The picture {image}", load_image(image)
         if isinstance(image, Image.Image):
             image = to_tensor(to_rgb(image)).float() * (1 / 255)
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
@@ -292,24 +268,25 @@ class Segmenter:
         mask = self._assignment[masks[crf][:, 0].cpu()]  # (1, rows p, columns p)
         return F.interpolate(mask[:, None].double(), size=(h, w), mode="nearest")[0, 0].long()
 
-    def _folder(self, paths: list[Path], crf: bool, allow_corrupt: str) -> dict[str, Tensor]:
+    def _folder(self, folder: Path, crf: bool, allow_corrupt: str) -> dict[str, Tensor]:
         """File name -> mask of each picture, and what `allow_corrupt` says of those that have none."""
         if allow_corrupt not in CORRUPT:
             raise InputError(f"allow_corrupt must be one of {', '.join(CORRUPT)}, not {allow_corrupt!r}.")
         masks, faults = {}, []
-        for path in tqdm(paths, desc="segment", leave=False):
+        for path in tqdm(list_pictures(folder), desc="segment", leave=False):
             try:
                 masks[path.name] = self(path, crf=crf)
             except (ValueError, OSError) as error:
                 if allow_corrupt == "stop":
                     raise
                 faults.append(str(error))
+        if not masks and not faults:
+            raise InputError(f"{folder} holds no pictures (jpg, png, webp, bmp, tif).")
+        said = f"{len(faults)} of {len(masks) + len(faults)} pictures in '{folder}' cannot be used"
         if not masks:
-            raise InputError(f"none of the {len(paths)} pictures in '{paths[0].parent}' can be used; the first: "
-                             f"{faults[0]}")
+            raise InputError(f"{said}; the first: {faults[0]}")
         if faults:
-            warnings.warn(f"{len(faults)} of {len(paths)} pictures in '{paths[0].parent}' cannot be used and are left "
-                          f"out (allow_corrupt='skip'); the first: {faults[0]}", stacklevel=3)
+            warnings.warn(f"{said} and are left out (allow_corrupt='skip'); the first: {faults[0]}", stacklevel=3)
         return masks
 
     def color(self, mask: Tensor) -> np.ndarray:
@@ -323,5 +300,29 @@ def _refuse_others(backbone: Backbone, path: Path | str, sha256: str | None = No
         raise InputError(f"{path} belongs to other weights of {backbone.name} (SHA-256 {sha256[:8]}..., here "
                          f"{backbone.weights_sha256[:8]}...): put those into CAUSE_WEIGHTS, or train again.")
     if dim not in (None, backbone.dim):
-        raise InputError(f"{path} is for a backbone of width {dim}, and {backbone.name} has width {backbone.dim}: give "
-                         "the backbone that it was made with.")
+        raise InputError(f"{path} is for a backbone of width {dim}, and {backbone.name} has width {backbone.dim}: "
+                         "give the one that it was made with.")
+
+
+def _shareable(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a `metrics.json` or `artefact.json` goes out with a head: no tables of counts, no paths of its maker."""
+    kept = {key: record[key] for key in ("library", "weights", "device", "seconds", "date") if key in record}
+    run = {key: value for key, value in record["experiment"].items() if key not in ("run_dir", "release")}
+    kept["experiment"] = run | {"folder": Path(run["folder"]).name}
+    if "dataset" in record:
+        data = {key: value for key, value in record["dataset"].items() if key != "skipped"}  # whose reasons are paths
+        kept["dataset"] = data | {"name": Path(data["name"]).name}
+        kept["results"] = [{key: value for key, value in result.items() if key != "confusion"}
+                           for result in record["results"]]
+    return kept
+
+
+def model_card(name: str, config: dict[str, Any], licence: str | None) -> str:
+    """The card of a head, of its config.json; `name` is what `from_pretrained` is given."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    meta = ModelCardData(library_name="cause_lib", pipeline_tag="image-segmentation", license=licence,
+                         tags=["unsupervised-semantic-segmentation", "cause"])
+    return str(ModelCard.from_template(meta, template_path=str(Path(__file__).parent / "runs/card.md"), address=name,
+                                       config=config, licence=licence,
+                                       of_backbone=licence_of(config["backbone"]["name"])))

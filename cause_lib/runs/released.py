@@ -6,8 +6,7 @@
 
 The teacher `head_ema` is the head that is judged. Every key of a file is accounted for, its shape too: the student and
 the projections must be whole, though nothing needs them. Their 1 x 1 convolutions (r, d, 1, 1) are our linear layers
-(r, d). No pickle is executed. Names as in the authors' code, https://github.com/ByungKwanLee/Causal-Unsupervised-
-Segmentation; formulas in heads.py and probes.py.
+(r, d). No pickle is executed. Names as in the authors' code at `SOURCE`; formulas in heads.py and probes.py.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from cause_lib.clusterbook import Clusterbook
 from cause_lib.errors import InputError, NotFound
 from cause_lib.heads import MLPHead, TRHead, restore_head
 from cause_lib.probes import ClusterProbe, LinearProbe
-from cause_lib.runs.saved import restore_probe
-from cause_lib.weights import all_finite, file_sha256, read_tensors, refuse_misfits, strip_prefixes
+from cause_lib.runs.saved import refused, restore_probe
+from cause_lib.weights import file_sha256, read_tensors, refuse_misfits, strip_prefixes
 
 SOURCE = "https://github.com/ByungKwanLee/Causal-Unsupervised-Segmentation"
 
@@ -41,18 +40,14 @@ class Released(NamedTuple):
 
 
 def released_files(folder: str | Path, head: str) -> dict[str, Path]:
-    """File name -> path of the three files that a head (`mlp` or `tr`) needs.
-
-    Raises:
-        FileNotFoundError: some are not in the folder; the message says which, and where its authors have them.
-    """
-    names = ("modular.npy", f"segment_{head}.pth", f"cluster_{head}.pth")
-    missing = [name for name in names if not (Path(folder) / name).is_file()]
+    """File name -> path of the three that a head (`mlp` or `tr`) needs; FileNotFoundError says which are missing."""
+    paths = {name: Path(folder) / name for name in ("modular.npy", f"segment_{head}.pth", f"cluster_{head}.pth")}
+    missing = [name for name, path in paths.items() if not path.is_file()]
     if missing:
         raise NotFound(f"{folder} has no {' and no '.join(missing)}: of the links in the tables at {SOURCE}, put "
                        f"modular.npy (from 'Concept ClusterBook'), segment_{head}.pth and cluster_{head}.pth (from "
                        "'Seg Head Parameter') into that folder.")
-    return {name: Path(folder) / name for name in names}
+    return paths
 
 
 def released_fingerprint(folder: str | Path, head: str) -> dict[str, str]:
@@ -61,10 +56,7 @@ def released_fingerprint(folder: str | Path, head: str) -> dict[str, str]:
 
 
 def load_released(folder: str | Path, head: str = "tr") -> Released:
-    """The authors' files of one row of their tables.
-
-    Args:
-        folder: holds the three files. head: `mlp` or `tr`.
+    """The authors' files of one row of their tables: the three in `folder` that a head (`mlp` or `tr`) needs.
 
     Raises:
         FileNotFoundError: as `released_files`. ValueError: a file that holds more than tensors, or whose keys or shapes
@@ -75,11 +67,22 @@ def load_released(folder: str | Path, head: str = "tr") -> Released:
     segment, cluster = (strip_prefixes(read_tensors(path), ("module.",), path) for path in (segment_path, cluster_path))
     # the projections and the linear probe wrap one layer each, called f
     plain = {key: key.replace(".f.", ".") for key in segment}
-    segment = {key if plain[key] in segment else plain[key]: _as_linear(value) for key, value in segment.items()}
-    ours, grid, (num_classes, reduced_dim) = _empty_head(segment, head, prototypes, segment_path)
-    shapes = {_theirs(key, head): tuple(value.shape) for key, value in ours.items()}
-    expected = {f"{group}.{key}": shape for group in ("head", "head_ema") for key, shape in shapes.items()}
+    segment = {key if plain[key] in segment else plain[key]: value[..., 0, 0] if value.shape[2:] == (1, 1) else value
+               for key, value in segment.items()}
+    count, (num_classes, reduced_dim) = _size(segment, "head_ema.query_pos")[0], _size(segment, "linear.weight")
+    grid = (math.isqrt(count),) * 2
+    if math.prod(grid) != count:
+        raise InputError(f"{segment_path} has {count} positions (head_ema.query_pos), and no square grid has so many "
+                         "patches: put the authors' own file there.")
+    with torch.device("meta"):
+        ours = MLPHead(prototypes.shape[1], reduced_dim) if head == "mlp" else TRHead(
+            torch.empty(prototypes.shape), grid, reduced_dim,
+            hidden_dim=_size(segment, "head_ema.tr.linear1.weight")[0])
+    shapes = {key: tuple(value.shape) for key, value in ours.state_dict().items() if key != "clusterbook.prototypes"}
+    # our key -> theirs: of TR, all but the positions is below `tr`, the MLP too
+    theirs = {key: key if head == "mlp" or key == "query_pos" else f"tr.{key.removeprefix('mlp.')}" for key in shapes}
     width = _size(segment, "projection_head_ema.weight")[0]
+    expected = {f"{group}.{theirs[key]}": shape for group in ("head", "head_ema") for key, shape in shapes.items()}
     for group, out in (("projection_head", width), ("projection_head_ema", width), ("linear", num_classes)):
         expected |= {f"{group}.weight": (out, reduced_dim), f"{group}.bias": (out,)}
     refuse_misfits(segment, expected, segment_path, f"CAUSE-{head.upper()}")
@@ -89,7 +92,7 @@ def load_released(folder: str | Path, head: str = "tr") -> Released:
         warnings.warn(f"{cluster_path} has another clusterbook than {book_path}, which is taken, as in the authors' "
                       "code.", stacklevel=2)
     segment = {key: value.float() for key, value in segment.items()}
-    teacher = {key: segment[f"head_ema.{_theirs(key, head)}"] for key in ours}
+    teacher = {key: segment[f"head_ema.{name}"] for key, name in theirs.items()}
     if head == "tr":
         teacher["clusterbook.prototypes"] = prototypes
     linear = restore_probe({key: segment[f"linear.{key}"] for key in ("weight", "bias")})
@@ -98,47 +101,15 @@ def load_released(folder: str | Path, head: str = "tr") -> Released:
 
 
 def _read_prototypes(path: Path) -> Tensor:
-    again = f"fetch it again from the links in the tables at {SOURCE}"
-    try:
+    again = f"fetch it again from the links in the tables at {SOURCE}."
+    with refused(f"{path} is no array that numpy reads without running code", again, (Exception,)):
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header that lies allocates nothing
-    except Exception as error:  # numpy raises ValueError, EOFError, OSError, and those of the zip file it may be
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} is no array that numpy reads without running code ({reason}): {again}.") from error
     if not isinstance(array, np.ndarray) or array.ndim != 2 or not array.size or array.dtype.kind != "f":
         found = f"{array.shape} of {array.dtype}" if isinstance(array, np.ndarray) else "several arrays"
-        raise InputError(f"{path} must hold prototypes (k, d), floating, not {found}: {again}.")
+        raise InputError(f"{path} must hold prototypes (k, d), floating, not {found}: {again}")
     prototypes = torch.from_numpy(array.astype(np.float32))  # (k, d)
-    if not all_finite(prototypes):
-        raise InputError(f"{path} holds prototypes with numbers that are not finite: {again}.")
+    refuse_misfits({"prototypes": prototypes}, {"prototypes": array.shape}, path, "a clusterbook")
     return prototypes
-
-
-def _empty_head(segment: dict[str, Tensor], head: str, prototypes: Tensor,
-                path: Path) -> tuple[dict[str, Tensor], tuple[int, int], tuple[int, int]]:
-    """Our head of the widths that the files decide: key -> tensor without numbers; its grid; classes and width r."""
-    count, (num_classes, reduced_dim) = _size(segment, "head_ema.query_pos")[0], _size(segment, "linear.weight")
-    grid = (math.isqrt(count),) * 2
-    if math.prod(grid) != count:
-        raise InputError(f"{path} has {count} positions (head_ema.query_pos), and no square grid has so many patches: "
-                         "put the authors' own file there.")
-    with torch.device("meta"):
-        if head == "mlp":
-            ours = MLPHead(prototypes.shape[1], reduced_dim)
-        else:
-            ours = TRHead(torch.empty(prototypes.shape), grid, reduced_dim,
-                          hidden_dim=_size(segment, "head_ema.tr.linear1.weight")[0])
-    state = {key: value for key, value in ours.state_dict().items() if key != "clusterbook.prototypes"}
-    return state, grid, (num_classes, reduced_dim)
-
-
-def _theirs(key: str, head: str) -> str:
-    """A key of our heads as the authors' files have it: of TR, all but the positions is below `tr`, the MLP too."""
-    return key if head == "mlp" or key == "query_pos" else f"tr.{key.removeprefix('mlp.')}"
-
-
-def _as_linear(value: Tensor) -> Tensor:
-    """A 1 x 1 convolution's weight (r, d, 1, 1) as a linear layer's (r, d); all else as it is."""
-    return value[..., 0, 0] if value.shape[2:] == (1, 1) else value
 
 
 def _size(tensors: dict[str, Tensor], key: str) -> tuple[int, int]:

@@ -1,13 +1,10 @@
-"""What stages and `Segmenter.save_pretrained` left, read again: heads, read-outs, backbones, runs.
-
-Whatever is damaged, or does not fit together, is an `InputError` that names the file and the way out.
-"""
+"""What stages and `Segmenter.save_pretrained` left, read again: heads, read-outs, backbones, runs."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,8 +37,6 @@ def refused(what: str, way_out: str, kinds: tuple[type[Exception], ...] = MISFIT
         raise InputError(f"{what} ({type(error).__name__}: {reason}): {way_out}") from error
 
 
-# --- folders of stages ---
-
 def load_clusterbook(folder: str | Path) -> Clusterbook:
     """The clusterbook of a `fit_clusterbook` folder, on the CPU."""
     return Clusterbook(load_tensors(Path(folder) / "clusterbook.safetensors", ("prototypes",))["prototypes"])
@@ -55,11 +50,7 @@ def load_head(folder: str | Path) -> MLPHead | TRHead:
 
 
 def load_probe(folder: str | Path, readout: str = "modularity") -> ClusterProbe | LinearProbe:
-    """A read-out of a `fit_probe` or `fit_baseline` folder, on the CPU, frozen.
-
-    Raises:
-        ValueError: the folder has no such read-out; the message names those it has.
-    """
+    """A read-out of a `fit_probe` or `fit_baseline` folder, on the CPU, frozen; ValueError names those there."""
     tensors = load_tensors(Path(folder) / "probe.safetensors")
     names = sorted({name.split(".")[0] for name in tensors})
     if readout not in names:
@@ -94,19 +85,18 @@ def run_folder(run: Path) -> Path:
         if stage == "evaluation" and isinstance(probe, str):
             return run.parent.parent / probe
         raise NotFound(f"{run} is a {stage} artefact: give the folder of a probe or an evaluation.")
-    found = [path.parent for path in sorted(run.glob("probe/*/artefact.json"))]
-    found += [path.parent for path in sorted(run.glob("evaluation/*-release-*/artefact.json"))]
+    found = [path.parent for pattern in ("probe/*", "evaluation/*-release-*")
+             for path in sorted(run.glob(f"{pattern}/artefact.json"))]
     if not found:
         raise NotFound(f"{run} holds no trained run: train one with evaluate(Experiment(run_dir=...)).")
     if len(found) > 1:
         raise InputError(f"{run} holds {len(found)} runs; choose one: {', '.join(map(str, found))}.")
-    return found[0]
+    return run_folder(found[0])
 
 
 def read_experiment(record: dict[str, Any], folder: Path) -> Experiment:
     """The experiment that an artefact records; ValueError naming the folder if there is none that this library runs."""
-    with refused(f"{folder} records an experiment that cannot be read by this version of the library", MAKE_ANEW,
-                 (ValueError,)):
+    with refused(f"{folder} records an experiment that this version cannot read", MAKE_ANEW, (ValueError,)):
         return Experiment.from_dict(record["experiment"])
 
 
@@ -128,52 +118,44 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         config = None
     if not isinstance(config, dict) or config.get("format") != FORMAT or not (folder / WEIGHTS).is_file():
         raise InputError(f"{name} holds no Segmenter ({CONFIG} with format {FORMAT!r}, and {WEIGHTS}): {again}")
-
-    def whole(value: Any, low: int, high: float = math.inf) -> bool:
-        return type(value) is int and low <= value <= high
-
-    def listed(value: Any, length: int | None, fits: Callable[[Any], bool]) -> bool:
-        return isinstance(value, list) and len(value) == (length or len(value)) > 0 and all(map(fits, value))
-
-    c = len(config["classes"]) if isinstance(config.get("classes"), list) else 0
-    vit = config.get("backbone")
-    fits = {
-        "sha256": lambda value: isinstance(value, str),
-        "readout": lambda value: value in ("modularity", "kmeans", "concepts", "linear"),
-        "grid": lambda value: listed(value, 2, lambda side: whole(side, 1, 4096)),
-        "image_size": lambda value: whole(value, 1, 4096),
-        "resize": lambda value: value in ("nearest", "antialiased"),
-        "smoothing": lambda value: type(value) in (int, float) and 0 <= value < math.inf,
-        "classes": lambda value: listed(value, None, lambda one: isinstance(one, str)),
-        "colors": lambda value: listed(value, c, lambda one: listed(one, 3, lambda part: whole(part, 0, 255))),
-        "assignment": lambda value: value is None or listed(value, c, lambda one: whole(one, 0, c - 1)),
-        "backbone": lambda value: isinstance(vit, dict) and isinstance(vit.get("name"), str)
-        and isinstance(vit.get("sha256"), str) and (vit.get("num_heads") is None or whole(vit["num_heads"], 1))
-        and isinstance(vit.get("positions"), str) and isinstance(vit.get("included"), bool),
-        "record": lambda value: value is None or isinstance(value, dict),
+    c, side = len(config["classes"]) if isinstance(config.get("classes"), list) else 0, range(1, 4097)
+    forms = {
+        "sha256": str, "readout": ("modularity", "kmeans", "concepts", "linear"), "grid": [side, 2], "image_size": side,
+        "resize": ("nearest", "antialiased"), "smoothing": (float, range(2**53)), "classes": [str, c],
+        "colors": [[range(256), 3], c], "assignment": (None, [range(c), c]), "record": (None, dict),
+        "backbone": {"name": str, "sha256": str, "num_heads": side, "positions": str, "included": bool},
     }
-    for key, check in fits.items():
-        if key not in config or not check(config[key]):
-            said = f"{key} {str(config[key])[:60]!r}" if key in config else f"no {key}"
-            raise InputError(f"{folder / CONFIG} is damaged, it has {said}: {again}")
+    for key, form in forms.items():
+        if not _fits(config.get(key, ...), form):
+            raise InputError(f"{folder / CONFIG} is damaged, {key} is {str(config.get(key, 'missing'))[:60]}: {again}")
     return config
+
+
+def _fits(value: Any, form: Any) -> bool:
+    """Whether a value of JSON is of a type, in a range, a list [form, length], a dictionary, or one of a tuple."""
+    if isinstance(form, tuple):
+        return any(_fits(value, one) for one in form)
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(_fits(value.get(key, ...), one) for key, one in form.items())
+    if isinstance(form, list):
+        return isinstance(value, list) and 0 < len(value) == form[1] and all(_fits(one, form[0]) for one in value)
+    if isinstance(form, range):
+        return type(value) is int and value in form
+    return value == form or type(value) is form and (form is not float or 0 <= value < math.inf)
 
 
 def restore(path: Path, config: dict[str, Any]) -> tuple[nn.Module, nn.Module, int]:
     """Head and read-out of a saved Segmenter, and the width of its tokens; ValueError if they are not its config's."""
-    groups: dict[str, dict[str, Tensor]] = {"head": {}, "probe": {}}
-    tensors = read_tensors(path)
-    for key, value in tensors.items():
-        group, _, rest = key.partition(".")
-        groups.setdefault(group, {})[rest] = value
-    again = "fetch or save both again."
+    tensors, again = read_tensors(path), "fetch or save both again."
+    parts = [{key.removeprefix(part): value for key, value in tensors.items() if key.startswith(part)}
+             for part in ("head.", "probe.")]
     with refused(f"{path} holds no head and read-out that fit {CONFIG}", again):
-        probe, head = restore_probe(groups["probe"]), restore_head(groups["head"], tuple(config["grid"]))
+        head, probe = restore_head(parts[0], tuple(config["grid"])), restore_probe(parts[1])
     first = (head.mlp if isinstance(head, TRHead) else head).f1
-    linear = isinstance(probe, LinearProbe)
     found, wanted = tuple(next(probe.parameters()).shape), (len(config["classes"]), first.out_features)
-    if len(groups) > 2 or found != wanted or linear != (config["readout"] == "linear"):
-        raise InputError(f"{path} holds {', '.join(sorted(groups))}, its read-out {found} for the {wanted} that its "
-                         f"head and {CONFIG} have: {again}")
+    linear, others = isinstance(probe, LinearProbe), len(tensors) - sum(map(len, parts))
+    if others or found != wanted or linear != (config["readout"] == "linear"):
+        raise InputError(f"{path} holds {others} tensors more, and its read-out {found} for the {wanted} that its head "
+                         f"and {CONFIG} have: {again}")
     refuse_misfits(tensors, {key: tuple(value.shape) for key, value in tensors.items()}, path, CONFIG)
     return head, probe, first.in_features

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 #: Of the package's files, those whose change changes no bit of a run: faces, settings, sentences, files and folders.
 NOT_NUMERIC = frozenset({
     "__init__.py", "__main__.py", "code_digest.py", "config.py", "errors.py", "reference.py", "release.py", "rules.py",
-    "segmenter.py", "data/__main__.py", "data/download.py", "runs/card.py", "runs/health.py",
+    "segmenter.py", "data/__main__.py", "data/download.py", "runs/health.py",
     "runs/notebook.py", "runs/results.py", "runs/store.py", "runs/version.py",
 })
 

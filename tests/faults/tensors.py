@@ -353,8 +353,7 @@ def _segmenters() -> list[Fault]:
     keys = ("format", "sha256", "readout", "grid", "image_size", "resize", "smoothing", "classes", "colors", "assignment",
             "backbone", "record", "backbone__name", "backbone__sha256", "backbone__num_heads", "backbone__positions",
             "backbone__included")
-    faults = [segmenter(f"no {key}", lambda folder, key=key: configured(folder, **{key: ...})) for key in keys
-              if key != "backbone__num_heads"]
+    faults = [segmenter(f"no {key}", lambda folder, key=key: configured(folder, **{key: ...})) for key in keys]
     wrong = {"format": "cause_lib.Segmenter 2", "sha256": 3, "readout": "best", "grid": [0, 4], "image_size": "48",
              "resize": "bicubic", "smoothing": -1, "classes": [], "colors": [[0, 0, 300]] * 3, "assignment": [0, 1, 7],
              "backbone": "bundled", "record": [], "backbone__name": None, "backbone__num_heads": "six",

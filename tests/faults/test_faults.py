@@ -18,9 +18,9 @@ PATIENCE = 30  # seconds; a fault takes a fraction of one, or for ever
 @pytest.fixture(scope="module", autouse=True)
 def one_backbone():
     """The embedded backbone is built once, not for every fault that has to do with something else."""
-    empty, whole = backbones._unfilled_vit(), functools.cache(backbones.load_backbone)
+    empty, whole = backbones._own_vit("bundled"), functools.cache(backbones.load_backbone)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbones, "_unfilled_vit", lambda: copy.deepcopy(empty))
+        patch.setattr(backbones, "_own_vit", lambda name: copy.deepcopy(empty))
         patch.setattr(segmenter, "open_backbone", lambda experiment, image_size: whole(experiment.backbone, image_size))
         yield
 

@@ -73,7 +73,7 @@ def library_page(module: str) -> str:
     if name in ("reference", "clusterbook", "contrast", "heads", "probes", "crf", "masks", "metrics",
                 "backbones", "weights"):
         return "api"
-    if name in ("segmenter", "runs.released", "runs.card"):
+    if name in ("segmenter", "runs.released"):
         return "api_use"
     return "api" if name.startswith("kernels.") else "api_runs"
 
