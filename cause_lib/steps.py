@@ -25,7 +25,7 @@ from cause_lib.contrast import ConceptBank, concept_contrastive_loss
 from cause_lib.heads import MLPHead, TRHead, ema_update, projection
 from cause_lib.probes import ClusterProbe, LinearProbe
 from cause_lib.runs.features import FrozenFeatures
-from cause_lib.runs.loop import Run, batches_for, descend, generator_for, new_scaler, seed_for
+from cause_lib.runs.loop import Run, batches_for, descend, generator_for, seed_for
 from cause_lib.runs.parallel import current_part
 
 
@@ -33,7 +33,7 @@ def clusterbook_run(experiment: Experiment, folder: Path, start: Tensor, acceler
     """Prototypes (k, d), and how one batch of tokens changes them (Eq. 3)."""
     book = nn.ParameterDict({"prototypes": nn.Parameter(start.to(accelerator.device))})
     optimizer = torch.optim.Adam(book.parameters(), lr=experiment.lr)
-    scaler = new_scaler(accelerator)
+    scaler = copy.deepcopy(accelerator.scaler)
 
     def update(tokens: Tensor, step: int) -> Tensor:
         loss = current_part().share * modularity_loss(tokens, book["prototypes"], experiment.modularity_temperature)
@@ -53,7 +53,7 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
     student = student.to(accelerator.device).train()
     teacher = copy.deepcopy(student).requires_grad_(False)
     optimizer = torch.optim.Adam(student.parameters(), lr=experiment.lr, weight_decay=experiment.weight_decay)
-    scaler = new_scaler(accelerator)
+    scaler = copy.deepcopy(accelerator.scaler)
     bank = None
     if experiment.bank_capacity:
         bank = ConceptBank(experiment.num_concepts, experiment.projection_dim, experiment.bank_capacity,
@@ -109,7 +109,7 @@ def probe_run(experiment: Experiment, folder: Path, head: MLPHead | TRHead, star
         state |= {"linear": LinearProbe(num_classes, experiment.reduced_dim).to(accelerator.device),
                   "head": head.train().requires_grad_(True)}
     optimizer = torch.optim.Adam([p for module in state.values() for p in module.parameters()], lr=experiment.lr)
-    scaler = new_scaler(accelerator)
+    scaler = copy.deepcopy(accelerator.scaler)
     pictures = None  # read for their labels, by the released step 3 alone
 
     def update(tokens: Tensor, step: int) -> Tensor:

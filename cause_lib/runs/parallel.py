@@ -8,10 +8,8 @@ up to, not with,  (i + 1) b // P.  With L_x the term of picture x in the loss, o
 so losses and gradients are added, never averaged: one all-reduce an update, before the gradient's norm is bounded. What
 a picture is held against is the whole batch: teacher projections and concepts are brought together from all processes
 (`gather`), and the bank is filled alike in each. Random numbers are drawn for the whole batch, and each process uses
-those of its pictures (`heads.ROWS`). After every update all processes have the same parameters, and up to rounding
-they are those of one process. DistributedDataParallel is not needed; it would average parts of uneven size.
-
-With one process every part is the whole batch, and nothing here costs anything.
+those of its pictures (`heads.ROWS`). After every update all processes have the same parameters, up to rounding those of
+one process, with which every part is the whole batch. DistributedDataParallel would average parts of uneven size.
 """
 
 from __future__ import annotations
@@ -21,10 +19,9 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce
-from torch import Tensor
+from torch import Tensor, nn
 
 from cause_lib.errors import InputError
 from cause_lib.heads import ROWS
@@ -65,21 +62,18 @@ class Part:
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
         """Until this ends, it is the `current_part`, and dropout is that of its pictures."""
-        tokens = _CURRENT.set(self), ROWS.set(None if self.size is None else (self.first, self.size))
+        part, rows = _CURRENT.set(self), ROWS.set(None if self.size is None else (self.first, self.size))
         try:
             yield
         finally:
-            _CURRENT.reset(tokens[0])
-            ROWS.reset(tokens[1])
+            _CURRENT.reset(part)
+            ROWS.reset(rows)
 
     def total_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Every parameter's gradient becomes its sum over all processes, in one all-reduce."""
-        if self.size is None:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        summed = self.total(torch.cat([g.flatten() for g in gradients]))
-        for gradient, total in zip(gradients, summed.split([g.numel() for g in gradients])):
-            gradient.copy_(total.view_as(gradient))
+        if self.size is not None:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            nn.utils.vector_to_parameters(self.total(nn.utils.parameters_to_vector(gradients)), gradients)
 
 
 WHOLE = Part()
@@ -87,11 +81,7 @@ _CURRENT: ContextVar[Part] = ContextVar("part", default=WHOLE)
 
 
 def part_of(accelerator: Accelerator, size: int) -> Part:
-    """What this process has of batches of `size` pictures.
-
-    Raises:
-        ValueError: there are more processes than pictures.
-    """
+    """What this process has of batches of `size` pictures; ValueError where there are more processes than pictures."""
     count, i = accelerator.num_processes, accelerator.process_index
     if size < count:
         raise InputError(f"Batches of {size} pictures cannot be shared out between {count} processes: "

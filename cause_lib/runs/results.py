@@ -26,19 +26,12 @@ def collect_metrics(run_dir: str | Path) -> "pd.DataFrame":
 
 
 def _line(folder: Path, record: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """The columns of one result."""
+    """The columns of one result: those of one name in it, in its run's record or in its experiment, and the others."""
     experiment, concepts = record["experiment"], record.get("concepts", {})
-    baseline = record["stage"] == "baseline_evaluation"
-    return {
-        "dataset": experiment["folder"] or experiment["dataset"], "backbone": experiment["backbone"],
-        "method": result["method"], "readout": result["readout"], "crf": result["crf"],
-        "label_free": True if baseline else experiment["label_free"], "seed": experiment["seed"],
-        "miou": result["miou"], "pacc": result["pacc"], "clusters_used": result["clusters_used"],
-        "num_clusters": result["num_clusters"], "images": record["dataset"]["images"], "device": record["device"],
-        "seconds": record["seconds"], "folder": folder.as_posix(), "miou_all": result.get("miou_all"),
-        "date": record.get("date"), "library": record["library"], "weights": record["weights"]["sha256"],
-        "dead_clusters": result["num_clusters"] - result["clusters_used"],
-        "effective_clusters": result.get("effective_clusters"), "dead_concepts": concepts.get("dead"),
+    return dict.fromkeys(COLUMNS) | experiment | record | result | {
+        "dataset": experiment["folder"] or experiment["dataset"], "images": record["dataset"]["images"],
+        "label_free": record["stage"] == "baseline_evaluation" or experiment["label_free"],
+        "folder": folder.as_posix(), "weights": record["weights"]["sha256"],
+        "dead_clusters": result["num_clusters"] - result["clusters_used"], "dead_concepts": concepts.get("dead"),
         "effective_concepts": concepts.get("effective"),
         "warnings": " ".join(record.get("notes", {}).get("warnings", []))}
-
