@@ -60,7 +60,7 @@ def fit_clusterbook(experiment: Experiment, making: Making) -> None:
     used = Clusterbook(prototypes).used(tokens)
     making.finish(features, {"clusterbook": run.state["book"].state_dict()},
                   {"prototypes_used": used, "num_concepts": experiment.num_concepts, "tokens": len(tokens)}, starting,
-                  run, health.of_prototypes(prototypes, used, len(tokens), experiment.recipe))
+                  run=run, found=health.of_prototypes(prototypes, used, len(tokens), experiment.recipe))
 
 
 def first_prototypes(experiment: Experiment, features: FrozenFeatures) -> Tensor:
@@ -96,26 +96,21 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
         if not is_made(folder):
             groups.setdefault(tuple(getattr(experiment, name) for name in PASS_FIELDS), {})[folder] = experiment
     for members in groups.values():
-        _fit_pass(members)
+        books = {folder: fit_clusterbook(experiment) for folder, experiment in members.items()}
+        first = next(iter(members.values()))
+        with session(first) as accelerator, made_once(list(members), accelerator) as wanted:
+            if not wanted:
+                continue
+            features = FrozenFeatures(first, "train", first.train_size, accelerator)
+            runs = [head_run(members[folder], folder, load_clusterbook(books[folder]), accelerator, features.grid)
+                    for folder in wanted]
+            train(runs, "head", accelerator, features)
+            for run in runs:
+                making = Making("head", run.experiment, run.folder, accelerator, {"clusterbook": books[run.folder]})
+                making.finish(features, {"head": run.state["teacher"]["head"].state_dict()},
+                              {"grid": features.grid, "bank": len(run.state.get("bank", ())),
+                               "heads_in_the_pass": len(runs)}, run=run)
     return folders
-
-
-def _fit_pass(members: dict[Path, Experiment]) -> None:
-    """The heads of a group: folder -> experiment."""
-    upstream = {folder: {"clusterbook": fit_clusterbook(experiment)} for folder, experiment in members.items()}
-    first = next(iter(members.values()))
-    with session(first) as accelerator, made_once(list(members), accelerator) as wanted:
-        if not wanted:
-            return
-        features = FrozenFeatures(first, "train", first.train_size, accelerator)
-        runs = [head_run(members[folder], folder, load_clusterbook(upstream[folder]["clusterbook"]), accelerator,
-                         features.grid) for folder in wanted]
-        train(runs, "head", accelerator, features)
-        for run in runs:
-            making = Making("head", run.experiment, run.folder, accelerator, upstream[run.folder])
-            notes = {"grid": features.grid, "bank": len(run.state["bank"]) if "bank" in run.state else 0,
-                     "heads_in_the_pass": len(runs)}
-            making.finish(features, {"head": run.state["teacher"]["head"].state_dict()}, notes, 0.0, run)
 
 
 # --- step 3: read-outs ---
@@ -152,7 +147,7 @@ def fit_probe(experiment: Experiment, making: Making) -> None:
     if not experiment.label_free:
         probes |= {f"linear.{name}": value for name, value in run.state["linear"].state_dict().items()}
     making.finish(features, {"probe": probes, "head": head.state_dict()},
-                  {"grid": features.grid} | names_of(features.dataset), 0.0, run)
+                  {"grid": features.grid} | names_of(features.dataset), run=run)
 
 
 @made("baseline")
@@ -195,9 +190,8 @@ def _evaluate_head(experiment: Experiment, making: Making) -> None:
 
 def _readouts(experiment: Experiment) -> list[str]:
     """The read-outs that `fit_probe` leaves for a run."""
-    there = {"modularity": True, "kmeans": True, "concepts": experiment.concept_readout > 0,
-             "linear": not experiment.label_free}
-    return [name for name, wanted in there.items() if wanted]
+    return (["modularity", "kmeans"] + ["concepts"] * (experiment.concept_readout > 0)
+            + ["linear"] * (not experiment.label_free))
 
 
 @made("evaluation")

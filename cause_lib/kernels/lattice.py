@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,18 +36,10 @@ class CSRMatrix:
         """table (width, c) -> (rows, c)."""
         return F.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.weights)
 
-    def scipy(self) -> Any:
-        """The same as a `scipy.sparse.csr_array`."""
-        from scipy import sparse  # half a second, and only `collapsed` needs it
-
-        ends = torch.cat([self.starts, self.starts.new_full((1,), len(self.columns))])
-        parts = (part.cpu().numpy() for part in (self.weights, self.columns, ends))
-        return sparse.csr_array(tuple(parts), shape=(len(self.starts), self.width))
-
 
 @dataclass(frozen=True)
 class Lattice:
-    """A lattice filled with n points, as what is done to a table of their values: splat, blur, slice."""
+    """A lattice filled with n points: the passes that splat, blur and slice a table of their values."""
 
     passes: tuple[CSRMatrix, ...]
 
@@ -59,8 +50,7 @@ class Lattice:
         return values
 
     def normalised(self, weight: float = 1.0) -> Lattice:
-        """The same lattice whose filter is weight N K N, with N = diag(K 1)^(-1/2), the `symmetric` normalisation of
-        Kraehenbuehl and Koltun; about what it gives to a constant is weight times that constant."""
+        """The lattice of weight N K N, N = diag(K 1)^(-1/2): the `symmetric` normalisation of Kraehenbuehl and Koltun."""
         splat, *blurs, slice_ = self.passes
         scale = self.filter(splat.weights.new_ones(splat.width, 1)).rsqrt()[:, 0]  # (n,)
         corners = len(slice_.columns) // len(slice_.starts)
@@ -68,14 +58,17 @@ class Lattice:
                         replace(slice_, weights=slice_.weights * (weight * scale).repeat_interleave(corners))))
 
     def collapsed(self) -> Lattice:
-        """The same filter as one matrix, points to points: faster where a point has few others within its Gaussian and
-        the lattice is used often."""
-        product = self.passes[0].scipy()
-        for matrix in self.passes[1:]:
-            product = matrix.scipy() @ product
+        """The same filter as one matrix, points to points: faster for few points within a Gaussian and much use."""
+        from scipy import sparse  # half a second to import
+
+        product = None
+        for one in self.passes:
+            starts = torch.cat([one.starts, one.starts.new_full((1,), len(one.columns))])
+            parts = tuple(part.cpu().numpy() for part in (one.weights, one.columns, starts))
+            matrix = sparse.csr_array(parts, shape=(len(one.starts), one.width))
+            product = matrix if product is None else matrix @ product
         product.sort_indices()
-        device = self.passes[0].weights.device
-        columns, starts, weights = (torch.from_numpy(part).to(device)
+        columns, starts, weights = (torch.from_numpy(part).to(one.weights.device)
                                     for part in (product.indices, product.indptr[:-1], product.data))
         return Lattice((CSRMatrix(columns.int(), starts.int(), weights, product.shape[1]),))
 
@@ -98,12 +91,10 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     cells, shares, rank = _simplices(features.transpose(0, 1).reshape(d, b * n))
     keys, moves = _keys(cells, rank, b)  # (d + 1, bn), and the d + 1 steps from a key to its neighbour's
     found, order = keys.flatten().sort(stable=True)
-    new = torch.ones_like(found, dtype=torch.bool)
-    torch.ne(found[1:], found[:-1], out=new[1:])
+    new = F.pad(found[1:] != found[:-1], (1, 0), value=True)
     starts = new.nonzero()[:, 0]  # (m,)
-    number = new.cumsum(0, dtype=torch.int32) - 1
-    corners = torch.empty_like(number)
-    corners[order] = number
+    corners = torch.empty_like(found, dtype=torch.int32)
+    corners[order] = new.cumsum(0, dtype=torch.int32) - 1
     splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten()[order], b * n)
     each = torch.arange(0, len(order), d + 1, dtype=torch.int32, device=order.device)
     slice_ = CSRMatrix(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))
@@ -111,10 +102,7 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
 
 
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The simplex around each point.
-
-    Args:
-        features: (d, n).
+    """The simplex around each of the points (d, n).
 
     Returns:
         cells: (d, n), the simplex's zeroth corner is (d + 1) times this.
@@ -148,8 +136,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
-    """Every corner's d coordinates (the last follows) as one integer: keys (d + 1, n) int64, and the d + 1 numbers that
-    lead from a key to that of its next neighbour along each axis."""
+    """Every corner's d coordinates (the last follows) as one integer, (d + 1, n) int64; the step to each neighbour's."""
     d, n = cells.shape
     low = cells.amin(dim=1) - 3  # room for a corner and its neighbours
     spans = ((cells.amax(dim=1) - low + 4) * (d + 1)).long().tolist()
@@ -177,22 +164,19 @@ def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[CSRMatrix
     tables += [(axis[:m], half) for axis in axes[2 * len(tables):]]
     passes = []
     for corners, weights in tables:  # (m, 3 or 9)
-        there, size = corners < m, corners.shape[1]
+        there, starts = corners < m, torch.arange(m, dtype=torch.int32, device=keys.device) * corners.shape[1]
         corners = torch.where(there, corners, corners[:, :1])  # a corner that is not there: itself, weighed 0
-        starts = torch.arange(0, m * size, size, dtype=torch.int32, device=keys.device)
         passes.append(CSRMatrix(corners.flatten(), starts, torch.where(there, weights, 0).flatten(), m))
     return passes
 
 
 def _neighbours(keys: Tensor, move: int) -> Tensor:
-    """Each corner and its neighbours on both sides along one axis, m where there is none: sorted keys (m,) ->
-    (m + 1, 3) int32."""
+    """Sorted keys (m,) -> each corner, its neighbours on both sides along an axis, m where there is none: (m + 1, 3)."""
     m, wanted = len(keys), keys + move
     here = torch.arange(m + 1, dtype=torch.int32, device=keys.device)
     at = torch.searchsorted(keys, wanted).clamp_(max=m - 1)
     at = torch.where(keys[at] == wanted, at, m)
-    forth, back = torch.full_like(here, m), torch.full_like(here, m)
-    forth[:m] = at
-    back.scatter_(0, at, here[:m])
+    forth = F.pad(at, (0, 1), value=m).int()
+    back = torch.full_like(here, m).scatter_(0, at, here[:m])
     back[m] = m
     return torch.stack([here, forth, back], dim=1)
