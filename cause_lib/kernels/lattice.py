@@ -22,15 +22,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CSRMatrix:
-    """A sparse matrix in compressed rows: row i of a product is sum_e weights[e] table[columns[e]], e from starts[i].
+    """A sparse matrix in compressed rows: row i of a product is sum_e weights[e] table[columns[e]], e from starts[i]."""
 
-    columns: (e,) int32. starts: (rows,) int32. weights: (e,) floating. width: rows of the table.
-    """
-
-    columns: Tensor
-    starts: Tensor
-    weights: Tensor
-    width: int
+    columns: Tensor  # (e,) int32
+    starts: Tensor  # (rows,) int32
+    weights: Tensor  # (e,) floating
+    width: int  # rows of the table
 
     def __call__(self, table: Tensor) -> Tensor:
         """table (width, c) -> (rows, c)."""
@@ -50,7 +47,7 @@ class Lattice:
         return values
 
     def normalised(self, weight: float = 1.0) -> Lattice:
-        """The lattice of weight N K N, N = diag(K 1)^(-1/2): the `symmetric` normalisation of Kraehenbuehl and Koltun."""
+        """The lattice of weight N K N, N = diag(K 1)^(-1/2), the symmetric one of Kraehenbuehl and Koltun."""
         splat, *blurs, slice_ = self.passes
         scale = self.filter(splat.weights.new_ones(splat.width, 1)).rsqrt()[:, 0]  # (n,)
         corners = len(slice_.columns) // len(slice_.starts)
@@ -136,7 +133,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
-    """Every corner's d coordinates (the last follows) as one integer, (d + 1, n) int64; the step to each neighbour's."""
+    """Every corner's d coordinates (the last follows) as one integer, (d + 1, n) int64; the d + 1 steps between."""
     d, n = cells.shape
     low = cells.amin(dim=1) - 3  # room for a corner and its neighbours
     spans = ((cells.amax(dim=1) - low + 4) * (d + 1)).long().tolist()
@@ -147,8 +144,8 @@ def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
     stride = torch.tensor(strides[:d], device=cells.device)
     key = ((cells - low[:, None]).long() * (stride * (d + 1))[:, None]).sum(dim=0)  # (n,)
     key += torch.arange(b, device=cells.device).repeat_interleave(n // b) * strides[d]
-    last = torch.cat([stride * (d + 1), stride.new_zeros(1)])[:, None].expand(d + 1, n)
-    steps = torch.empty_like(last, memory_format=torch.contiguous_format).scatter_(0, rank, last)  # by rank
+    last = F.pad(stride * (d + 1), (0, 1))[:, None].expand(d + 1, n)
+    steps = torch.empty_like(rank).scatter_(0, rank, last)  # by rank
     one = sum(strides[:d])
     # Corner r is corner r - 1 plus one in every coordinate, less d + 1 in the coordinate of rank d + 1 - r.
     keys = torch.cat([key[None], one - steps[1:].flip(0)]).cumsum(dim=0)
@@ -158,7 +155,13 @@ def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
 def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[CSRMatrix]:
     """Blurring along all axes, two a pass: sorted keys (m,) -> sums over the m corners."""
     m, half = len(keys), torch.tensor([1, 0.5, 0.5], dtype=dtype, device=keys.device)
-    axes = [_neighbours(keys, move) for move in moves]  # (m + 1, 3) each
+    here, axes = torch.arange(m + 1, dtype=torch.int32, device=keys.device), []
+    for move in moves:  # each corner and its neighbours on both sides along one axis, m where there is none
+        at = torch.searchsorted(keys, keys + move).clamp_(max=m - 1)
+        at = torch.where(keys[at] == keys + move, at, m)
+        back = torch.full_like(here, m).scatter_(0, at, here[:m])
+        back[m] = m
+        axes.append(torch.stack([here, F.pad(at, (0, 1), value=m).int(), back], dim=1))  # (m + 1, 3)
     tables = [(first[second[:m]].flatten(1), torch.outer(half, half).flatten())
               for first, second in zip(axes[::2], axes[1::2])]
     tables += [(axis[:m], half) for axis in axes[2 * len(tables):]]
@@ -168,15 +171,3 @@ def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[CSRMatrix
         corners = torch.where(there, corners, corners[:, :1])  # a corner that is not there: itself, weighed 0
         passes.append(CSRMatrix(corners.flatten(), starts, torch.where(there, weights, 0).flatten(), m))
     return passes
-
-
-def _neighbours(keys: Tensor, move: int) -> Tensor:
-    """Sorted keys (m,) -> each corner, its neighbours on both sides along an axis, m where there is none: (m + 1, 3)."""
-    m, wanted = len(keys), keys + move
-    here = torch.arange(m + 1, dtype=torch.int32, device=keys.device)
-    at = torch.searchsorted(keys, wanted).clamp_(max=m - 1)
-    at = torch.where(keys[at] == wanted, at, m)
-    forth = F.pad(at, (0, 1), value=m).int()
-    back = torch.full_like(here, m).scatter_(0, at, here[:m])
-    back[m] = m
-    return torch.stack([here, forth, back], dim=1)

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,15 +31,11 @@ from cause_lib.runs.saved import open_backbone, refused
 from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, locked, new_artefact, read_record,
                                   write_record)
 
-T = TypeVar("T")
 SAMPLE_POINTS, SAMPLE_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
 
 
-def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """The same items, each fetched by a thread while the `depth` before it are used; what fetching raises comes along.
-
-    The thread ends with the items, or once nobody wants more of them.
-    """
+def ahead(items: Iterable, depth: int = 2) -> Iterator:
+    """The same items, each fetched by a thread while the `depth` before it are used; its errors are raised here."""
     items, end = iter(items), object()
     pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
     try:
@@ -93,7 +88,8 @@ def open_dataset(experiment: Experiment, role: str, image_size: int) -> Segmenta
 class FrozenFeatures:
     """Tokens of the views of a data set, from disk or straight from the backbone.
 
-    Attributes: `grid` rows and columns of patches, `dim` d, `weights` {"name", "sha256", "description"}; `len()` views.
+    Attributes: `grid` rows and columns of patches, `dim` d, `weights` {"name", "sha256", "description"}, `cached`:
+    whether they are on disk; `len()` views.
     """
 
     def __init__(self, experiment: Experiment, role: str, image_size: int, accelerator: Accelerator, *,
@@ -107,7 +103,7 @@ class FrozenFeatures:
         """
         self.experiment, self.accelerator, self.mirrored = experiment, accelerator, mirrored
         self.dataset, self.image_size = open_dataset(experiment, role, image_size), image_size
-        self._tokens: np.ndarray | None = None
+        self.cached = False
         key = experiment.key("features") | {
             "role": role, "size": image_size, "mirrored": mirrored, "views": self.dataset.names,
             "data": self.dataset.fingerprint, "crop_ratio": experiment.crop_ratio,
@@ -132,6 +128,7 @@ class FrozenFeatures:
             self._tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)  # (views, n, d)
             if self._tokens.shape != self._shape or self._tokens.dtype != np.float32:
                 raise InputError(f"{self._tokens.shape} of {self._tokens.dtype} instead of {self._shape} of float32")
+        self.cached = True
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -140,11 +137,6 @@ class FrozenFeatures:
     def _shape(self) -> tuple[int, int, int]:
         """Of all tokens: (views, n, d)."""
         return len(self), self.grid[0] * self.grid[1], self.dim
-
-    @property
-    def cached(self) -> bool:
-        """Whether the tokens are on disk."""
-        return self._tokens is not None
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -180,10 +172,7 @@ class FrozenFeatures:
 
     @torch.no_grad()
     def sample(self, head: nn.Module | None = None) -> Tensor:
-        """Tokens, or a head's features, of random patches of random views: (m, d or r) float32.
-
-        Each process takes them all: there are few of them, and k-means needs them in one place.
-        """
+        """Tokens, or a head's features, of random patches of random views, in each process: (m, d or r) float32."""
         generator = generator_for(self.experiment, "sample")
         views = torch.randperm(len(self), generator=generator)[:SAMPLE_VIEWS].sort().values
         n, points, batches = self._shape[1], [], views.split(self.experiment.batch_size)

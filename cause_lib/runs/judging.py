@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,11 @@ def judge(making: Making, method: str, head: nn.Module | None, readouts: dict[st
     each, since = batch_pictures(experiment, width), done
     batches = torch.arange(done, total).split(each)[accelerator.process_index::accelerator.num_processes]
     bar = tqdm(total=total, initial=done, desc=f"judge {method}", leave=False, disable=not accelerator.is_main_process)
-    for views, (items, tokens, mirrored) in zip(batches, _look(seen, mirror, batches)):
+    if seen.cached and mirror.cached:
+        looks = zip(seen.pictures(batches), seen.stream(batches), mirror.stream(batches))
+    else:  # no picture is read twice
+        looks = ((items, seen.see(items["image"]), mirror.see(items["image"])) for items in seen.pictures(batches))
+    for views, (items, tokens, mirrored) in zip(batches, looks):
         masks = predict(items["image"], tokens, mirrored, seen.grid, head, probes, crf=crf,
                         smoothing=0.0 if head is None else experiment.smoothing,
                         iterations=experiment.crf_iterations, backend=experiment.crf_backend)
@@ -77,47 +80,45 @@ def judge(making: Making, method: str, head: nn.Module | None, readouts: dict[st
 class Tally:
     """What an evaluation counts and keeps, by the names of its rows: `modularity`, `modularity.crf` and so on.
 
-    Attributes: `rows` (name -> read-out, with CRF), `metrics` a row, `gallery` (name -> kept pictures and masks, of the
-    test pictures `kept`), `wins` (k,), how many patches each prototype is the nearest of.
+    Attributes: `rows` (name -> read-out, with CRF, metrics), `gallery` (name -> kept pictures and masks, of the test
+    pictures `kept`), `wins` (k,), how many patches each prototype is the nearest of.
     """
 
     def __init__(self, making: Making, dataset: SegmentationDataset, readouts: list[str], crf: bool) -> None:
         self.making, self.readouts, device = making, readouts, making.accelerator.device
-        total, size = len(dataset), making.experiment.image_size
-        self.rows = {name + ".crf" * with_crf: (name, with_crf)
-                     for name in readouts for with_crf in ((False, True) if crf else (False,))}
-        self.metrics = {row: SegmentationMetrics(dataset.num_classes, match=name != "linear")
-                        for row, (name, _) in self.rows.items()}
-        self.kept = [i * total // GALLERY for i in range(GALLERY)] if total > GALLERY else list(range(total))
-        self.gallery = {"image": torch.zeros(len(self.kept), 3, size, size, dtype=torch.uint8, device=device)}
-        self.gallery |= {name: torch.zeros(len(self.kept), size, size, dtype=torch.int16, device=device)
+        size, places = making.experiment.image_size, min(GALLERY, len(dataset))
+        self.rows = {name + ".crf" * with_crf: (
+            name, with_crf, SegmentationMetrics(dataset.num_classes, match=name != "linear"))
+            for name in readouts for with_crf in ((False, True) if crf else (False,))}
+        self.kept = [i * len(dataset) // places for i in range(places)]
+        self.gallery = {"image": torch.zeros(places, 3, size, size, dtype=torch.uint8, device=device)}
+        self.gallery |= {name: torch.zeros(places, size, size, dtype=torch.int16, device=device)
                          for name in ("label", *self.rows)}
         self.wins = torch.zeros(making.experiment.num_concepts, dtype=torch.int64, device=device)
 
     def add(self, first: int, items: dict[str, Tensor], masks: dict[bool, Tensor], concepts: Tensor | None) -> None:
         """A batch of test pictures from number `first` on: its masks (b, s, h, w), and its patches' concepts (b, n)."""
-        images, labels = items["image"], items["label"]  # (b, 3, h, w), (b, h, w)
-        places = [(place, i - first) for place, i in enumerate(self.kept) if first <= i < first + len(images)]
-        for place, i in places:
-            self.gallery["image"][place], self.gallery["label"][place] = (images[i] * 255).round(), labels[i]
-        for row, (name, with_crf) in self.rows.items():
-            mask = masks[with_crf][:, self.readouts.index(name)]  # (b, h, w)
-            self.metrics[row].update(mask, labels)
-            for place, i in places:
-                self.gallery[row][place] = mask[i]
+        new = {"image": (items["image"] * 255).round(), "label": items["label"]}  # (b, 3, h, w), (b, h, w)
+        for row, (name, with_crf, metrics) in self.rows.items():
+            new[row] = masks[with_crf][:, self.readouts.index(name)]  # (b, h, w)
+            metrics.update(new[row], items["label"])
+        for place, i in enumerate(self.kept):
+            if first <= i < first + len(items["label"]):
+                for name, value in new.items():
+                    self.gallery[name][place] = value[i - first]
         if concepts is not None:
             self.wins += count(concepts, len(self.wins))
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, by the names of the checkpoint."""
         return ({"wins": self.wins} | {f"gallery/{name}": value for name, value in self.gallery.items()}
-                | {f"counts/{row}": metrics.counts for row, metrics in self.metrics.items()})
+                | {f"counts/{row}": metrics.counts for row, (*_, metrics) in self.rows.items()})
 
     def take(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         self.wins = tensors["wins"].to(self.wins.device)
         self.gallery = {name: tensors[f"gallery/{name}"].to(self.wins.device) for name in self.gallery}
-        for row, metrics in self.metrics.items():
+        for row, (*_, metrics) in self.rows.items():
             metrics.counts = tensors[f"counts/{row}"]
 
     def restore(self) -> tuple[int, float]:
@@ -137,9 +138,8 @@ class Tally:
         self.take(total_counts(making.accelerator, self.tensors()))
         gallery = {name: value.cpu() for name, value in self.gallery.items()} | {"index": torch.tensor(self.kept)}
         results, found = [], []
-        for row, (name, with_crf) in self.rows.items():
-            pixels, numbers = self.metrics[row].pixels, self.metrics[row].compute()
-            use = health.in_use(pixels)
+        for row, (name, with_crf, counted) in self.rows.items():
+            pixels, numbers, use = counted.pixels, counted.compute(), health.in_use(counted.pixels)
             results.append({"method": method, "readout": name, "crf": with_crf, "num_clusters": dataset.num_classes}
                            | numbers | {"dead_clusters": (pixels == 0).nonzero().flatten().tolist(),
                                         "dead_share": use["dead_share"], "effective_clusters": use["effective"]})
@@ -151,19 +151,9 @@ class Tally:
             "classes": dataset.classes, "colors": dataset.colors.tolist(), "labelled": dataset.has_labels,
             "skipped": {"count": len(dataset.skipped), "pictures": dict(dataset.skipped)}}}
         if concepts:
-            metrics["concepts"] = {"used": int((self.wins > 0).sum()), "num_concepts": experiment.num_concepts}
-            metrics["concepts"] |= health.in_use(self.wins)
+            metrics["concepts"] = health.in_use(self.wins) | {"used": int((self.wins > 0).sum()),
+                                                              "num_concepts": experiment.num_concepts}
         making.finish(seen, {"gallery": gallery}, notes, seconds, found=found, metrics=metrics)
-
-
-def _look(seen: FrozenFeatures, mirror: FrozenFeatures,
-          batches: Sequence[Tensor]) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
-    """Batch after batch: its items, its tokens and those of its mirror image; no picture is read twice."""
-    if seen.cached and mirror.cached:
-        yield from zip(seen.pictures(batches), seen.stream(batches), mirror.stream(batches))
-    else:
-        for items in seen.pictures(batches):
-            yield items, seen.see(items["image"]), mirror.see(items["image"])
 
 
 def batch_pictures(experiment: Experiment, width: int) -> int:

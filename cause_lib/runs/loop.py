@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 from cause_lib.clusterbook import thin_grid
 from cause_lib.config import Experiment
 from cause_lib.errors import RunError
-from cause_lib.runs.parallel import current_part, part_of
+from cause_lib.runs.parallel import WHOLE, Part, part_of
 from cause_lib.runs.saved import refused
 from cause_lib.runs.store import checkpoint_path, load_checkpoint, save_checkpoint
 
@@ -99,29 +99,20 @@ def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> l
 class Run:
     """One model in a training loop.
 
-    Args:
-        experiment: its settings.
-        folder: where its artefact will go, its checkpoint beside that.
-        steps: updates to make.
-        state: what learns or remembers, by name; each has state_dict() and load_state_dict().
-        optimizer: of what learns.
-        update: (tokens, step) -> detached loss; makes one update and leaves the tokens as they are. Of several
-            processes each gets the tokens of its part, and gives its part of the loss.
-        scaler: of fp16 losses, one a model; None in other precisions.
-
-    Attributes: `done` updates, the `seconds` that they took, their `losses` (steps,) float32.
+    `update`, (tokens, step, part) -> detached loss, makes one update and leaves the tokens as they are. Of several
+    processes each gets the tokens of its part, and gives its part of the loss.
     """
 
     experiment: Experiment
-    folder: Path
-    steps: int
-    state: dict[str, Any]
+    folder: Path  # where its artefact will go, its checkpoint beside that
+    steps: int  # updates to make
+    state: dict[str, Any]  # what learns or remembers, by name; each has state_dict() and load_state_dict()
     optimizer: torch.optim.Optimizer
-    update: Callable[[Tensor, int], Tensor]
-    scaler: Any = None
-    done: int = field(default=0, init=False)
-    seconds: float = field(default=0.0, init=False)
-    losses: Tensor = field(init=False)
+    update: Callable[[Tensor, int, Part], Tensor]
+    scaler: Any = None  # of fp16 losses, one a model; None in other precisions
+    done: int = field(default=0, init=False)  # updates
+    seconds: float = field(default=0.0, init=False)  # that they took
+    losses: Tensor = field(init=False)  # (steps,) float32
 
     @property
     def history(self) -> dict[str, list]:
@@ -138,11 +129,7 @@ class Run:
                         tensors | {"losses": self.losses})
 
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one.
-
-        Raises:
-            ValueError: it is another model's, which nobody but a person can have put there.
-        """
+        """Go on from the checkpoint, if there is one; ValueError where a person has put another model's there."""
         if (saved := load_checkpoint(self.folder)) is None:
             return
         record, tensors = saved
@@ -161,12 +148,13 @@ class Run:
             self.done, self.seconds = record["done"], record["seconds"]
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None = None, scaler: Any = None) -> None:
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None, scaler: Any = None,
+            part: Part = WHOLE) -> None:
     """One step of the optimiser down the loss, summed over all processes' parts; `clip` bounds its gradient's norm."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
     (loss if scaler is None else scaler.scale(loss)).backward()
-    current_part().total_gradients(parameters)
+    part.total_gradients(parameters)
     if scaler is not None:
         scaler.unscale_(optimizer)
     if clip is not None:
@@ -187,8 +175,7 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
 
     Args:
         runs: models that see the same batches: their experiments agree in `PASS_FIELDS`.
-        thinned: give `update` only the thinned grid's tokens, (b, n', d), drawn as the first run draws, instead of all,
-            (b, n, d).
+        thinned: give `update` the tokens of a thinned grid alone, (b, n', d), drawn as the first run draws.
 
     Raises:
         RuntimeError: a loss is no longer finite. That run's checkpoint is removed, the others' stay.
@@ -197,8 +184,7 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
     for run in runs:
         run.losses = torch.zeros(run.steps, device=accelerator.device)
         run.restore()
-    first, last = min(run.done for run in runs), max(run.steps for run in runs)
-    experiment = runs[0].experiment
+    first, last, experiment = min(run.done for run in runs), max(run.steps for run in runs), runs[0].experiment
     batches = batches_for(experiment, stage, len(features), last)[first:]
     patches = [thin_grid(features.grid, experiment.thin, generator_for(experiment, stage, step))
                for step in range(first, last)] if thinned else None
@@ -210,7 +196,7 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
         for run in busy:
             torch.manual_seed(seed_for(run.experiment, stage, step))  # dropout
             with part.taken():
-                run.losses[step] = part.total(run.update(tokens, step))
+                run.losses[step] = part.total(run.update(tokens, step, part))
             run.done = step + 1
         spent, then = time.monotonic() - then, time.monotonic()
         for run in busy:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 from accelerate import Accelerator
@@ -49,25 +48,21 @@ class Part:
         return x if self.size is None else reduce(x.detach(), "sum")
 
     def gather(self, x: Tensor) -> Tensor:
-        """This process's pictures (b', ...) -> the whole batch (b, ...), the same in all; no gradient passes.
-
-        A sum with zeros for the others' pictures: it takes parts of any size, where an all-gather wants them equal.
-        """
+        """This process's pictures (b', ...) -> the whole batch (b, ...), the same in all; no gradient passes."""
         if self.size is None:
             return x
-        whole = x.new_zeros(self.size, *x.shape[1:])
+        whole = x.new_zeros(self.size, *x.shape[1:])  # for a sum: an all-gather wants parts of one size
         whole[self.first:self.last] = x.detach()
         return self.total(whole)
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """Until this ends, it is the `current_part`, and dropout is that of its pictures."""
-        part, rows = _CURRENT.set(self), ROWS.set(None if self.size is None else (self.first, self.size))
+        """Until this ends, dropout is that of its pictures."""
+        before = ROWS.set(None if self.size is None else (self.first, self.size))
         try:
             yield
         finally:
-            _CURRENT.reset(part)
-            ROWS.reset(rows)
+            ROWS.reset(before)
 
     def total_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Every parameter's gradient becomes its sum over all processes, in one all-reduce."""
@@ -77,7 +72,6 @@ class Part:
 
 
 WHOLE = Part()
-_CURRENT: ContextVar[Part] = ContextVar("part", default=WHOLE)
 
 
 def part_of(accelerator: Accelerator, size: int) -> Part:
@@ -87,11 +81,6 @@ def part_of(accelerator: Accelerator, size: int) -> Part:
         raise InputError(f"Batches of {size} pictures cannot be shared out between {count} processes: "
                          f"start at most {size} of them, or train on larger batches (batch_size, train_images).")
     return WHOLE if count == 1 else Part(i * size // count, (i + 1) * size // count, size)
-
-
-def current_part() -> Part:
-    """What this process has of the batch that is worked on: all of it, unless a part is `taken`."""
-    return _CURRENT.get()
 
 
 def total_counts(accelerator: Accelerator, counts: dict[str, Tensor]) -> dict[str, Tensor]:

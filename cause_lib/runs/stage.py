@@ -79,12 +79,11 @@ def made(stage: str, **needs: Callable[[Experiment], Path]) -> Callable[[Callabl
         @functools.wraps(make, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
         def run(experiment: Experiment) -> Path:
             folder = folder_of(experiment, stage)
-            if is_made(folder):
-                return folder
-            upstream = {name: before(experiment) for name, before in needs.items()}
-            with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
-                if wanted:
-                    make(experiment, Making(stage, experiment, folder, accelerator, upstream))
+            if not is_made(folder):
+                upstream = {name: before(experiment) for name, before in needs.items()}
+                with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
+                    if wanted:
+                        make(experiment, Making(stage, experiment, folder, accelerator, upstream))
             return folder
 
         del run.__wrapped__  # its signature is (experiment), not that of `make`
