@@ -40,8 +40,7 @@ def crf_backends() -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10,
-              backend: str = "torch") -> Tensor:
+def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10, backend: str = "torch") -> Tensor:
     """Mean-field marginals of the dense CRF above.
 
     Args:
@@ -57,17 +56,17 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
     Raises:
         ValueError: shapes do not agree, or the backend is unknown. RuntimeError: the backend is not installed.
     """
-    if images.ndim != 4 or log_probabilities.ndim not in (4, 5) or len(images) != len(log_probabilities) \
-            or images.shape[1] != 3 or images.shape[2:] != log_probabilities.shape[-2:]:
+    shape = tuple(log_probabilities.shape)
+    if len(shape) not in (4, 5) or tuple(images.shape) != (shape[0], 3, *shape[-2:]):
         raise InputError(f"dense_crf needs images (b, 3, h, w) and log_probabilities (b, c, h, w) or (b, s, c, h, w), "
-                         f"not {tuple(images.shape)} and {tuple(log_probabilities.shape)}.")
+                         f"not {tuple(images.shape)} and {shape}.")
     if backend not in ("torch", "pydensecrf"):
         raise InputError(f"Unknown CRF backend {backend!r}: there are 'torch' and 'pydensecrf'.")
     if backend not in crf_backends():
         raise RunError("pydensecrf is not installed: `make book` builds it where there is a C++ compiler; "
                        "without it, set crf_backend to 'torch'.")
     colours = (images.to(log_probabilities.device) * 255).round().clamp(0, 255)  # (b, 3, h, w)
-    unary = log_probabilities.float() if log_probabilities.ndim == 5 else log_probabilities.float()[:, None]
+    unary = log_probabilities.float().view(shape[0], -1, *shape[-3:])  # (b, s, c, h, w)
     if backend == "torch":
         many = max(1, _PIXELS["cuda" if colours.is_cuda else "cpu"] // colours[0, 0].numel())
         with torch.autocast(colours.device.type, enabled=False):
@@ -76,7 +75,7 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
     else:
         pairs = zip(colours.byte().permute(0, 2, 3, 1).cpu().numpy(), -unary.cpu().numpy())
         marginals = torch.from_numpy(np.stack([_pydensecrf(*pair, iterations) for pair in pairs]))
-    return marginals.to(log_probabilities.device).view(log_probabilities.shape)
+    return marginals.to(log_probabilities.device).view(shape)
 
 
 def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:

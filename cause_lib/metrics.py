@@ -8,9 +8,8 @@ A class that occurs nowhere in the labels gets a cluster too. Pixels that this c
 classes, but its own IoU, which is 0, is not in the mean. `miou_all` is the mean with it, over every class that has a
 labelled pixel or was given one: never above `miou`, and equal to it where every class occurs.
 
-Where two matchings match equally many pixels, pixel accuracy is the same by either and mIoU need not be: SciPy's first
-is taken, which depends on the numbers of the clusters. The counts stay on the masks' device up to the end: a GPU never
-waits to be counted.
+Of matchings that match equally many pixels, which may differ in mIoU, SciPy's first is taken, and that depends on the
+numbers of the clusters. The counts stay on the masks' device up to the end: a GPU never waits to be counted.
 """
 
 from __future__ import annotations
@@ -73,11 +72,9 @@ class SegmentationMetrics:
         matched = np.zeros_like(counts)
         matched[assignment] = counts  # row c is now the cluster that means class c
         hits = np.diagonal(matched).astype(np.float64)
-        pixels = matched.sum(axis=0)
-        union = pixels + matched.sum(axis=1) - hits
+        pixels, total = matched.sum(axis=0), int(counts.sum())
+        union, occurs = pixels + matched.sum(axis=1) - hits, pixels > 0
         iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-        occurs = pixels > 0
-        total = int(counts.sum())
         return {
             "miou": float(iou[occurs].mean()) if total else None,
             "miou_all": float(iou[union > 0].mean()) if total else None,
@@ -104,11 +101,8 @@ def count(ids: Tensor, size: int) -> Tensor:
 
 
 def effective_number(counts: Tensor) -> float:
-    """How many equally frequent ones would be as varied: exp of the entropy of counts (k,), in [1, k] (Hill 1973).
-
-    Raises:
-        ValueError: all counts are 0.
-    """
+    """How many equally frequent ones would be as varied: exp of the entropy of counts (k,), in [1, k] (Hill 1973);
+    ValueError where all are 0."""
     if not bool(counts.any()):
         raise InputError("effective_number needs at least one count above 0.")
     return float(torch.special.entr(counts.double() / counts.sum()).sum().exp())

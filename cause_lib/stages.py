@@ -7,11 +7,10 @@
     fit_baseline      k-means on the raw tokens
     evaluate, evaluate_baseline   masks, dense CRF, one Hungarian matching, numbers
 
-Each takes an `Experiment`, runs what it needs upstream if that is missing, and returns the folder of its artefact
-(runs/stage.py). The same experiment again costs nothing; a killed stage goes on from its checkpoint and ends with the
-same bits (runs/loop.py). Several processes share the pictures between them (runs/parallel.py).
-
-The training step of each, where Eq. 3 and Eq. 4 are used, is in steps.py.
+The training step of each, where Eq. 3 and Eq. 4 are used, is in steps.py. Each takes an `Experiment`, runs what it
+needs upstream if that is missing, and returns the folder of its artefact (runs/stage.py). The same experiment again
+costs nothing; a killed stage goes on from its checkpoint and ends with the same bits (runs/loop.py). Several processes
+share the pictures between them (runs/parallel.py).
 """
 
 from __future__ import annotations
@@ -45,8 +44,6 @@ __all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "first_pr
 START_POINTS = 25_600  # tokens of which prototypes, or features of which concepts, are made
 
 
-# --- step 1: the clusterbook ---
-
 @made("clusterbook")
 def fit_clusterbook(experiment: Experiment, making: Making) -> None:
     """Step 1: the concept clusterbook. The folder holds `clusterbook.safetensors` with `prototypes` (k, d)."""
@@ -73,8 +70,6 @@ def first_prototypes(experiment: Experiment, features: FrozenFeatures) -> Tensor
     return cosine_kmeans(tokens, experiment.num_concepts, restarts=1, iterations=3, generator=generator)
 
 
-# --- step 2: the head ---
-
 def fit_head(experiment: Experiment) -> Path:
     """Step 2: the segmentation head. The folder holds the teacher, `head.safetensors`."""
     return fit_heads([experiment])[0]
@@ -84,11 +79,8 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
     """Step 2 of several experiments, each batch of tokens computed, or read, once for all heads that see it.
 
     Heads that agree in `PASS_FIELDS` share a pass, whatever their kind, thresholds, widths, updates or seeds (with
-    `order_seed` and `train_size` set the same); heads that do not are trained one group after the other. Each
-    artefact holds the bits that `fit_head` alone gives; those that are there already are left as they are.
-
-    Returns:
-        The folders of `fit_head`, in the order of the experiments.
+    `order_seed` and `train_size` set the same); heads that do not are trained one group after the other. Each artefact
+    holds the bits that `fit_head` alone gives. Returns the folders, in the order of the experiments.
     """
     folders = [folder_of(experiment, "head") for experiment in experiments]
     groups: dict[tuple, dict[Path, Experiment]] = {}
@@ -112,8 +104,6 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
                                "heads_in_the_pass": len(runs)}, run=run)
     return folders
 
-
-# --- step 3: read-outs ---
 
 @made("probe", head=fit_head)
 def fit_probe(experiment: Experiment, making: Making) -> None:
@@ -155,9 +145,8 @@ def fit_baseline(experiment: Experiment, making: Making) -> None:
     """The tables' baseline: k-means on the raw tokens. The folder holds `probe.safetensors` with `kmeans` (c, d)."""
     started = time.monotonic()
     features = FrozenFeatures(experiment, "train", experiment.image_size, making.accelerator)
-    _, centroids = _kmeans(experiment, features)
-    making.finish(features, {"probe": {"kmeans": centroids}}, {"grid": features.grid} | names_of(features.dataset),
-                  time.monotonic() - started)
+    making.finish(features, {"probe": {"kmeans": _kmeans(experiment, features)[1]}},
+                  {"grid": features.grid} | names_of(features.dataset), time.monotonic() - started)
 
 
 def _kmeans(experiment: Experiment, features: FrozenFeatures, head: nn.Module | None = None) -> tuple[Tensor, Tensor]:
@@ -166,8 +155,6 @@ def _kmeans(experiment: Experiment, features: FrozenFeatures, head: nn.Module | 
     return points, cosine_kmeans(points, features.dataset.num_classes, restarts=experiment.kmeans_restarts,
                                  generator=generator_for(experiment, "k-means"))
 
-
-# --- evaluation ---
 
 def evaluate(experiment: Experiment) -> Path:
     """Judge the head's read-outs on the test split, the baseline beside it; the folder holds `metrics.json`.

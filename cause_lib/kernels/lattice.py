@@ -22,7 +22,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CSRMatrix:
-    """A sparse matrix in compressed rows: row i of a product is sum_e weights[e] table[columns[e]], e from starts[i]."""
+    """A sparse matrix by rows: row i of a product is sum_e weights[e] table[columns[e]], for e from starts[i] on."""
 
     columns: Tensor  # (e,) int32
     starts: Tensor  # (rows,) int32
@@ -71,13 +71,10 @@ class Lattice:
 
 
 def permutohedral_lattice(features: Tensor) -> Lattice:
-    """The lattice of a batch of point sets, which do not see each other.
+    """The lattice of the b n points of a batch of point sets, one after the other, which do not see each other.
 
     Args:
         features: (b, d, n) floating, in standard deviations of the Gaussian.
-
-    Returns:
-        A `Lattice` of the b n points, picture after picture.
 
     Raises:
         ValueError: a feature is not finite or beyond 2^20, or they span too many cells to be numbered with 62 bits.
@@ -90,8 +87,7 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     found, order = keys.flatten().sort(stable=True)
     new = F.pad(found[1:] != found[:-1], (1, 0), value=True)
     starts = new.nonzero()[:, 0]  # (m,)
-    corners = torch.empty_like(found, dtype=torch.int32)
-    corners[order] = new.cumsum(0, dtype=torch.int32) - 1
+    corners = torch.empty_like(found, dtype=torch.int32).scatter_(0, order, new.cumsum(0, dtype=torch.int32) - 1)
     splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten()[order], b * n)
     each = torch.arange(0, len(order), d + 1, dtype=torch.int32, device=order.device)
     slice_ = CSRMatrix(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))

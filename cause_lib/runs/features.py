@@ -53,9 +53,6 @@ def read_batches(dataset: Dataset, batches: Sequence[Tensor], accelerator: Accel
 
     Yields:
         {"image": (b, 3, h, w) float32 in [0, 1], "label": (b, h, w) int64, "index": (b,)} on the accelerator's device.
-
-    Raises:
-        ValueError, FileNotFoundError: as the data set says it, wherever it was read.
     """
     # A generator of its own: a loader draws a seed, and the global random numbers belong to the training loop.
     loader = DataLoader(batches, batch_size=None, num_workers=num_workers, collate_fn=partial(_items_of, dataset),
@@ -76,20 +73,18 @@ def _items_of(dataset: Dataset, views: Tensor) -> dict[str, Tensor] | Exception:
 
 def open_dataset(experiment: Experiment, role: str, image_size: int) -> SegmentationDataset:
     """The pictures of a run: role `train` gives its training views, `test` the whole pictures it is judged on."""
-    training = role == "train"
-    return load_dataset(experiment.dataset, experiment.train_split if training else experiment.test_split,
-                        image_size=image_size, folder=experiment.folder,
-                        crops=experiment.crops if training else "none", crop_ratio=experiment.crop_ratio,
-                        limit=experiment.train_images if training else experiment.test_images,
-                        num_classes=experiment.num_classes, resize=experiment.resize,
-                        allow_corrupt=experiment.allow_corrupt)
+    split, crops, limit = {"train": (experiment.train_split, experiment.crops, experiment.train_images),
+                           "test": (experiment.test_split, "none", experiment.test_images)}[role]
+    return load_dataset(experiment.dataset, split, image_size=image_size, folder=experiment.folder, crops=crops,
+                        crop_ratio=experiment.crop_ratio, limit=limit, num_classes=experiment.num_classes,
+                        resize=experiment.resize, allow_corrupt=experiment.allow_corrupt)
 
 
 class FrozenFeatures:
     """Tokens of the views of a data set, from disk or straight from the backbone.
 
-    Attributes: `grid` rows and columns of patches, `dim` d, `weights` {"name", "sha256", "description"}, `cached`:
-    whether they are on disk; `len()` views.
+    Attributes: `grid` rows and columns of patches, `dim` d, `weights` {"name", "sha256", "description"}, whether they
+    are `cached` on disk; `len()` views.
     """
 
     def __init__(self, experiment: Experiment, role: str, image_size: int, accelerator: Accelerator, *,
@@ -144,13 +139,11 @@ class FrozenFeatures:
         return open_backbone(self.experiment, self.image_size).to(self.accelerator.device)
 
     def stream(self, batches: Sequence[Tensor], patches: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
-        """The tokens of batch after batch, on the run's device.
+        """The tokens of batch after batch, on the run's device: (b, n or n', d) float32.
 
         Args:
-            batches: for each batch its views, (b,) int64. patches: for each batch the patches wanted, (n',) int64.
-
-        Yields:
-            (b, n or n', d) float32.
+            batches: of each its views, (b,) int64.
+            patches: of each those that are wanted, (n',) int64; None: all.
         """
         wanted = [None] * len(batches) if patches is None else patches
         if self.cached:

@@ -23,17 +23,13 @@ from cause_lib.metrics import effective_number
 DEAD_PROTOTYPES = 0.95  # share; hardly more concepts are left than there are classes
 DEAD_CLUSTERS = 0.5  # share; no matching of clusters finds most of the classes
 PARALLEL = 0.9  # cosine; far above phi+ = 0.3: every pair of concepts is positive
-
 ADVICE = {"published": 'try recipe="alive" (chapter 9)',
           "alive": "try fewer of them (num_concepts, num_classes), more pictures, or another backbone"}  # by recipe
 
 
 def in_use(counts: Tensor) -> dict[str, Any]:
-    """Usage of prototypes or clusters, from how many patches or pixels each has: counts (k,).
-
-    Returns:
-        dead: how many have none; dead_share: of all, in [0, 1]; effective: None where all counts are 0.
-    """
+    """Usage of prototypes or clusters, from how many patches or pixels each has, counts (k,): how many are `dead`, the
+    `dead_share` of all, in [0, 1], and the `effective` number, None where all counts are 0."""
     dead = int((counts == 0).sum())
     return {"dead": dead, "dead_share": dead / len(counts),
             "effective": effective_number(counts) if dead < len(counts) else None}
@@ -41,23 +37,20 @@ def in_use(counts: Tensor) -> dict[str, Any]:
 
 def of_prototypes(prototypes: Tensor, used: int, patches: int, recipe: str) -> list[str]:
     """After step 1: prototypes (k, d), of which `used` are nearest to at least one of so many training patches."""
-    k, found = len(prototypes), []
-    if k - used > DEAD_PROTOTYPES * k:
-        found.append(f"{k - used} of {k} prototypes are nearest to none of {patches} training patches")
-    unit = F.normalize(prototypes.detach().double(), dim=-1)
+    k, unit = len(prototypes), F.normalize(prototypes.detach().double(), dim=-1)
     parallel = float((unit.sum(dim=0).square().sum() - k) / (k * (k - 1))) if k > 1 else 0.0
-    if parallel > PARALLEL:
-        found.append(f"The {k} prototypes are nearly all parallel, with a mean cosine of {parallel:.2f}")
-    return [f"{sentence}: {ADVICE[recipe]}." for sentence in found]
+    found = {f"{k - used} of {k} prototypes are nearest to none of {patches} training patches":
+             k - used > DEAD_PROTOTYPES * k,
+             f"The {k} prototypes are nearly all parallel, with a mean cosine of {parallel:.2f}": parallel > PARALLEL}
+    return [f"{sentence}: {ADVICE[recipe]}." for sentence, holds in found.items() if holds]
 
 
 def of_losses(stage: str, losses: Sequence[float], recipe: str) -> list[str]:
     """After a stage of training: a loss that is the same at every update has no gradient."""
     if len(losses) < 2 or min(losses) != max(losses):
         return []
-    why = ("no anchor had a positive, or the features did not change" if stage == "head" else
-           "no patch had a positive affinity")
-    return [f"Stage {stage} learned nothing, its loss was {losses[0] + 0.0:g} at all {len(losses)} updates ({why}): "
+    why = "anchor had a positive, or the features did not change" if stage == "head" else "patch had positive affinity"
+    return [f"Stage {stage} learned nothing, its loss was {losses[0] + 0.0:g} at all {len(losses)} updates (no {why}): "
             f"{ADVICE[recipe]}."]
 
 

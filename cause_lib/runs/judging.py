@@ -19,12 +19,12 @@ from cause_lib.clusterbook import Clusterbook
 from cause_lib.config import Experiment
 from cause_lib.crf import crf_backends
 from cause_lib.data import SegmentationDataset
-from cause_lib.errors import InputError
 from cause_lib.masks import predict
 from cause_lib.metrics import SegmentationMetrics, count
 from cause_lib.runs import health
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.parallel import total_counts
+from cause_lib.runs.saved import refused
 from cause_lib.runs.stage import Making
 from cause_lib.runs.store import checkpoint_path, load_checkpoint, load_tensors, save_checkpoint
 
@@ -125,12 +125,10 @@ class Tally:
         """Go on from the checkpoint: pictures done, and the seconds that they took."""
         if (saved := load_checkpoint(self.making.folder)) is None:
             return 0, 0.0
-        record, tensors = saved
-        if set(self.tensors()) != set(tensors) or not {"done", "seconds"} <= set(record):
-            raise InputError(f"The checkpoint {checkpoint_path(self.making.folder)} is not of this run: remove it.")
-        if self.making.accelerator.is_main_process:  # of several processes the others begin at 0
-            self.take(tensors)
-        return record["done"], record["seconds"]
+        with refused(f"The checkpoint {checkpoint_path(self.making.folder)} is not of this run", "remove it."):
+            if self.making.accelerator.is_main_process:  # of several processes the others begin at 0
+                self.take(saved[1])
+            return saved[0]["done"], saved[0]["seconds"]
 
     def report(self, method: str, seen: FrozenFeatures, concepts: bool, seconds: float, notes: dict[str, Any]) -> None:
         """Numbers from the counts of all processes; writes the artefact."""

@@ -67,7 +67,7 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
     patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=6))  # while the first process fills the cache
     accelerator = Accelerator(cpu=experiment.device == "cpu" or several and not torch.cuda.is_available(),
                               mixed_precision=experiment.precision, kwargs_handlers=[patience] if several else None)
-    # All GPUs here, but for several processes, where each looks at its own only.
+    # None: all GPUs here; of several processes each looks at its own only.
     forked = None if not several else [accelerator.device] if accelerator.device.type == "cuda" else []
     deterministic = torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
@@ -97,18 +97,14 @@ def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> l
 
 @dataclass
 class Run:
-    """One model in a training loop.
-
-    `update`, (tokens, step, part) -> detached loss, makes one update and leaves the tokens as they are. Of several
-    processes each gets the tokens of its part, and gives its part of the loss.
-    """
+    """One model in a training loop. Of several processes each updates it by the tokens, and the loss, of its part."""
 
     experiment: Experiment
     folder: Path  # where its artefact will go, its checkpoint beside that
     steps: int  # updates to make
     state: dict[str, Any]  # what learns or remembers, by name; each has state_dict() and load_state_dict()
     optimizer: torch.optim.Optimizer
-    update: Callable[[Tensor, int, Part], Tensor]
+    update: Callable[[Tensor, int, Part], Tensor]  # (tokens, step, part) -> detached loss; tokens stay as they are
     scaler: Any = None  # of fp16 losses, one a model; None in other precisions
     done: int = field(default=0, init=False)  # updates
     seconds: float = field(default=0.0, init=False)  # that they took
@@ -124,9 +120,8 @@ class Run:
         parts = {name: part.state_dict() for name, part in self.state.items()}
         parts |= {f"optimizer/{i}": slots for i, slots in self.optimizer.state_dict()["state"].items()}
         tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.items()}
-        scaler = self.scaler.state_dict() if self.scaler is not None else None
-        save_checkpoint(self.folder, {"done": self.done, "seconds": self.seconds, "scaler": scaler},
-                        tensors | {"losses": self.losses})
+        state = {"done": self.done, "seconds": self.seconds, "scaler": self.scaler and self.scaler.state_dict()}
+        save_checkpoint(self.folder, state, tensors | {"losses": self.losses})
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one; ValueError where a person has put another model's there."""

@@ -5,11 +5,10 @@ up to, not with,  (i + 1) b // P.  With L_x the term of picture x in the loss, o
 
     L = sum_x L_x = sum_i (sum of L_x over the pictures of process i),    and the gradient likewise
 
-so losses and gradients are added, never averaged: one all-reduce an update, before the gradient's norm is bounded. What
-a picture is held against is the whole batch: teacher projections and concepts are brought together from all processes
-(`gather`), and the bank is filled alike in each. Random numbers are drawn for the whole batch, and each process uses
-those of its pictures (`heads.ROWS`). After every update all processes have the same parameters, up to rounding those of
-one process, with which every part is the whole batch. DistributedDataParallel would average parts of uneven size.
+so losses and gradients are added, by one all-reduce an update before the gradient's norm is bounded, and not averaged,
+as DistributedDataParallel would. A picture is held against the whole batch: teacher projections and concepts come from
+all processes (`gather`), and the bank is filled alike in each. Random numbers are drawn for the whole batch, and each
+process uses those of its pictures (`heads.ROWS`). All have the same parameters, up to rounding those of one process.
 """
 
 from __future__ import annotations
@@ -85,7 +84,5 @@ def part_of(accelerator: Accelerator, size: int) -> Part:
 
 def total_counts(accelerator: Accelerator, counts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of whole numbers, each summed over all processes, with the dtype and on the device that it came with."""
-    if accelerator.num_processes == 1:
-        return counts
     # as int64: neither gloo nor NCCL can add int16
     return {name: reduce(x.to(accelerator.device).long(), "sum").to(x) for name, x in counts.items()}

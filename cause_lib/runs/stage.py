@@ -44,10 +44,9 @@ class Making:
     def finish(self, features: FrozenFeatures, tensors: dict[str, dict[str, Tensor]], notes: dict[str, Any],
                seconds: float = 0.0, *, run: Run | None = None, found: Sequence[str] = (),
                metrics: dict[str, Any] | None = None) -> None:
-        """Write the artefact, by the first process; all go on together.
+        """Write the artefact made from these features, by the first process; all go on together.
 
         Args:
-            features: what it was made from.
             tensors: file stem -> name -> tensor.
             notes: go into the record, with the warnings and the pictures left out.
             seconds: spent, but for training.
@@ -99,10 +98,8 @@ def find(experiment: Experiment, stage: str) -> Path | None:
 
 
 def folder_of(experiment: Experiment, stage: str) -> Path:
-    """An artefact's place: named by the fields that it depends on, the pictures and the backbone's weights.
-
-    What records the classes' names and colours depends on those too; prototypes and heads do not.
-    """
+    """An artefact's place, named by the fields that it depends on, the pictures, the backbone's weights and, but for
+    prototypes and heads, the classes' names and colours."""
     judged, released = "evaluation" in stage, stage == "evaluation" and bool(experiment.release)
     roles = ["train"] * (not released) + ["test"] * judged
     datasets = [open_dataset(experiment, role, experiment.image_size) for role in roles]
