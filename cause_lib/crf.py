@@ -111,7 +111,7 @@ def _pydensecrf(picture: np.ndarray, energies: np.ndarray, iterations: int) -> n
     """picture (h, w, 3) uint8 and unary energies (s, c, h, w) float32 -> marginals (s, c, h, w) float32."""
     import pydensecrf.densecrf as densecrf
 
-    s, c, h, w = energies.shape
+    c, h, w = energies.shape[1:]
     field = densecrf.DenseCRF2D(w, h, c)
     field.addPairwiseGaussian(**GAUSSIAN)
     field.addPairwiseBilateral(rgbim=np.ascontiguousarray(picture), **BILATERAL)

@@ -120,9 +120,7 @@ def fit_probe(experiment: Experiment, making: Making) -> None:
                          "set label_free to True.")
     head = load_head(making.upstream["head"]).to(making.accelerator.device)
     torch.manual_seed(seed_for(experiment, "probe"))
-    points = start = None
-    if experiment.probe_start == "kmeans":
-        points, start = _kmeans(experiment, features, head)
+    points, start = _kmeans(experiment, features, head) if experiment.probe_start == "kmeans" else (None, None)
     run = probe_run(experiment, making.folder, head, start, making.accelerator, features)
     train([run], "probe", making.accelerator, features)
     head.eval().requires_grad_(False)

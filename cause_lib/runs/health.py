@@ -57,5 +57,5 @@ def of_losses(stage: str, losses: Sequence[float], recipe: str) -> list[str]:
 def of_clusters(readout: str, counts: Tensor, recipe: str) -> list[str]:
     """After evaluation: pixels (c,) of each cluster of a read-out."""
     dead, c = in_use(counts)["dead"], len(counts)
-    return [f"Read-out {readout}: {dead} of {c} clusters have no pixel of the evaluated pictures: "
-            f"{ADVICE[recipe]}."] if dead > DEAD_CLUSTERS * c else []
+    said = f"Read-out {readout}: {dead} of {c} clusters have no pixel of the evaluated pictures: {ADVICE[recipe]}."
+    return [said] if dead > DEAD_CLUSTERS * c else []

@@ -144,7 +144,7 @@ class Tally:
             if not with_crf:  # the CRF takes away what is small
                 found += health.of_clusters(name, pixels, experiment.recipe)
             gallery[row] = torch.tensor(numbers["assignment"], dtype=torch.int16)[gallery[row].long()]
-        metrics = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "results": results, "dataset": {
+        metrics = {"results": results, "dataset": {
             "name": experiment.folder or experiment.dataset, "split": dataset.split, "images": len(dataset),
             "classes": dataset.classes, "colors": dataset.colors.tolist(), "labelled": dataset.has_labels,
             "skipped": {"count": len(dataset.skipped), "pictures": dict(dataset.skipped)}}}

@@ -10,6 +10,7 @@ is made after those that it needs, by one of the processes that ask for it; the 
 from __future__ import annotations
 
 import functools
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Making:
             seconds: spent, but for training.
             run: the training, its loss is kept as the history.
             found: warnings of this stage; shown, and kept after those of the artefacts that this one is made from.
-            metrics: of an evaluation, for its `metrics.json`, where the record is too.
+            metrics: of an evaluation, for its `metrics.json`, which has the record too.
         """
         found = [*found, *(health.of_losses(self.stage, run.history["loss"], self.experiment.recipe) if run else [])]
         for sentence in found if self.accelerator.is_main_process else ():
@@ -64,9 +65,12 @@ class Making:
                   "device": device_name(self.accelerator), "seconds": round(seconds + (run.seconds if run else 0.0), 2),
                   "upstream": {name: path.relative_to(self.experiment.run_dir).as_posix()
                                for name, path in self.upstream.items()},
-                  "history": run.history if run else {},
-                  "notes": notes | {"warnings": list(dict.fromkeys([*before, *found])),
-                                    "skipped": dict(features.dataset.skipped)}}
+                  "notes": notes | {"warnings": list(dict.fromkeys([*before, *found]))}}
+        if metrics is None:
+            record["history"] = run.history if run else {}
+            record["notes"]["skipped"] = dict(features.dataset.skipped)
+        else:
+            record["date"] = time.strftime("%Y-%m-%d", time.gmtime())
         if self.accelerator.is_main_process:
             write_artefact(self.folder, record, tensors, metrics=metrics and record | metrics)
         self.accelerator.wait_for_everyone()
