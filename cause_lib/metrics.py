@@ -5,14 +5,11 @@ maximises the matched pixels (Kuhn 1955, through SciPy); then IoU_c = N_cc / (pi
 over the classes that occur in the labels, and the share of matched pixels. Void pixels (label -1) are left out.
 
 A class that occurs nowhere in the labels gets a cluster too. Pixels that this cluster wins are missed by their own
-classes, but its own IoU, which is 0, is not in the mean. `miou_all` is the mean with it: over every class whose union
-is not empty, so 0 for a class that no label carries and some labelled pixel was given to, while a class with neither is
-0/0 and stays out. It is never above `miou`, and equal to it where every class occurs.
+classes, but its own IoU, which is 0, is not in the mean. `miou_all` is the mean with it, over every class that has a
+labelled pixel or was given one: never above `miou`, and equal to it where every class occurs.
 
-Where two matchings match equally many pixels, pixel accuracy is the same by either and mIoU need not be: SciPy's first
-is taken, and which that is hangs on how the clusters are numbered. Of thousands of pixels such ties are rare.
-
-The counts stay where the masks are and come over once, at the end: a GPU never waits to be counted.
+Of matchings that match equally many pixels, which may differ in mIoU, SciPy's first is taken, and that depends on the
+numbers of the clusters. The counts stay on the masks' device up to the end: a GPU never waits to be counted.
 """
 
 from __future__ import annotations
@@ -36,8 +33,7 @@ class SegmentationMetrics:
 
     def __init__(self, num_classes: int, *, match: bool = True) -> None:
         self.num_classes, self.match = num_classes, match
-        # A bin for every cluster with every class, and with void, which counts for nothing but use: c (c + 1) of them.
-        # The last bin is for pixels with an id out of range.
+        # A bin for every cluster with every class and with void, which counts for use alone; one for ids out of range.
         self.counts = torch.zeros(num_classes * (num_classes + 1) + 1, dtype=torch.int64)
 
     @torch.no_grad()
@@ -58,21 +54,16 @@ class SegmentationMetrics:
         self.counts = self.counts.to(counts.device) + counts
 
     def compute(self) -> dict[str, Any]:
-        """The numbers, as plain Python values.
+        """The numbers, as plain Python values; ValueError where an id was out of range.
 
         Returns:
             miou, miou_all (see above), pacc: fractions in [0, 1], None when no pixel has a label; iou: a list of c
             fractions, None for classes without a labelled pixel; assignment: the class of each cluster; clusters_used:
             clusters that win at least one pixel, void ones too; confusion: (c, c) matched clusters by classes, pixel
             counts as lists.
-
-        Raises:
-            ValueError: an id was out of range.
         """
-        everything = self.counts.cpu()
-        self._refuse(everything)
-        everything = everything[:-1].view(self.num_classes, -1).numpy()  # (c clusters, c classes and void)
-        counts = everything[:, :-1]  # (c clusters, c classes)
+        self._refuse(self.counts)
+        counts = self.counts[:-1].view(self.num_classes, -1)[:, :-1].cpu().numpy()  # (c clusters, c classes)
         assignment = np.arange(self.num_classes)
         if self.match:
             from scipy.optimize import linear_sum_assignment  # a second to import, needed once a run
@@ -81,20 +72,16 @@ class SegmentationMetrics:
         matched = np.zeros_like(counts)
         matched[assignment] = counts  # row c is now the cluster that means class c
         hits = np.diagonal(matched).astype(np.float64)
-        pixels = matched.sum(axis=0)
-        union = pixels + matched.sum(axis=1) - hits
+        pixels, total = matched.sum(axis=0), int(counts.sum())
+        union, occurs = pixels + matched.sum(axis=1) - hits, pixels > 0
         iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-        occurs = pixels > 0
-        total = int(counts.sum())
         return {
             "miou": float(iou[occurs].mean()) if total else None,
             "miou_all": float(iou[union > 0].mean()) if total else None,
             "pacc": float(hits.sum() / total) if total else None,
             "iou": [float(value) if there else None for value, there in zip(iou, occurs)],
-            "assignment": [int(value) for value in assignment],
-            "clusters_used": int((everything.sum(axis=1) > 0).sum()),
-            "confusion": matched.tolist(),
-        }
+            "assignment": assignment.tolist(),
+            "clusters_used": int((self.pixels > 0).sum()), "confusion": matched.tolist()}
 
     @property
     def pixels(self) -> Tensor:
@@ -108,22 +95,14 @@ class SegmentationMetrics:
 
 
 def count(ids: Tensor, size: int) -> Tensor:
-    """How many of the ids (...) int64 in [0, size) are 0, 1, ...: (size,) int64 on their device.
-
-    As torch.bincount, which makes the host wait for a GPU, to learn how long its answer is.
-    """
+    """torch.bincount of ids (...) int64 in [0, size), but that the host never waits for a GPU: (size,) int64."""
     ids = ids.flatten()
     return torch.zeros(size, dtype=torch.int64, device=ids.device).scatter_add_(0, ids, torch.ones_like(ids))
 
 
 def effective_number(counts: Tensor) -> float:
-    """How many equally frequent ones would be as varied: exp of the entropy of counts (k,), in [1, k] (Hill 1973).
-
-    Raises:
-        ValueError: all counts are 0.
-    """
-    total = counts.sum()
-    if total == 0:
+    """How many equally frequent ones would be as varied: exp of the entropy of counts (k,), in [1, k] (Hill 1973);
+    ValueError where all are 0."""
+    if not bool(counts.any()):
         raise InputError("effective_number needs at least one count above 0.")
-    shares = counts.double() / total
-    return float(torch.special.entr(shares).sum().exp())
+    return float(torch.special.entr(counts.double() / counts.sum()).sum().exp())

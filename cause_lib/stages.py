@@ -7,11 +7,10 @@
     fit_baseline      k-means on the raw tokens
     evaluate, evaluate_baseline   masks, dense CRF, one Hungarian matching, numbers
 
-Each takes an `Experiment`, runs what it needs upstream if that is missing, and returns the folder of its artefact
-(runs/stage.py). The same experiment again costs nothing; a killed stage goes on from its checkpoint and ends with the
-same bits (runs/loop.py). Several processes share the pictures between them (runs/parallel.py).
-
-The training step of each, where Eq. 3 and Eq. 4 are used, is in steps.py.
+The training step of each, where Eq. 3 and Eq. 4 are used, is in steps.py. Each takes an `Experiment`, runs what it
+needs upstream if that is missing, and returns the folder of its artefact (runs/stage.py). The same experiment again
+costs nothing; a killed stage goes on from its checkpoint and ends with the same bits (runs/loop.py). Several processes
+share the pictures between them (runs/parallel.py).
 """
 
 from __future__ import annotations
@@ -45,8 +44,6 @@ __all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "first_pr
 START_POINTS = 25_600  # tokens of which prototypes, or features of which concepts, are made
 
 
-# --- step 1: the clusterbook ---
-
 @made("clusterbook")
 def fit_clusterbook(experiment: Experiment, making: Making) -> None:
     """Step 1: the concept clusterbook. The folder holds `clusterbook.safetensors` with `prototypes` (k, d)."""
@@ -60,7 +57,7 @@ def fit_clusterbook(experiment: Experiment, making: Making) -> None:
     used = Clusterbook(prototypes).used(tokens)
     making.finish(features, {"clusterbook": run.state["book"].state_dict()},
                   {"prototypes_used": used, "num_concepts": experiment.num_concepts, "tokens": len(tokens)}, starting,
-                  run, health.of_prototypes(prototypes, used, len(tokens), experiment.recipe))
+                  run=run, found=health.of_prototypes(prototypes, used, len(tokens), experiment.recipe))
 
 
 def first_prototypes(experiment: Experiment, features: FrozenFeatures) -> Tensor:
@@ -73,8 +70,6 @@ def first_prototypes(experiment: Experiment, features: FrozenFeatures) -> Tensor
     return cosine_kmeans(tokens, experiment.num_concepts, restarts=1, iterations=3, generator=generator)
 
 
-# --- step 2: the head ---
-
 def fit_head(experiment: Experiment) -> Path:
     """Step 2: the segmentation head. The folder holds the teacher, `head.safetensors`."""
     return fit_heads([experiment])[0]
@@ -84,11 +79,8 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
     """Step 2 of several experiments, each batch of tokens computed, or read, once for all heads that see it.
 
     Heads that agree in `PASS_FIELDS` share a pass, whatever their kind, thresholds, widths, updates or seeds (with
-    `order_seed` and `train_size` set the same); heads that do not are trained one group after the other. Each
-    artefact holds the bits that `fit_head` alone gives; those that are there already are left as they are.
-
-    Returns:
-        The folders of `fit_head`, in the order of the experiments.
+    `order_seed` and `train_size` set the same); heads that do not are trained one group after the other. Each artefact
+    holds the bits that `fit_head` alone gives. Returns the folders, in the order of the experiments.
     """
     folders = [folder_of(experiment, "head") for experiment in experiments]
     groups: dict[tuple, dict[Path, Experiment]] = {}
@@ -96,29 +88,22 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
         if not is_made(folder):
             groups.setdefault(tuple(getattr(experiment, name) for name in PASS_FIELDS), {})[folder] = experiment
     for members in groups.values():
-        _fit_pass(members)
+        books = {folder: fit_clusterbook(experiment) for folder, experiment in members.items()}
+        first = next(iter(members.values()))
+        with session(first) as accelerator, made_once(list(members), accelerator) as wanted:
+            if not wanted:
+                continue
+            features = FrozenFeatures(first, "train", first.train_size, accelerator)
+            runs = [head_run(members[folder], folder, load_clusterbook(books[folder]), accelerator, features.grid)
+                    for folder in wanted]
+            train(runs, "head", accelerator, features)
+            for run in runs:
+                making = Making("head", run.experiment, run.folder, accelerator, {"clusterbook": books[run.folder]})
+                making.finish(features, {"head": run.state["teacher"]["head"].state_dict()},
+                              {"grid": features.grid, "bank": len(run.state.get("bank", ())),
+                               "heads_in_the_pass": len(runs)}, run=run)
     return folders
 
-
-def _fit_pass(members: dict[Path, Experiment]) -> None:
-    """The heads of a group: folder -> experiment."""
-    upstream = {folder: {"clusterbook": fit_clusterbook(experiment)} for folder, experiment in members.items()}
-    first = next(iter(members.values()))
-    with session(first) as accelerator, made_once(list(members), accelerator) as wanted:
-        if not wanted:
-            return
-        features = FrozenFeatures(first, "train", first.train_size, accelerator)
-        runs = [head_run(members[folder], folder, load_clusterbook(upstream[folder]["clusterbook"]), accelerator,
-                         features.grid) for folder in wanted]
-        train(runs, "head", accelerator, features)
-        for run in runs:
-            making = Making("head", run.experiment, run.folder, accelerator, upstream[run.folder])
-            notes = {"grid": features.grid, "bank": len(run.state["bank"]) if "bank" in run.state else 0,
-                     "heads_in_the_pass": len(runs)}
-            making.finish(features, {"head": run.state["teacher"]["head"].state_dict()}, notes, 0.0, run)
-
-
-# --- step 3: read-outs ---
 
 @made("probe", head=fit_head)
 def fit_probe(experiment: Experiment, making: Making) -> None:
@@ -135,9 +120,7 @@ def fit_probe(experiment: Experiment, making: Making) -> None:
                          "set label_free to True.")
     head = load_head(making.upstream["head"]).to(making.accelerator.device)
     torch.manual_seed(seed_for(experiment, "probe"))
-    points = start = None
-    if experiment.probe_start == "kmeans":
-        points, start = _kmeans(experiment, features, head)
+    points, start = _kmeans(experiment, features, head) if experiment.probe_start == "kmeans" else (None, None)
     run = probe_run(experiment, making.folder, head, start, making.accelerator, features)
     train([run], "probe", making.accelerator, features)
     head.eval().requires_grad_(False)
@@ -152,7 +135,7 @@ def fit_probe(experiment: Experiment, making: Making) -> None:
     if not experiment.label_free:
         probes |= {f"linear.{name}": value for name, value in run.state["linear"].state_dict().items()}
     making.finish(features, {"probe": probes, "head": head.state_dict()},
-                  {"grid": features.grid} | names_of(features.dataset), 0.0, run)
+                  {"grid": features.grid} | names_of(features.dataset), run=run)
 
 
 @made("baseline")
@@ -160,9 +143,8 @@ def fit_baseline(experiment: Experiment, making: Making) -> None:
     """The tables' baseline: k-means on the raw tokens. The folder holds `probe.safetensors` with `kmeans` (c, d)."""
     started = time.monotonic()
     features = FrozenFeatures(experiment, "train", experiment.image_size, making.accelerator)
-    _, centroids = _kmeans(experiment, features)
-    making.finish(features, {"probe": {"kmeans": centroids}}, {"grid": features.grid} | names_of(features.dataset),
-                  time.monotonic() - started)
+    making.finish(features, {"probe": {"kmeans": _kmeans(experiment, features)[1]}},
+                  {"grid": features.grid} | names_of(features.dataset), time.monotonic() - started)
 
 
 def _kmeans(experiment: Experiment, features: FrozenFeatures, head: nn.Module | None = None) -> tuple[Tensor, Tensor]:
@@ -171,8 +153,6 @@ def _kmeans(experiment: Experiment, features: FrozenFeatures, head: nn.Module | 
     return points, cosine_kmeans(points, features.dataset.num_classes, restarts=experiment.kmeans_restarts,
                                  generator=generator_for(experiment, "k-means"))
 
-
-# --- evaluation ---
 
 def evaluate(experiment: Experiment) -> Path:
     """Judge the head's read-outs on the test split, the baseline beside it; the folder holds `metrics.json`.
@@ -195,9 +175,8 @@ def _evaluate_head(experiment: Experiment, making: Making) -> None:
 
 def _readouts(experiment: Experiment) -> list[str]:
     """The read-outs that `fit_probe` leaves for a run."""
-    there = {"modularity": True, "kmeans": True, "concepts": experiment.concept_readout > 0,
-             "linear": not experiment.label_free}
-    return [name for name, wanted in there.items() if wanted]
+    return (["modularity", "kmeans"] + ["concepts"] * (experiment.concept_readout > 0)
+            + ["linear"] * (not experiment.label_free))
 
 
 @made("evaluation")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,32 +22,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CSRMatrix:
-    """A sparse matrix in compressed rows: row i of a product is sum_e weights[e] table[columns[e]], e from starts[i].
+    """A sparse matrix by rows: row i of a product is sum_e weights[e] table[columns[e]], for e from starts[i] on."""
 
-    columns: (e,) int32. starts: (rows,) int32. weights: (e,) floating. width: rows of the table.
-    """
-
-    columns: Tensor
-    starts: Tensor
-    weights: Tensor
-    width: int
+    columns: Tensor  # (e,) int32
+    starts: Tensor  # (rows,) int32
+    weights: Tensor  # (e,) floating
+    width: int  # rows of the table
 
     def __call__(self, table: Tensor) -> Tensor:
         """table (width, c) -> (rows, c)."""
         return F.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.weights)
 
-    def scipy(self) -> Any:
-        """The same as a `scipy.sparse.csr_array`."""
-        from scipy import sparse  # half a second, and only `collapsed` needs it
-
-        ends = torch.cat([self.starts, self.starts.new_full((1,), len(self.columns))])
-        parts = (part.cpu().numpy() for part in (self.weights, self.columns, ends))
-        return sparse.csr_array(tuple(parts), shape=(len(self.starts), self.width))
-
 
 @dataclass(frozen=True)
 class Lattice:
-    """A lattice filled with n points, as what is done to a table of their values: splat, blur, slice."""
+    """A lattice filled with n points: the passes that splat, blur and slice a table of their values."""
 
     passes: tuple[CSRMatrix, ...]
 
@@ -59,8 +47,7 @@ class Lattice:
         return values
 
     def normalised(self, weight: float = 1.0) -> Lattice:
-        """The same lattice whose filter is weight N K N, with N = diag(K 1)^(-1/2), the `symmetric` normalisation of
-        Kraehenbuehl and Koltun; about what it gives to a constant is weight times that constant."""
+        """The lattice of weight N K N, N = diag(K 1)^(-1/2), the symmetric one of Kraehenbuehl and Koltun."""
         splat, *blurs, slice_ = self.passes
         scale = self.filter(splat.weights.new_ones(splat.width, 1)).rsqrt()[:, 0]  # (n,)
         corners = len(slice_.columns) // len(slice_.starts)
@@ -68,26 +55,26 @@ class Lattice:
                         replace(slice_, weights=slice_.weights * (weight * scale).repeat_interleave(corners))))
 
     def collapsed(self) -> Lattice:
-        """The same filter as one matrix, points to points: faster where a point has few others within its Gaussian and
-        the lattice is used often."""
-        product = self.passes[0].scipy()
-        for matrix in self.passes[1:]:
-            product = matrix.scipy() @ product
+        """The same filter as one matrix, points to points: faster for few points within a Gaussian and much use."""
+        from scipy import sparse  # half a second to import
+
+        product = None
+        for one in self.passes:
+            starts = torch.cat([one.starts, one.starts.new_full((1,), len(one.columns))])
+            parts = tuple(part.cpu().numpy() for part in (one.weights, one.columns, starts))
+            matrix = sparse.csr_array(parts, shape=(len(one.starts), one.width))
+            product = matrix if product is None else matrix @ product
         product.sort_indices()
-        device = self.passes[0].weights.device
-        columns, starts, weights = (torch.from_numpy(part).to(device)
+        columns, starts, weights = (torch.from_numpy(part).to(one.weights.device)
                                     for part in (product.indices, product.indptr[:-1], product.data))
         return Lattice((CSRMatrix(columns.int(), starts.int(), weights, product.shape[1]),))
 
 
 def permutohedral_lattice(features: Tensor) -> Lattice:
-    """The lattice of a batch of point sets, which do not see each other.
+    """The lattice of the b n points of a batch of point sets, one after the other, which do not see each other.
 
     Args:
         features: (b, d, n) floating, in standard deviations of the Gaussian.
-
-    Returns:
-        A `Lattice` of the b n points, picture after picture.
 
     Raises:
         ValueError: a feature is not finite or beyond 2^20, or they span too many cells to be numbered with 62 bits.
@@ -98,12 +85,9 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     cells, shares, rank = _simplices(features.transpose(0, 1).reshape(d, b * n))
     keys, moves = _keys(cells, rank, b)  # (d + 1, bn), and the d + 1 steps from a key to its neighbour's
     found, order = keys.flatten().sort(stable=True)
-    new = torch.ones_like(found, dtype=torch.bool)
-    torch.ne(found[1:], found[:-1], out=new[1:])
+    new = F.pad(found[1:] != found[:-1], (1, 0), value=True)
     starts = new.nonzero()[:, 0]  # (m,)
-    number = new.cumsum(0, dtype=torch.int32) - 1
-    corners = torch.empty_like(number)
-    corners[order] = number
+    corners = torch.empty_like(found, dtype=torch.int32).scatter_(0, order, new.cumsum(0, dtype=torch.int32) - 1)
     splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten()[order], b * n)
     each = torch.arange(0, len(order), d + 1, dtype=torch.int32, device=order.device)
     slice_ = CSRMatrix(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))
@@ -111,10 +95,7 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
 
 
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The simplex around each point.
-
-    Args:
-        features: (d, n).
+    """The simplex around each of the points (d, n).
 
     Returns:
         cells: (d, n), the simplex's zeroth corner is (d + 1) times this.
@@ -148,8 +129,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
-    """Every corner's d coordinates (the last follows) as one integer: keys (d + 1, n) int64, and the d + 1 numbers that
-    lead from a key to that of its next neighbour along each axis."""
+    """Every corner's d coordinates (the last follows) as one integer, (d + 1, n) int64; the d + 1 steps between."""
     d, n = cells.shape
     low = cells.amin(dim=1) - 3  # room for a corner and its neighbours
     spans = ((cells.amax(dim=1) - low + 4) * (d + 1)).long().tolist()
@@ -160,8 +140,8 @@ def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
     stride = torch.tensor(strides[:d], device=cells.device)
     key = ((cells - low[:, None]).long() * (stride * (d + 1))[:, None]).sum(dim=0)  # (n,)
     key += torch.arange(b, device=cells.device).repeat_interleave(n // b) * strides[d]
-    last = torch.cat([stride * (d + 1), stride.new_zeros(1)])[:, None].expand(d + 1, n)
-    steps = torch.empty_like(last, memory_format=torch.contiguous_format).scatter_(0, rank, last)  # by rank
+    last = F.pad(stride * (d + 1), (0, 1))[:, None].expand(d + 1, n)
+    steps = torch.empty_like(rank).scatter_(0, rank, last)  # by rank
     one = sum(strides[:d])
     # Corner r is corner r - 1 plus one in every coordinate, less d + 1 in the coordinate of rank d + 1 - r.
     keys = torch.cat([key[None], one - steps[1:].flip(0)]).cumsum(dim=0)
@@ -171,28 +151,19 @@ def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
 def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[CSRMatrix]:
     """Blurring along all axes, two a pass: sorted keys (m,) -> sums over the m corners."""
     m, half = len(keys), torch.tensor([1, 0.5, 0.5], dtype=dtype, device=keys.device)
-    axes = [_neighbours(keys, move) for move in moves]  # (m + 1, 3) each
+    here, axes = torch.arange(m + 1, dtype=torch.int32, device=keys.device), []
+    for move in moves:  # each corner and its neighbours on both sides along one axis, m where there is none
+        at = torch.searchsorted(keys, keys + move).clamp_(max=m - 1)
+        at = torch.where(keys[at] == keys + move, at, m)
+        back = torch.full_like(here, m).scatter_(0, at, here[:m])
+        back[m] = m
+        axes.append(torch.stack([here, F.pad(at, (0, 1), value=m).int(), back], dim=1))  # (m + 1, 3)
     tables = [(first[second[:m]].flatten(1), torch.outer(half, half).flatten())
               for first, second in zip(axes[::2], axes[1::2])]
     tables += [(axis[:m], half) for axis in axes[2 * len(tables):]]
     passes = []
     for corners, weights in tables:  # (m, 3 or 9)
-        there, size = corners < m, corners.shape[1]
+        there, starts = corners < m, torch.arange(m, dtype=torch.int32, device=keys.device) * corners.shape[1]
         corners = torch.where(there, corners, corners[:, :1])  # a corner that is not there: itself, weighed 0
-        starts = torch.arange(0, m * size, size, dtype=torch.int32, device=keys.device)
         passes.append(CSRMatrix(corners.flatten(), starts, torch.where(there, weights, 0).flatten(), m))
     return passes
-
-
-def _neighbours(keys: Tensor, move: int) -> Tensor:
-    """Each corner and its neighbours on both sides along one axis, m where there is none: sorted keys (m,) ->
-    (m + 1, 3) int32."""
-    m, wanted = len(keys), keys + move
-    here = torch.arange(m + 1, dtype=torch.int32, device=keys.device)
-    at = torch.searchsorted(keys, wanted).clamp_(max=m - 1)
-    at = torch.where(keys[at] == wanted, at, m)
-    forth, back = torch.full_like(here, m), torch.full_like(here, m)
-    forth[:m] = at
-    back.scatter_(0, at, here[:m])
-    back[m] = m
-    return torch.stack([here, forth, back], dim=1)

@@ -1,20 +1,19 @@
 """Frozen features: the tokens T of every view of a data set, computed once where they fit.
 
 The backbone never learns, so its tokens never change: with room for them on disk (`cache_gb`), one forward pass serves
-every epoch, both heads and all seeds. Without, they are computed batch by batch as they are asked for.
-
-Pictures and cached tokens are read ahead of their use, beside the work on the batches before them.
+every epoch, both heads and all seeds. Without, they are computed batch by batch as they are asked for. Pictures and
+cached tokens are read ahead of their use, beside the work on the batches before them.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,21 +26,16 @@ from cause_lib.backbones import Backbone, weights_fingerprint
 from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
 from cause_lib.errors import InputError
-from cause_lib.runs.saved import open_backbone
-from cause_lib.runs.seeds import generator_for
+from cause_lib.runs.loop import generator_for
+from cause_lib.runs.saved import open_backbone, refused
 from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, locked, new_artefact, read_record,
                                   write_record)
-from cause_lib.runs.version import library_version
 
-T = TypeVar("T")
 SAMPLE_POINTS, SAMPLE_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
 
 
-def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """The same items, each fetched by a thread while the `depth` before it are used; what fetching raises comes along.
-
-    The thread ends with the items, or once nobody wants more of them.
-    """
+def ahead(items: Iterable, depth: int = 2) -> Iterator:
+    """The same items, each fetched by a thread while the `depth` before it are used; its errors are raised here."""
     items, end = iter(items), object()
     pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
     try:
@@ -55,19 +49,13 @@ def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
 
 def read_batches(dataset: Dataset, batches: Sequence[Tensor], accelerator: Accelerator,
                  num_workers: int = 0) -> Iterator[dict[str, Tensor]]:
-    """The items of batch after batch, read ahead by a thread or by `num_workers` processes.
-
-    Args:
-        dataset: of `load_dataset`. batches: for each its items, (b,) int64.
+    """The items of batches (b,) int64 of a `load_dataset`, read ahead by a thread or by `num_workers` processes.
 
     Yields:
         {"image": (b, 3, h, w) float32 in [0, 1], "label": (b, h, w) int64, "index": (b,)} on the accelerator's device.
-
-    Raises:
-        ValueError, FileNotFoundError: as the data set says it, wherever it was read.
     """
     # A generator of its own: a loader draws a seed, and the global random numbers belong to the training loop.
-    loader = DataLoader(_Batches(dataset, batches), batch_size=None, num_workers=num_workers,
+    loader = DataLoader(batches, batch_size=None, num_workers=num_workers, collate_fn=partial(_items_of, dataset),
                         pin_memory=accelerator.device.type == "cuda", generator=torch.Generator())
     for items in ahead(loader):
         if isinstance(items, Exception):
@@ -75,40 +63,28 @@ def read_batches(dataset: Dataset, batches: Sequence[Tensor], accelerator: Accel
         yield {name: value.to(accelerator.device, non_blocking=True) for name, value in items.items()}
 
 
-class _Batches(Dataset):
-    """Batch after batch of a data set; what is wrong with one is handed over, not raised.
-
-    Raised in a worker process, the one sentence that says it would come out under two tracebacks.
-    """
-
-    def __init__(self, dataset: Dataset, batches: Sequence[Tensor]) -> None:
-        self.dataset, self.batches = dataset, batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor] | Exception:
-        try:
-            return default_collate([self.dataset[view] for view in self.batches[index].tolist()])
-        except (ValueError, FileNotFoundError) as error:
-            return error
+def _items_of(dataset: Dataset, views: Tensor) -> dict[str, Tensor] | Exception:
+    """A batch, or what is wrong with it: raised in a worker process, that would come out under two tracebacks."""
+    try:
+        return default_collate([dataset[view] for view in views.tolist()])
+    except (ValueError, FileNotFoundError) as error:
+        return error
 
 
 def open_dataset(experiment: Experiment, role: str, image_size: int) -> SegmentationDataset:
     """The pictures of a run: role `train` gives its training views, `test` the whole pictures it is judged on."""
-    training = role == "train"
-    return load_dataset(experiment.dataset, experiment.train_split if training else experiment.test_split,
-                        image_size=image_size, folder=experiment.folder,
-                        crops=experiment.crops if training else "none", crop_ratio=experiment.crop_ratio,
-                        limit=experiment.train_images if training else experiment.test_images,
-                        num_classes=experiment.num_classes, resize=experiment.resize,
-                        allow_corrupt=experiment.allow_corrupt)
+    split, crops, limit = {"train": (experiment.train_split, experiment.crops, experiment.train_images),
+                           "test": (experiment.test_split, "none", experiment.test_images)}[role]
+    return load_dataset(experiment.dataset, split, image_size=image_size, folder=experiment.folder, crops=crops,
+                        crop_ratio=experiment.crop_ratio, limit=limit, num_classes=experiment.num_classes,
+                        resize=experiment.resize, allow_corrupt=experiment.allow_corrupt)
 
 
 class FrozenFeatures:
     """Tokens of the views of a data set, from disk or straight from the backbone.
 
-    Attributes: `grid` rows and columns of patches, `dim` d, `weights` {"name", "sha256", "description"}; `len()` views.
+    Attributes: `grid` rows and columns of patches, `dim` d, `weights` {"name", "sha256", "description"}, whether they
+    are `cached` on disk; `len()` views.
     """
 
     def __init__(self, experiment: Experiment, role: str, image_size: int, accelerator: Accelerator, *,
@@ -117,71 +93,66 @@ class FrozenFeatures:
 
         Args:
             role: `train` (views of the training split) or `test`.
-            image_size: side in pixels. mirrored: the tokens of the mirrored pictures instead.
+            image_size: side in pixels.
+            mirrored: the tokens of the mirrored pictures instead.
         """
         self.experiment, self.accelerator, self.mirrored = experiment, accelerator, mirrored
-        self.dataset = open_dataset(experiment, role, image_size)
-        self._backbone: Backbone | None = None
-        key = experiment.key("features")
-        key |= {"role": role, "size": image_size, "mirrored": mirrored, "views": self.dataset.names,
-                "data": self.dataset.fingerprint, "crop_ratio": experiment.crop_ratio,
-                "weights": weights_fingerprint(experiment.backbone)}
-        label = f"{experiment.dataset}-{self.dataset.split}-{experiment.backbone}-{image_size}"
-        folder = artefact_folder(experiment.run_dir, "features", label + ("-mirrored" if mirrored else ""), key)
-        self._tokens: np.ndarray | None = None
+        self.dataset, self.image_size = open_dataset(experiment, role, image_size), image_size
+        self.cached = False
+        key = experiment.key("features") | {
+            "role": role, "size": image_size, "mirrored": mirrored, "views": self.dataset.names,
+            "data": self.dataset.fingerprint, "crop_ratio": experiment.crop_ratio,
+            "weights": weights_fingerprint(experiment.backbone)}
+        label = f"{experiment.dataset}-{self.dataset.split}-{experiment.backbone}-{image_size}{'-mirrored' * mirrored}"
+        folder = artefact_folder(experiment.run_dir, "features", label, key)
         with accelerator.main_process_first():  # the others find it done
             if not is_made(folder):
-                patch = self.backbone(image_size).patch_size
-                self.grid, self.dim = (image_size // patch,) * 2, self._backbone.dim
-                self.weights = {"name": experiment.backbone, "sha256": self._backbone.weights_sha256,
-                                "description": self._backbone.description}
+                vit = self.backbone
+                self.grid, self.dim = (image_size // vit.patch_size,) * 2, vit.dim
+                self.weights = {"name": vit.name, "sha256": vit.weights_sha256, "description": vit.description}
                 # Both directions of the test pictures, and the training views at up to two sizes, share the budget.
-                if len(self) * self.grid[0] * self.grid[1] * self.dim * 4 > experiment.cache_gb * 1e9 / 2:
+                if math.prod(self._shape) * 4 > experiment.cache_gb * 1e9 / 2:
                     return
                 with locked(folder):
                     if not is_complete(folder):  # nobody has made it while we waited
                         self._fill(folder)
-        try:
+        with refused(f"The features {folder / 'tokens.npy'} are damaged", f"remove {folder} and run again.",
+                     (ValueError, OSError, EOFError, LookupError, TypeError)):
             notes = read_record(folder)["notes"]
             self.grid, self.dim, self.weights = tuple(notes["grid"]), notes["dim"], notes["weights"]
             self._tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)  # (views, n, d)
-            wanted = (len(self), self.grid[0] * self.grid[1], self.dim)
-            if self._tokens.shape != wanted or self._tokens.dtype != np.float32:
-                raise InputError(f"{self._tokens.shape} of {self._tokens.dtype} instead of {wanted} of float32")
-        except (ValueError, OSError, EOFError, LookupError, TypeError) as error:
-            raise InputError(f"The features {folder / 'tokens.npy'} are damaged ({' '.join(str(error).split())}): "
-                             f"remove {folder} and run again.") from error
+            if self._tokens.shape != self._shape or self._tokens.dtype != np.float32:
+                raise InputError(f"{self._tokens.shape} of {self._tokens.dtype} instead of {self._shape} of float32")
+        self.cached = True
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     @property
-    def cached(self) -> bool:
-        """Whether the tokens are on disk."""
-        return self._tokens is not None
+    def _shape(self) -> tuple[int, int, int]:
+        """Of all tokens: (views, n, d)."""
+        return len(self), self.grid[0] * self.grid[1], self.dim
 
-    def backbone(self, image_size: int | None = None) -> Backbone:
+    @cached_property
+    def backbone(self) -> Backbone:
         """The backbone, loaded when first needed, on the run's device."""
-        if self._backbone is None:
-            self._backbone = open_backbone(self.experiment, image_size).to(self.accelerator.device)
-        return self._backbone
+        return open_backbone(self.experiment, self.image_size).to(self.accelerator.device)
 
     def stream(self, batches: Sequence[Tensor], patches: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
-        """The tokens of batch after batch, on the run's device.
+        """The tokens of batch after batch, on the run's device: (b, n or n', d) float32.
 
         Args:
-            batches: for each batch its views, (b,) int64. patches: for each batch the patches wanted, (n',) int64.
-
-        Yields:
-            (b, n or n', d) float32.
+            batches: of each its views, (b,) int64.
+            patches: of each those that are wanted, (n',) int64; None: all.
         """
+        wanted = [None] * len(batches) if patches is None else patches
         if self.cached:
-            for tokens in ahead(map(self._read, batches, *([] if patches is None else [patches]))):
+            for tokens in ahead(map(self._read, batches, wanted)):
                 yield tokens.to(self.accelerator.device, non_blocking=True)
             return
-        for i, items in enumerate(self.pictures(batches)):
+        for items, kept in zip(self.pictures(batches), wanted):
             tokens = self.see(items["image"])
-            yield tokens if patches is None else tokens[:, patches[i].to(tokens.device)]
+            yield tokens if kept is None else tokens[:, kept.to(tokens.device)]
 
     def pictures(self, batches: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
         """The items of batch after batch, see `read_batches`."""
@@ -190,20 +161,15 @@ class FrozenFeatures:
     def see(self, images: Tensor) -> Tensor:
         """images (b, 3, h, w) in [0, 1] on the run's device -> tokens (b, n, d) float32; turns them if `mirrored`."""
         with self.accelerator.autocast():
-            return self.backbone()(images.flip(-1) if self.mirrored else images).float()
+            return self.backbone(images.flip(-1) if self.mirrored else images).float()
 
     @torch.no_grad()
     def sample(self, head: nn.Module | None = None) -> Tensor:
-        """Tokens, or a head's features, of random patches of random views: (m, d or r) float32.
-
-        Each process takes them all: there are few of them, and k-means needs them in one place.
-        """
+        """Tokens, or a head's features, of random patches of random views, in each process: (m, d or r) float32."""
         generator = generator_for(self.experiment, "sample")
         views = torch.randperm(len(self), generator=generator)[:SAMPLE_VIEWS].sort().values
-        n = self.grid[0] * self.grid[1]
+        n, points, batches = self._shape[1], [], views.split(self.experiment.batch_size)
         each = min(n, -(-SAMPLE_POINTS // len(views)))
-        points = []
-        batches = views.split(self.experiment.batch_size)
         for tokens in tqdm(self.stream(batches), total=len(batches), desc="sample", leave=False,
                            disable=not self.accelerator.is_main_process):
             x = tokens if head is None else head(tokens, self.grid).float()  # (b, n, d or r)
@@ -213,11 +179,10 @@ class FrozenFeatures:
 
     def _read(self, views: Tensor, patches: Tensor | None = None) -> Tensor:
         """Cached tokens of views (b,), all or those of patches (n',): (b, n or n', d) on the CPU."""
-        n = self._tokens.shape[1]
-        if patches is None:
-            source, rows = self._tokens, views
-        else:
-            source, rows = self._tokens.reshape(-1, self.dim), views[:, None] * n + patches  # (views n, d), (b, n')
+        source, rows = self._tokens, views
+        if patches is not None:
+            rows = views[:, None] * source.shape[1] + patches  # (b, n')
+            source = source.reshape(-1, self.dim)  # (views n, d)
         tokens = torch.empty(*rows.shape, *source.shape[1:], pin_memory=self.accelerator.device.type == "cuda")
         np.take(source, rows.numpy(), axis=0, out=tokens.numpy(), mode="clip")
         return tokens
@@ -225,24 +190,21 @@ class FrozenFeatures:
     def _fill(self, folder: Path) -> None:
         """One pass over all views; straight to disk, so that memory holds one batch."""
         started = time.monotonic()
-        header = {"descr": "<f4", "fortran_order": False, "shape": (len(self), self.grid[0] * self.grid[1], self.dim)}
+        header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
         batches = torch.arange(len(self)).split(self.experiment.batch_size)
         with new_artefact(folder, f"{ROOM}, or set cache_gb to 0") as beside:
             with (beside / "tokens.npy").open("wb") as file:  # not mapped: a full disk must be an error, not a crash
                 np.lib.format.write_array_header_1_0(file, header)
                 for batch in tqdm(self.stream(batches), total=len(batches), desc="backbone", leave=False):
                     file.write(batch.cpu().numpy().astype("<f4", copy=False).tobytes())
-            record = {"stage": "features", "experiment": self.experiment.to_dict(), "library": library_version(),
-                      "weights": self.weights, "device": device_name(self.accelerator),
-                      "seconds": round(time.monotonic() - started, 2),
-                      "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)}}
-            write_record(beside, json.loads(json.dumps(record)))
+            write_record(beside, {
+                "stage": "features", "experiment": self.experiment.to_dict(), "weights": self.weights,
+                "device": device_name(self.accelerator), "seconds": round(time.monotonic() - started, 2),
+                "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)}})
 
 
 def device_name(accelerator: Accelerator) -> str:
     """The device in words: `cpu, 2 threads`, or the GPU's name; `4 x cuda, ...` for four processes."""
-    several = f"{accelerator.num_processes} x " if accelerator.num_processes > 1 else ""
-    if accelerator.device.type == "cuda":
-        return f"{several}cuda, {torch.cuda.get_device_name(accelerator.device)}"
-    threads = torch.get_num_threads()
-    return f"{several}{accelerator.device.type}, {threads} thread{'s' * (threads > 1)}"
+    device, threads, several = accelerator.device, torch.get_num_threads(), accelerator.num_processes
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)}"
+    return f"{several} x " * (several > 1) + f"{device.type}, {name}"

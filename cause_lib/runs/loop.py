@@ -1,7 +1,7 @@
 """The training loop of every stage: batches, progress bar, checkpoints; a loop that was killed goes on where it was.
 
-Every random choice is drawn from (seed, what it is for, update). A loop that starts again from its checkpoint therefore
-ends with the same bits as one that was never stopped, and no state of a random generator is stored.
+Every random choice is drawn from (seed, what it is for, update) and from nothing else. A loop that starts again from
+its checkpoint therefore ends with the same bits as one that was never stopped, without stored states of generators.
 
 One loop trains any number of models on the same batches, each a `Run`: the tokens of a batch, which take most of the
 time, are computed or read once and given to every model. Under `accelerate launch` each process has a part of every
@@ -14,14 +14,15 @@ once a run is stopped within an epoch, and train one model a loop.
 from __future__ import annotations
 
 import contextlib
-import copy
 import datetime
+import hashlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -32,11 +33,28 @@ from tqdm.auto import tqdm
 
 from cause_lib.clusterbook import thin_grid
 from cause_lib.config import Experiment
-from cause_lib.errors import InputError, RunError
-from cause_lib.runs.features import FrozenFeatures
-from cause_lib.runs.parallel import current_part, part_of
-from cause_lib.runs.seeds import generator_for, seed_for, seed_of
+from cause_lib.errors import RunError
+from cause_lib.runs.parallel import WHOLE, Part, part_of
+from cause_lib.runs.saved import refused
 from cause_lib.runs.store import checkpoint_path, load_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from cause_lib.runs.features import FrozenFeatures
+
+
+def seed_of(*what: Any) -> int:
+    """A seed of 63 bits from numbers and names."""
+    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:8], "big") >> 1
+
+
+def seed_for(experiment: Experiment, *what: Any) -> int:
+    """A seed of 63 bits for one random choice of a run."""
+    return seed_of(experiment.seed, *what)
+
+
+def generator_for(experiment: Experiment, *what: Any) -> torch.Generator:
+    """A CPU generator for one random choice of a run."""
+    return torch.Generator().manual_seed(seed_for(experiment, *what))
 
 
 @contextlib.contextmanager
@@ -49,7 +67,7 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
     patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=6))  # while the first process fills the cache
     accelerator = Accelerator(cpu=experiment.device == "cpu" or several and not torch.cuda.is_available(),
                               mixed_precision=experiment.precision, kwargs_handlers=[patience] if several else None)
-    # All GPUs here, but for several processes, where each looks at its own only.
+    # None: all GPUs here; of several processes each looks at its own only.
     forked = None if not several else [accelerator.device] if accelerator.device.type == "cuda" else []
     deterministic = torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
@@ -64,17 +82,12 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
             torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def effective_batch_size(experiment: Experiment, views: int) -> int:
-    """b, of all processes together: `batch_size`, or all views where there are fewer."""
-    return min(experiment.batch_size, views)
-
-
 def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> list[Tensor]:
     """For each update its views, (b,) int64: epoch after epoch in a new order, what is left over of one left out.
 
-    The order is drawn from `order_seed`. The batches of fewer steps are the first ones of more.
+    The order is drawn from `order_seed`, b is at most all views, and the batches of fewer steps are the first of more.
     """
-    size = effective_batch_size(experiment, views)
+    size = min(experiment.batch_size, views)
     batches: list[Tensor] = []
     while len(batches) < steps:
         drawn = torch.Generator().manual_seed(seed_of(experiment.order_seed, stage, "epoch", len(batches)))
@@ -84,31 +97,18 @@ def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> l
 
 @dataclass
 class Run:
-    """One model in a training loop.
-
-    Args:
-        experiment: its settings.
-        folder: where its artefact will go, its checkpoint beside that.
-        steps: updates to make.
-        state: what learns or remembers, by name; each has state_dict() and load_state_dict().
-        optimizer: of what learns.
-        update: (tokens, step) -> detached loss; makes one update and leaves the tokens as they are. Of several
-            processes each gets the tokens of its part, and gives its part of the loss.
-        scaler: of fp16 losses, see `new_scaler`.
-
-    Attributes: `done` updates, the `seconds` that they took, their `losses` (steps,) float32.
-    """
+    """One model in a training loop. Of several processes each updates it by the tokens, and the loss, of its part."""
 
     experiment: Experiment
-    folder: Path
-    steps: int
-    state: dict[str, Any]
+    folder: Path  # where its artefact will go, its checkpoint beside that
+    steps: int  # updates to make
+    state: dict[str, Any]  # what learns or remembers, by name; each has state_dict() and load_state_dict()
     optimizer: torch.optim.Optimizer
-    update: Callable[[Tensor, int], Tensor]
-    scaler: Any = None
-    done: int = field(default=0, init=False)
-    seconds: float = field(default=0.0, init=False)
-    losses: Tensor = field(init=False)
+    update: Callable[[Tensor, int, Part], Tensor]  # (tokens, step, part) -> detached loss; tokens stay as they are
+    scaler: Any = None  # of fp16 losses, one a model; None in other precisions
+    done: int = field(default=0, init=False)  # updates
+    seconds: float = field(default=0.0, init=False)  # that they took
+    losses: Tensor = field(init=False)  # (steps,) float32
 
     @property
     def history(self) -> dict[str, list]:
@@ -117,60 +117,39 @@ class Run:
 
     def save(self) -> None:
         """Replace the checkpoint."""
-        tensors = {f"{name}/{key}": value for name, part in self.state.items()
-                   for key, value in part.state_dict().items()}
-        tensors |= {f"optimizer/{i}/{key}": value for i, slots in self.optimizer.state_dict()["state"].items()
-                    for key, value in slots.items()}
-        scaler = self.scaler.state_dict() if self.scaler is not None else None
-        save_checkpoint(self.folder, {"done": self.done, "seconds": self.seconds, "scaler": scaler},
-                        tensors | {"losses": self.losses})
+        parts = {name: part.state_dict() for name, part in self.state.items()}
+        parts |= {f"optimizer/{i}": slots for i, slots in self.optimizer.state_dict()["state"].items()}
+        tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.items()}
+        state = {"done": self.done, "seconds": self.seconds, "scaler": self.scaler and self.scaler.state_dict()}
+        save_checkpoint(self.folder, state, tensors | {"losses": self.losses})
 
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one.
-
-        Raises:
-            ValueError: it is another model's, which nobody but a person can have put there.
-        """
+        """Go on from the checkpoint, if there is one; ValueError where a person has put another model's there."""
         if (saved := load_checkpoint(self.folder)) is None:
             return
-        try:
-            self._take_up(*saved)
-        except (LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"The checkpoint {checkpoint_path(self.folder)} is not of this run ({reason}): "
-                             "remove it.") from error
-
-    def _take_up(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Put what `save` wrote into the model, its optimiser and its scaler."""
-        for name, part in self.state.items():
-            part.load_state_dict({key.split("/", 1)[1]: value for key, value in tensors.items()
-                                  if key.startswith(f"{name}/")})
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer/"):
-                _, index, slot = key.split("/")
-                slots.setdefault(int(index), {})[slot] = value
-        self.optimizer.load_state_dict({"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        if record["scaler"] is not None:
-            self.scaler.load_state_dict(record["scaler"])
-        self.losses.copy_(tensors["losses"])
-        self.done, self.seconds = record["done"], record["seconds"]
+        record, tensors = saved
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, value in tensors.items():
+            part, _, key = name.rpartition("/")
+            parts[part][key] = value
+        with refused(f"The checkpoint {checkpoint_path(self.folder)} is not of this run", "remove it."):
+            for name, part in self.state.items():
+                part.load_state_dict(parts[name])
+            slots = {int(name.split("/")[1]): part for name, part in parts.items() if name.startswith("optimizer/")}
+            self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": slots})
+            if record["scaler"] is not None:
+                self.scaler.load_state_dict(record["scaler"])
+            self.losses.copy_(tensors["losses"])
+            self.done, self.seconds = record["done"], record["seconds"]
 
 
-def new_scaler(accelerator: Accelerator) -> Any:
-    """A scaler of fp16 losses for one model, None in other precisions; each model has its own."""
-    return copy.deepcopy(accelerator.scaler) if accelerator.mixed_precision == "fp16" else None
-
-
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None = None, scaler: Any = None) -> None:
-    """One step of the optimiser down `loss`, the gradient's norm bounded by `clip`, its scale undone for fp16.
-
-    Of several processes each gives its part of the loss, and all make the same step.
-    """
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None, scaler: Any = None,
+            part: Part = WHOLE) -> None:
+    """One step of the optimiser down the loss, summed over all processes' parts; `clip` bounds its gradient's norm."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
     (loss if scaler is None else scaler.scale(loss)).backward()
-    current_part().total_gradients(parameters)
+    part.total_gradients(parameters)
     if scaler is not None:
         scaler.unscale_(optimizer)
     if clip is not None:
@@ -191,8 +170,7 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
 
     Args:
         runs: models that see the same batches: their experiments agree in `PASS_FIELDS`.
-        thinned: give `update` only the thinned grid's tokens, (b, n', d), drawn as the first run draws, instead of all,
-            (b, n, d).
+        thinned: give `update` the tokens of a thinned grid alone, (b, n', d), drawn as the first run draws.
 
     Raises:
         RuntimeError: a loss is no longer finite. That run's checkpoint is removed, the others' stay.
@@ -201,12 +179,11 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
     for run in runs:
         run.losses = torch.zeros(run.steps, device=accelerator.device)
         run.restore()
-    first, last = min(run.done for run in runs), max(run.steps for run in runs)
-    experiment = runs[0].experiment
+    first, last, experiment = min(run.done for run in runs), max(run.steps for run in runs), runs[0].experiment
     batches = batches_for(experiment, stage, len(features), last)[first:]
     patches = [thin_grid(features.grid, experiment.thin, generator_for(experiment, stage, step))
                for step in range(first, last)] if thinned else None
-    part = part_of(accelerator, effective_batch_size(experiment, len(features)))
+    part = part_of(accelerator, min(experiment.batch_size, len(features)))
     bar = tqdm(total=last, initial=first, desc=stage, leave=False, disable=not accelerator.is_main_process)
     then = time.monotonic()  # the clock on the wall may be set back
     for step, tokens in zip(range(first, last), features.stream([part.cut(batch) for batch in batches], patches)):
@@ -214,23 +191,18 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
         for run in busy:
             torch.manual_seed(seed_for(run.experiment, stage, step))  # dropout
             with part.taken():
-                run.losses[step] = part.total(run.update(tokens, step))
+                run.losses[step] = part.total(run.update(tokens, step, part))
             run.done = step + 1
         spent, then = time.monotonic() - then, time.monotonic()
         for run in busy:
             run.seconds += spent
             if run.done % run.experiment.checkpoint_steps == 0 or run.done == run.steps:
-                _refuse_divergence(run, stage)
+                if not bool(torch.isfinite(run.losses[:run.done]).all()):  # no checkpoint to go on from
+                    checkpoint_path(run.folder).unlink(missing_ok=True)
+                    raise RunError(f"Stage {stage} diverged: the loss of {run.folder.name} is not finite by update "
+                                   f"{run.done}; lower lr ({run.experiment.lr}) or use precision 'no'.")
                 bar.set_postfix(loss=f"{float(run.losses[step]):.4f}")
                 if run.done < last and accelerator.is_main_process:
                     run.save()
         bar.update()
     bar.close()
-
-
-def _refuse_divergence(run: Run, stage: str) -> None:
-    """Raise RuntimeError, without a checkpoint to go on from, where a loss so far is not finite."""
-    if not bool(torch.isfinite(run.losses[:run.done]).all()):
-        checkpoint_path(run.folder).unlink(missing_ok=True)
-        raise RunError(f"Stage {stage} diverged: the loss of {run.folder.name} is not finite by update {run.done}; "
-                       f"lower lr ({run.experiment.lr}) or use precision 'no'.")

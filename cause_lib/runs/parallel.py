@@ -5,26 +5,21 @@ up to, not with,  (i + 1) b // P.  With L_x the term of picture x in the loss, o
 
     L = sum_x L_x = sum_i (sum of L_x over the pictures of process i),    and the gradient likewise
 
-so losses and gradients are added, never averaged: one all-reduce an update, before the gradient's norm is bounded. What
-a picture is held against is the whole batch: teacher projections and concepts are brought together from all processes
-(`gather`), and the bank is filled alike in each. Random numbers are drawn for the whole batch, and each process uses
-those of its pictures (`heads.ROWS`). After every update all processes have the same parameters, and up to rounding
-they are those of one process. DistributedDataParallel is not needed; it would average parts of uneven size.
-
-With one process every part is the whole batch, and nothing here costs anything.
+so losses and gradients are added, by one all-reduce an update before the gradient's norm is bounded, and not averaged,
+as DistributedDataParallel would. A picture is held against the whole batch: teacher projections and concepts come from
+all processes (`gather`), and the bank is filled alike in each. Random numbers are drawn for the whole batch, and each
+process uses those of its pictures (`heads.ROWS`). All have the same parameters, up to rounding those of one process.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce
-from torch import Tensor
+from torch import Tensor, nn
 
 from cause_lib.errors import InputError
 from cause_lib.heads import ROWS
@@ -52,46 +47,34 @@ class Part:
         return x if self.size is None else reduce(x.detach(), "sum")
 
     def gather(self, x: Tensor) -> Tensor:
-        """This process's pictures (b', ...) -> the whole batch (b, ...), the same in all; no gradient passes.
-
-        A sum with zeros for the others' pictures: it takes parts of any size, where an all-gather wants them equal.
-        """
+        """This process's pictures (b', ...) -> the whole batch (b, ...), the same in all; no gradient passes."""
         if self.size is None:
             return x
-        whole = x.new_zeros(self.size, *x.shape[1:])
+        whole = x.new_zeros(self.size, *x.shape[1:])  # for a sum: an all-gather wants parts of one size
         whole[self.first:self.last] = x.detach()
         return self.total(whole)
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
-        """Until this ends, it is the `current_part`, and dropout is that of its pictures."""
-        tokens = _CURRENT.set(self), ROWS.set(None if self.size is None else (self.first, self.size))
+        """Until this ends, dropout is that of its pictures."""
+        before = ROWS.set(None if self.size is None else (self.first, self.size))
         try:
             yield
         finally:
-            _CURRENT.reset(tokens[0])
-            ROWS.reset(tokens[1])
+            ROWS.reset(before)
 
     def total_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Every parameter's gradient becomes its sum over all processes, in one all-reduce."""
-        if self.size is None:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        summed = self.total(torch.cat([g.flatten() for g in gradients]))
-        for gradient, total in zip(gradients, summed.split([g.numel() for g in gradients])):
-            gradient.copy_(total.view_as(gradient))
+        if self.size is not None:
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            nn.utils.vector_to_parameters(self.total(nn.utils.parameters_to_vector(gradients)), gradients)
 
 
 WHOLE = Part()
-_CURRENT: ContextVar[Part] = ContextVar("part", default=WHOLE)
 
 
 def part_of(accelerator: Accelerator, size: int) -> Part:
-    """What this process has of batches of `size` pictures.
-
-    Raises:
-        ValueError: there are more processes than pictures.
-    """
+    """What this process has of batches of `size` pictures; ValueError where there are more processes than pictures."""
     count, i = accelerator.num_processes, accelerator.process_index
     if size < count:
         raise InputError(f"Batches of {size} pictures cannot be shared out between {count} processes: "
@@ -99,14 +82,7 @@ def part_of(accelerator: Accelerator, size: int) -> Part:
     return WHOLE if count == 1 else Part(i * size // count, (i + 1) * size // count, size)
 
 
-def current_part() -> Part:
-    """What this process has of the batch that is worked on: all of it, unless a part is `taken`."""
-    return _CURRENT.get()
-
-
 def total_counts(accelerator: Accelerator, counts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of whole numbers, each summed over all processes, with the dtype and on the device that it came with."""
-    if accelerator.num_processes == 1:
-        return counts
     # as int64: neither gloo nor NCCL can add int16
     return {name: reduce(x.to(accelerator.device).long(), "sum").to(x) for name, x in counts.items()}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cause_lib.runs.store import read_record
 
 if TYPE_CHECKING:
     import pandas as pd
-
 
 COLUMNS = ["dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou", "pacc", "clusters_used",
            "num_clusters", "images", "device", "seconds", "folder", "miou_all", "date", "library", "weights",
@@ -20,25 +19,15 @@ def collect_metrics(run_dir: str | Path) -> "pd.DataFrame":
     """Every `metrics.json` below a folder as one table, a line a method, read-out, CRF setting and run."""
     import pandas as pd  # only who asks for a table waits for it
 
-    lines = [_line(path.parent, record, result) for path in sorted(Path(run_dir).rglob("metrics.json"))
-             for record in [read_record(path.parent)] for result in record["results"]]
+    lines = []
+    for path in sorted(Path(run_dir).rglob("metrics.json")):
+        record = read_record(path.parent)
+        experiment, concepts = record["experiment"], record.get("concepts", {})
+        lines += [dict.fromkeys(COLUMNS) | experiment | record | result | {  # columns by their names, and the others
+            "dataset": experiment["folder"] or experiment["dataset"], "images": record["dataset"]["images"],
+            "label_free": record["stage"] == "baseline_evaluation" or experiment["label_free"],
+            "folder": path.parent.as_posix(), "weights": record["weights"]["sha256"],
+            "dead_clusters": result["num_clusters"] - result["clusters_used"], "dead_concepts": concepts.get("dead"),
+            "effective_concepts": concepts.get("effective"),
+            "warnings": " ".join(record.get("notes", {}).get("warnings", []))} for result in record["results"]]
     return pd.DataFrame(lines, columns=COLUMNS)
-
-
-def _line(folder: Path, record: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    """The columns of one result."""
-    experiment, concepts = record["experiment"], record.get("concepts", {})
-    baseline = record["stage"] == "baseline_evaluation"
-    return {
-        "dataset": experiment["folder"] or experiment["dataset"], "backbone": experiment["backbone"],
-        "method": result["method"], "readout": result["readout"], "crf": result["crf"],
-        "label_free": True if baseline else experiment["label_free"], "seed": experiment["seed"],
-        "miou": result["miou"], "pacc": result["pacc"], "clusters_used": result["clusters_used"],
-        "num_clusters": result["num_clusters"], "images": record["dataset"]["images"], "device": record["device"],
-        "seconds": record["seconds"], "folder": folder.as_posix(), "miou_all": result.get("miou_all"),
-        "date": record.get("date"), "library": record["library"], "weights": record["weights"]["sha256"],
-        "dead_clusters": result["num_clusters"] - result["clusters_used"],
-        "effective_clusters": result.get("effective_clusters"), "dead_concepts": concepts.get("dead"),
-        "effective_concepts": concepts.get("effective"),
-        "warnings": " ".join(record.get("notes", {}).get("warnings", []))}
-

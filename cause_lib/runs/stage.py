@@ -10,6 +10,8 @@ is made after those that it needs, by one of the processes that ask for it; the 
 from __future__ import annotations
 
 import functools
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,8 @@ from cause_lib.runs import health
 from cause_lib.runs.features import FrozenFeatures, device_name, open_dataset
 from cause_lib.runs.loop import Run, session
 from cause_lib.runs.released import released_fingerprint
-from cause_lib.runs.store import artefact_folder, is_made, libraries_of, library_version, made_once, write_artefact
+from cause_lib.runs.store import (artefact_folder, is_made, libraries_of, library_version, made_once, read_record,
+                                  write_artefact)
 
 
 @dataclass
@@ -39,59 +42,51 @@ class Making:
     accelerator: Accelerator
     upstream: dict[str, Path] = field(default_factory=dict)
 
-    def record(self, features: FrozenFeatures, seconds: float) -> dict[str, Any]:
-        """What the record of any artefact has."""
-        return {"stage": self.stage, "experiment": self.experiment.to_dict(), "library": library_version(),
-                "libraries": libraries_of(self.upstream.values()), "weights": features.weights,
-                "device": device_name(self.accelerator), "seconds": round(seconds, 2),
-                "upstream": {name: path.relative_to(self.experiment.run_dir).as_posix()
-                             for name, path in self.upstream.items()}}
-
-    def warned(self, found: Sequence[str]) -> list[str]:
-        """Shows the warnings found here; returns them after those of the artefacts that this one is made from."""
-        return health.tell(found, self.upstream.values(), show=self.accelerator.is_main_process)
-
     def finish(self, features: FrozenFeatures, tensors: dict[str, dict[str, Tensor]], notes: dict[str, Any],
-               seconds: float, run: Run | None = None, found: Sequence[str] = ()) -> None:
-        """Write the artefact.
+               seconds: float = 0.0, *, run: Run | None = None, found: Sequence[str] = (),
+               metrics: dict[str, Any] | None = None) -> None:
+        """Write the artefact made from these features, by the first process; all go on together.
 
         Args:
-            features: what it was made from. tensors: file stem -> name -> tensor.
+            tensors: file stem -> name -> tensor.
             notes: go into the record, with the warnings and the pictures left out.
-            seconds: spent before training. run: the training, its loss is kept as the history.
-            found: warnings of this stage.
+            seconds: spent, but for training.
+            run: the training, its loss is kept as the history.
+            found: warnings of this stage; shown, and kept after those of the artefacts that this one is made from.
+            metrics: of an evaluation, for its `metrics.json`, which has the record too.
         """
-        history = {} if run is None else run.history
-        found = [*found, *health.of_losses(self.stage, history.get("loss", []), self.experiment.recipe)]
-        notes = notes | {"warnings": self.warned(found), "skipped": dict(features.dataset.skipped)}
-        record = self.record(features, seconds + (0.0 if run is None else run.seconds))
-        self.write(record | {"history": history, "notes": notes}, tensors)
-
-    def write(self, record: dict[str, Any], tensors: dict[str, dict[str, Tensor]],
-              metrics: dict[str, Any] | None = None) -> None:
-        """The first process writes; all go on together."""
+        found = [*found, *(health.of_losses(self.stage, run.history["loss"], self.experiment.recipe) if run else [])]
+        for sentence in found if self.accelerator.is_main_process else ():
+            warnings.warn(sentence, stacklevel=2)
+        upstream = self.upstream.values()
+        before = [said for path in upstream for said in read_record(path).get("notes", {}).get("warnings", [])]
+        record = {"stage": self.stage, "experiment": self.experiment.to_dict(), "library": library_version(),
+                  "libraries": libraries_of(upstream), "weights": features.weights,
+                  "device": device_name(self.accelerator), "seconds": round(seconds + (run.seconds if run else 0.0), 2),
+                  "upstream": {name: path.relative_to(self.experiment.run_dir).as_posix()
+                               for name, path in self.upstream.items()},
+                  "notes": notes | {"warnings": list(dict.fromkeys([*before, *found]))}}
+        if metrics is None:
+            record["history"] = run.history if run else {}
+            record["notes"]["skipped"] = dict(features.dataset.skipped)
+        else:
+            record["date"] = time.strftime("%Y-%m-%d", time.gmtime())
         if self.accelerator.is_main_process:
-            write_artefact(self.folder, record, tensors, metrics=metrics)
+            write_artefact(self.folder, record, tensors, metrics=metrics and record | metrics)
         self.accelerator.wait_for_everyone()
 
 
 def made(stage: str, **needs: Callable[[Experiment], Path]) -> Callable[[Callable], Callable[[Experiment], Path]]:
-    """A stage from the function that makes its artefact.
-
-    Args:
-        stage: a key of `STAGE_FIELDS`.
-        needs: the stages that it is made from, by the names under which its record has them.
-    """
+    """A stage, a key of `STAGE_FIELDS`, from the function that makes its artefact from those of the stages it needs."""
     def stage_of(make: Callable[[Experiment, Making], None]) -> Callable[[Experiment], Path]:
         @functools.wraps(make, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
         def run(experiment: Experiment) -> Path:
             folder = folder_of(experiment, stage)
-            if is_made(folder):
-                return folder
-            upstream = {name: before(experiment) for name, before in needs.items()}
-            with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
-                if wanted:
-                    make(experiment, Making(stage, experiment, folder, accelerator, upstream))
+            if not is_made(folder):
+                upstream = {name: before(experiment) for name, before in needs.items()}
+                with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
+                    if wanted:
+                        make(experiment, Making(stage, experiment, folder, accelerator, upstream))
             return folder
 
         del run.__wrapped__  # its signature is (experiment), not that of `make`
@@ -107,27 +102,24 @@ def find(experiment: Experiment, stage: str) -> Path | None:
 
 
 def folder_of(experiment: Experiment, stage: str) -> Path:
-    """An artefact's place: named by the fields that it depends on, the pictures and the backbone's weights.
-
-    What records the classes' names and colours depends on those too; prototypes and heads do not.
-    """
-    released = stage == "evaluation" and bool(experiment.release)
-    datasets = [] if released else [open_dataset(experiment, "train", experiment.image_size)]
-    if "evaluation" in stage:
-        datasets.append(open_dataset(experiment, "test", experiment.image_size))
-        if experiment.crf_backend not in crf_backends():
-            experiment = experiment.replace(crf=False)  # judged again, with it, once it is installed
+    """An artefact's place, named by the fields that it depends on, the pictures, the backbone's weights and, but for
+    prototypes and heads, the classes' names and colours."""
+    judged, released = "evaluation" in stage, stage == "evaluation" and bool(experiment.release)
+    roles = ["train"] * (not released) + ["test"] * judged
+    datasets = [open_dataset(experiment, role, experiment.image_size) for role in roles]
+    if judged and experiment.crf_backend not in crf_backends():
+        experiment = experiment.replace(crf=False)  # judged again, with it, once it is installed
     depends = experiment.key(stage) | {"data": "".join(dataset.fingerprint for dataset in datasets),
                                        "weights": weights_fingerprint(experiment.backbone)}
     if stage not in ("clusterbook", "head"):
         depends["names"] = [names_of(dataset) for dataset in datasets]
+    if released:  # wherever the files are
+        depends["release"] = released_fingerprint(experiment.release, experiment.head)
     parts = [Path(experiment.folder).name or experiment.dataset, experiment.backbone]
     if "baseline" not in stage and stage != "clusterbook":
         parts.append(experiment.head)
-    if released:  # wherever the files are
-        depends["release"] = released_fingerprint(experiment.release, experiment.head)
-        return artefact_folder(experiment.run_dir, stage, "-".join([*parts, "release"]), depends)
-    return artefact_folder(experiment.run_dir, stage, "-".join([*parts, f"s{experiment.seed}"]), depends)
+    parts.append("release" if released else f"s{experiment.seed}")
+    return artefact_folder(experiment.run_dir, stage, "-".join(parts), depends)
 
 
 def names_of(dataset: SegmentationDataset) -> dict[str, list]:
