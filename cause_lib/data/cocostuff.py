@@ -31,26 +31,21 @@ from cause_lib.data.source import Source, spread
 
 FACTS = json.loads(Path(__file__).with_name("cocostuff.json").read_text(encoding="utf-8"))
 THINGS = 91  # ids below are things, the rest is stuff
-LISTS = {
-    name: {"train": "Coco164kFull_Stuff_Coarse.txt", "val": f"Coco164kFull_Stuff_Coarse{suffix}.txt"}
-    for name, suffix in (("cocostuff27", "_7"), ("coco81", ""), ("coco171", ""))
-}
-LAYOUT = (
-    "lay COCO-Stuff out in $CAUSE_DATA/cocostuff as images/{train,val}2017, annotations/{train,val}2017 (of "
-    "stuffthingmaps_trainval2017.zip) and curated/{train,val}2017 (IIC's lists), or go on with dataset='scenes'"
-)
+LAYOUT = ("lay COCO-Stuff out in $CAUSE_DATA/cocostuff as images/{train,val}2017, annotations/{train,val}2017 (of "
+          "stuffthingmaps_trainval2017.zip) and curated/{train,val}2017 (IIC's lists), or go on with dataset='scenes'")
 
 
 def open_cocostuff(split: str, *, name: str, limit: int | None, **_) -> Source:
     """The `split`, train or val, of `name`, one of cocostuff27, coco81 and coco171."""
-    check_split(name, split, tuple(LISTS[name]))
+    check_split(name, split)
     root, year = find_folder(places("cocostuff"), LAYOUT, name), f"{split}2017"
-    ids = spread(read_list(f"{name} {split}", root / "curated" / year / LISTS[name][split], LAYOUT), limit)
+    listed = f"Coco164kFull_Stuff_Coarse{'_7' if (name, split) == ('cocostuff27', 'val') else ''}.txt"
+    ids = spread(read_list(f"{name} {split}", root / "curated" / year / listed, LAYOUT), limit)
     images = [root / "images" / year / f"{i}.jpg" for i in ids]
     labels = [root / "annotations" / year / f"{i}.png" for i in ids]
     classes, table = classes_of(name)
-    colors = palette(len(classes))
-    return open_pairs(f"{name} {split}", root, images, labels, classes, colors, layout=LAYOUT, table=table)
+    colors = dict(zip(classes, palette(len(classes))))
+    return open_pairs(f"{name} {split}", root, images, labels, colors, LAYOUT, table=table)
 
 
 def classes_of(name: str) -> tuple[list[str], tuple[int, ...]]:

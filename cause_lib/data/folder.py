@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext, suppress
 from functools import lru_cache
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +29,8 @@ MOST_CLASSES = 10_000  # as `Experiment.num_classes`; a larger id is a colour or
 DEFAULT_CLUSTERS = 27  # without labels nobody can say; 27 is the number of the paper's main table
 
 
-def open_folder(
-    split: str, *, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str = "stop", **_
-) -> Source:
+def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str, **_
+                ) -> Source:
     """The pictures of `split` in `folder`, a path or a name looked up below $CAUSE_DATA.
 
     Without labels anywhere in the folder the classes are "cluster 0" to "cluster num_classes - 1" (27 unless said).
@@ -42,7 +40,7 @@ def open_folder(
     stop = allow_corrupt == "stop"
     if not folder:
         raise InputError("dataset 'folder' needs folder=..., a path or a name below CAUSE_DATA; " + LAYOUT)
-    root = find_folder([Path(folder).expanduser(), places(folder)[0]], LAYOUT)
+    root = find_folder([Path(folder).expanduser(), *places(folder)[:-1]], LAYOUT)
     home = root / split if (root / split / "images").is_dir() else root
     if not (home / "images").is_dir():
         others = sorted(path.parent.name for path in root.glob("*/images"))
@@ -66,26 +64,26 @@ def name_classes(root: Path, home: Path, num_classes: int | None, stop: bool) ->
     kind, count = "cluster", num_classes or len(classes) or DEFAULT_CLUSTERS  # nothing matches clusters to names
     if label_folders:
         files = tuple(path for folder in label_folders for path in sorted(folder.glob("*.png")))
-        largest, where = largest_id(files, fingerprint_files(root, files, contents=True), stop)
-        if largest >= MOST_CLASSES:
-            raise InputError(f"label '{where}' has the class id {largest}, and at most {MOST_CLASSES} classes are "
-                             f"meant: save the label again with ids from 0 ({VOID} is void), or name the classes in "
-                             f"'{root / 'classes.json'}'")
+        largest = largest_id(files, fingerprint_files(root, files, contents=True), stop)
         kind, count = "class", max(largest + 1, num_classes or 1)
     return [f"{kind} {i}" for i in range(count)], palette(count)
 
 
 @lru_cache(maxsize=8)
-def largest_id(files: tuple[Path, ...], fingerprint: str, stop: bool) -> tuple[int, Path | None]:
-    """The largest class id in these labels and the file it is in, (-1, None) if all is void.
+def largest_id(files: tuple[Path, ...], fingerprint: str, stop: bool) -> int:
+    """The largest class id in these labels, -1 if all is void; read once for a `fingerprint` of the files.
 
-    Read once for a `fingerprint` of the files; with stop=False, labels that cannot be used are passed over.
+    With stop=False, labels that cannot be used are passed over.
     """
-    found = [(-1, None)]
+    largest = -1
     for path in tqdm(files, desc="class ids in the labels", unit="file", delay=2, leave=False):
         with nullcontext() if stop else suppress(ValueError, OSError):
-            found.append((int(load_label(path).max()), path))
-    return max((pair for pair in found if stop or pair[0] < MOST_CLASSES), key=itemgetter(0))
+            if (found := int(load_label(path).max())) >= MOST_CLASSES:
+                raise InputError(f"label '{path}' has the class id {found}, and at most {MOST_CLASSES} classes are "
+                                 f"meant: save the label again with ids from 0 ({VOID} is void), or name the classes "
+                                 "in classes.json")
+            largest = max(largest, found)
+    return largest
 
 
 def read_classes(path: Path) -> tuple[list[str], np.ndarray]:

@@ -23,12 +23,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pooch
 from filelock import FileLock
 
 from cause_lib.data.download import explained, fetch, resume, unpack
-from cause_lib.data.published import check_split, find_folder, open_pairs, places, read_list
+from cause_lib.data.published import FACTS, check_split, find_folder, open_pairs, places, read_list
 from cause_lib.data.source import Source, spread
 
 BASE_URL = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/"
@@ -37,30 +36,23 @@ SHA256 = "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb"
 RETRIES = 4
 HOME = "VOCdevkit/VOC2012"
 NEEDED = ["ImageSets/Segmentation", "JPEGImages", "SegmentationClass"]
-SPLITS = ("train", "val", "trainval", "trainaug")
-CLASSES = [
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table",
-    "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv/monitor",
-]  # fmt: skip
-LAYOUT = (
-    f"unpack {ARCHIVE} into $CAUSE_DATA/pascalvoc, so that there is $CAUSE_DATA/pascalvoc/{HOME}/JPEGImages, or go on "
-    "with dataset='scenes'"
-)
+LAYOUT = (f"unpack {ARCHIVE} into $CAUSE_DATA/pascalvoc, so that there is $CAUSE_DATA/pascalvoc/{HOME}/JPEGImages, or "
+          "go on with dataset='scenes'")
 
 
 def open_pascalvoc(split: str, *, limit: int | None, download: bool, **_) -> Source:
     """VOC 2012's segmentation `split`: train, val, trainval or trainaug; fetched if it is nowhere."""
-    check_split("pascalvoc", split, SPLITS)
+    check_split("pascalvoc", split, "trainval", "trainaug")
     tried = places(f"pascalvoc/{HOME}")
-    if download and not any(path and path.is_dir() for path in tried):
-        fetch_pascalvoc(places("pascalvoc")[1])
+    if download and not any(path.is_dir() for path in tried):
+        fetch_pascalvoc(places("pascalvoc")[-1])
     root = find_folder(tried, f"let it be downloaded (2 GB), or {LAYOUT}", "pascalvoc")
     names = spread(read_list(f"pascalvoc {split}", root / f"ImageSets/Segmentation/{split}.txt", LAYOUT), limit)
     images = [root / "JPEGImages" / f"{name}.jpg" for name in names]
     folder = root / ("SegmentationClassAug" if split == "trainaug" else "SegmentationClass")
     labels = [folder / f"{name}.png" for name in names]
-    colors = voc_palette(len(CLASSES))
-    return open_pairs(f"pascalvoc {split}", root, images, labels, CLASSES, colors, layout=LAYOUT, squash=True)
+    classes = FACTS["pascalvoc"]["classes"]
+    return open_pairs(f"pascalvoc {split}", root, images, labels, classes, LAYOUT, squash=True)
 
 
 def fetch_pascalvoc(target: Path) -> Path:
@@ -81,10 +73,3 @@ def fetch_pascalvoc(target: Path) -> Path:
                 (target / "unpacked").rmdir()
                 archive.unlink()
     return target
-
-
-def voc_palette(count: int) -> np.ndarray:
-    """VOC's own colours, uint8 (count, 3): an id's bits, dealt in turn to red, green and blue, high ones first."""
-    ids = np.arange(count)
-    channels = [sum((ids >> (3 * j + channel) & 1) << (7 - j) for j in range(3)) for channel in range(3)]
-    return np.stack(channels, axis=-1).astype(np.uint8)

@@ -1,7 +1,11 @@
-"""What the data sets of the published tables share: where they lie, and which files a split needs."""
+"""What the data sets of the published tables share: where they lie, and which files a split needs.
+
+published.json holds the pictures of each split, and the names and colours of the classes, as published.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +16,9 @@ import pooch
 from cause_lib.data.source import Source, open_files
 from cause_lib.errors import InputError, NotFound
 
+FACTS = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+COUNTS = {name: facts["pictures"] for name, facts in FACTS.items()}  # set -> split -> pictures
+
 
 class MissingFiles(NotFound):
     """A split needs files that are not there: the message in one sentence, all of them in `paths`."""
@@ -21,15 +28,13 @@ class MissingFiles(NotFound):
         self.paths = list(paths)
 
 
-def places(folder: str) -> tuple[Path | None, Path]:
+def places(folder: str) -> list[Path]:
     """Where `folder` may lie: below $CAUSE_DATA, if that is set, and in the user's cache."""
-    given = os.environ.get("CAUSE_DATA")
-    return Path(given).expanduser() / folder if given else None, pooch.os_cache("cause-book") / folder
+    return [Path(home).expanduser() / folder for home in (os.environ.get("CAUSE_DATA"), pooch.os_cache("cause-book")) if home]
 
 
-def find_folder(tried: Sequence[Path | None], layout: str, name: str = "") -> Path:
+def find_folder(tried: Sequence[Path], layout: str, name: str = "") -> Path:
     """The first of these places that is a folder. Raises FileNotFoundError that says where it looked."""
-    tried = [path for path in tried if path]
     for path in tried:
         if path.is_dir():
             return path.resolve()
@@ -37,9 +42,9 @@ def find_folder(tried: Sequence[Path | None], layout: str, name: str = "") -> Pa
     raise NotFound(f"{said} {' or '.join(repr(str(path)) for path in tried)}: {layout}")
 
 
-def check_split(name: str, split: str, known: Sequence[str]) -> None:
-    """Raises ValueError for a split that the data set does not have."""
-    if split not in known:
+def check_split(name: str, split: str, *others: str) -> None:
+    """Raises ValueError for a split that was not published and is none of `others`."""
+    if split not in (known := (*COUNTS[name], *others)):
         raise InputError(f"{name} has no split '{split}': use one of {', '.join(known)}")
 
 
@@ -56,14 +61,14 @@ def read_list(what: str, path: Path, layout: str) -> list[str]:
     return names
 
 
-def open_pairs(what: str, root: Path, images: Sequence[Path], labels: Sequence[Path], classes: Sequence[str],
-               colors: Any, *, layout: str, **options: Any) -> Source:
+def open_pairs(what: str, root: Path, images: Sequence[Path], labels: Sequence[Path], classes: Mapping[str, Any],
+               layout: str, **options: Any) -> Source:
     """Pictures and labels of `what`, "<data set> <split>", as `source.open_files` (also for the options) opens them.
 
-    Raises MissingFiles unless every file is there.
+    classes: name -> colour. Raises MissingFiles unless every file is there.
     """
     require(what, {"pictures": images, "labels": labels}, layout)
-    return open_files(root, images, labels, classes, colors, extra=what.split()[0], **options)
+    return open_files(root, images, labels, classes, classes.values(), extra=what.split()[0], **options)
 
 
 def require(what: str, groups: Mapping[str, Sequence[Path]], layout: str) -> None:

@@ -73,13 +73,9 @@ class SegmentationDataset(Dataset):
             raise IndexError(f"item {index} of {len(self)}")
         views, cut = CROPS[self.crops]
         picture, view = divmod(index, len(views))
-        image, label = (cut(t, self.crop_ratio)[view] for t in self._read(picture))
+        if self._last[0] != picture:
+            self._last = (picture, self.source.read(picture))
+        image, label = (cut(t, self.crop_ratio)[view] for t in self._last[1])
         image = resize_and_crop(image, self.image_size, self.resize, squash=self.source.squash)
         label = resize_and_crop(label, self.image_size, squash=self.source.squash)
         return {"image": F.to_dtype(image, torch.float32, scale=True), "label": label.long(), "index": index}
-
-    def _read(self, picture: int):
-        last = self._last
-        if last[0] != picture:
-            self._last = last = (picture, self.source.read(picture))
-        return last[1]
