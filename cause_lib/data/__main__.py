@@ -9,13 +9,11 @@ Ends with 0 if all that was asked for is whole, else with 1.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 
 from cause_lib.data import COUNTS, check_dataset
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Runs the command with `arguments` (the command line's unless given); 0 if all is whole, else 1."""
     parser = argparse.ArgumentParser(prog="python -m cause_lib.data", description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=["check"])
@@ -29,4 +27,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,6 @@
 """CamVid: 701 street scenes from a moving car, 11 classes, in SegNet's split of 367, 101 and 233.
 
-Looked for in $CAUSE_DATA/camvid, then in the user's cache, else fetched file by file from the public SegNet tutorial,
-every file held against its SHA-256. Two layouts are understood:
+Fetched file by file from the public SegNet tutorial, each held against its SHA-256. Two layouts are understood:
 
     {train,val,test}/{images,labels}         label 255 = void
     {train,val,test} and {train,...}annot    as published there, label 11 = void
@@ -46,7 +45,7 @@ def open_camvid(split: str, *, limit: int | None, download: bool, **_) -> Source
 
 def fetch_camvid(target: Path, split: str, download: bool = True) -> Path:
     """`target`, after fetching what is missing of `split`; raises what `download.fetch` does."""
-    fetcher = pooch.create(target, BASE_URL, registry=None, retry_if_failed=RETRIES)
+    fetcher = pooch.create(target, BASE_URL, retry_if_failed=RETRIES)
     fetcher.load_registry(CHECKSUMS)
     files = [name for name in fetcher.registry if name.split("/")[0] in (split, f"{split}annot")]
     if not all((target / name).is_file() for name in files):

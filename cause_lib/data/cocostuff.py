@@ -1,6 +1,4 @@
-"""COCO-Stuff on COCO 2017, labelled three ways: `cocostuff27`, `coco81` and `coco171`.
-
-Looked for in $CAUSE_DATA/cocostuff, then in the user's cache, in the layout of the public `cocostuff` folder:
+"""COCO-Stuff on COCO 2017 as `cocostuff27`, `coco81` and `coco171`, laid out as the public `cocostuff` folder is:
 
     images/{train,val}2017/<id>.jpg
     annotations/{train,val}2017/<id>.png      fine ids 0 to 181, 255 = void
@@ -13,9 +11,7 @@ val2017's Coco164kFull_Stuff_Coarse (4,172).
 cocostuff.json holds the 182 fine names of COCO-Stuff's label list, the class of the 27 that STEGO and CAUSE give each,
 and the 11 things that COCO has a name for but never segmented. The other two follow from it: coco171 is what remains
 without those 11, in order; coco81 is its 80 things as 1 to 80, and all stuff as class 0. In the released code the 11
-would become class 0 there; here they are void. COCO-Stuff says that no label carries them, so nothing depends on it.
-
-Colours are this library's palette, which every reader can tell apart.
+would become class 0 there; here they are void. Colours are this library's palette.
 
 Caesar, Uijlings and Ferrari 2018, "COCO-Stuff"; Ji, Henriques and Vedaldi 2019 (IIC); Cho et al. 2021 (PiCIE).
 """

@@ -24,9 +24,8 @@ BLOCK, PATIENCE = 2**16, 30  # bytes written at once, and seconds without an ans
 def fetch(name: str, fetcher: pooch.Pooch, files: Sequence[str], layout: str, downloader=None) -> list[Path]:
     """The paths of `files` of the data set `name`, after fetching what is not there yet, or not right.
 
-    layout: what to put where, for errors. downloader: one of pooch's; by default the one that fits the address.
-    Raises RuntimeError if a file cannot be fetched, ValueError if one arrives with another checksum, OSError if it
-    cannot be written.
+    layout: what to put where, for errors. downloader: one of pooch's; by default the one that fits the address. Raises
+    RuntimeError if a file cannot be fetched, ValueError for another checksum, OSError if it cannot be written.
     """
     pooch.get_logger().setLevel("WARNING")  # one progress bar says more than a line a file
 

@@ -26,18 +26,16 @@ from cause_lib.errors import InputError, NotFound
 
 LAYOUT = "expected <folder>/images/ or <folder>/<split>/images/ with jpg, png, webp, bmp or tif files"
 MOST_CLASSES = 10_000  # as `Experiment.num_classes`; a larger id is a colour or a depth taken for a label
-DEFAULT_CLUSTERS = 27  # without labels nobody can say; 27 is the number of the paper's main table
+DEFAULT_CLUSTERS = 27  # where there are no labels: the number of the paper's main table
 
 
 def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str, **_
                 ) -> Source:
     """The pictures of `split` in `folder`, a path or a name looked up below $CAUSE_DATA.
 
-    Without labels anywhere in the folder the classes are "cluster 0" to "cluster num_classes - 1" (27 unless said).
     Raises FileNotFoundError for a missing folder, no pictures or a missing label, ValueError for a bad classes.json.
     With allow_corrupt="skip" a missing label is no error here, and ids are read off the labels that can be read.
     """
-    stop = allow_corrupt == "stop"
     if not folder:
         raise InputError("dataset 'folder' needs folder=..., a path or a name below CAUSE_DATA; " + LAYOUT)
     root = find_folder([Path(folder).expanduser(), *places(folder)[:-1]], LAYOUT)
@@ -49,6 +47,7 @@ def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int 
     images = spread(list_pictures(home / "images"), limit)
     if not images:
         raise NotFound(f"'{home / 'images'}' holds no pictures: {LAYOUT}")
+    stop = allow_corrupt == "stop"
     labels = labels_of(images, home / "labels", all_there=stop) if (home / "labels").is_dir() else None
     classes, colors = name_classes(root, home, num_classes, stop)
     return open_files(root, images, labels, classes, colors, contents=True, extra=len(classes))
@@ -71,17 +70,13 @@ def name_classes(root: Path, home: Path, num_classes: int | None, stop: bool) ->
 
 @lru_cache(maxsize=8)
 def largest_id(files: tuple[Path, ...], fingerprint: str, stop: bool) -> int:
-    """The largest class id in these labels, -1 if all is void; read once for a `fingerprint` of the files.
-
-    With stop=False, labels that cannot be used are passed over.
-    """
+    """The largest id in these labels, -1 if all is void; not `stop`: labels that cannot be used are passed over."""
     largest = -1
     for path in tqdm(files, desc="class ids in the labels", unit="file", delay=2, leave=False):
         with nullcontext() if stop else suppress(ValueError, OSError):
             if (found := int(load_label(path).max())) >= MOST_CLASSES:
-                raise InputError(f"label '{path}' has the class id {found}, and at most {MOST_CLASSES} classes are "
-                                 f"meant: save the label again with ids from 0 ({VOID} is void), or name the classes "
-                                 "in classes.json")
+                raise InputError(f"label '{path}' has the class id {found}, for at most {MOST_CLASSES} classes: save "
+                                 f"it again with ids from 0 ({VOID} is void), or name the classes in classes.json")
             largest = max(largest, found)
     return largest
 
@@ -90,14 +85,12 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
     """Names and colours (uint8 (c, 3)) from a classes.json. Raises ValueError naming the file if it is not one."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark before the text
-        if not isinstance(entries, list) or not entries:
-            raise InputError("no list, or an empty one")
-        names = [entry if isinstance(entry, str) else entry["name"] for entry in entries]
-        if not all(isinstance(name, str) for name in names):
-            raise InputError("a name that is no text")
-        colors = palette(len(names))
-        for i, entry in enumerate(entries):
-            if isinstance(entry, dict) and "color" in entry:
+        named = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+        names, colors = [entry["name"] for entry in named], palette(len(named))
+        if not (names and isinstance(entries, list) and all(isinstance(name, str) for name in names)):
+            raise InputError("no list, an empty one, or a name that is no text")
+        for i, entry in enumerate(named):
+            if "color" in entry:
                 color = entry["color"]
                 red, green, blue = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
                 if not all(type(part) is int and 0 <= part <= 255 for part in (red, green, blue)):

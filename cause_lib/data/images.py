@@ -31,8 +31,7 @@ def load_image(path: str | Path) -> Image.Image:
     """The picture at `path` as a person would see it: 8-bit RGB, upright.
 
     EXIF rotation is applied; grey-scale, palette, CMYK and 16-bit pictures are converted; transparency becomes white.
-    Raises FileNotFoundError if there is no such file, ValueError (naming it) if it cannot be decoded or has
-    floating-point pixels.
+    Raises FileNotFoundError if there is no such file, ValueError if it cannot be decoded or has floating-point pixels.
     """
     return _read(path, lambda picture: to_rgb(picture, f"'{path}'"))
 
@@ -67,10 +66,9 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 
 def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest", *, squash: bool = False) -> Tensor:
-    """DINO's evaluation transform: short side to `size`, then the centre square.
+    """DINO's evaluation transform: short side to `size`, then the centre square. Small pictures are enlarged.
 
-    An image and its label of the same height and width get the same place, by nearest neighbour exactly the same source
-    pixels. Small pictures are enlarged.
+    An image and its label get the same place, by nearest neighbour exactly the same source pixels.
 
     picture: (h, w) or (c, h, w), any dtype. resize: a key of `RESIZE`. squash: both sides to `size`, nothing cut.
     Returns (size, size) or (c, size, size) of the same dtype.
@@ -88,7 +86,7 @@ def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest", *, squa
 
 
 def _read(path: str | Path, convert: Callable[[Image.Image], Any] = lambda picture: picture) -> Any:
-    """What `convert` makes of the picture at `path`; whatever is raised on the way, as a ValueError naming the file."""
+    """What `convert` makes of the picture at `path`. Raises ValueError naming the file for whatever goes wrong."""
     if not Path(path).is_file():  # a pipe would be waited for, without end
         what = "is no file (a folder, a pipe, or a link to nothing)" if os.path.lexists(path) else "is not there"
         raise NotFound(f"there is no picture at '{path}', which {what}: put one there or take the name out")

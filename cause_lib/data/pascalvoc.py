@@ -1,19 +1,13 @@
-"""Pascal VOC 2012, segmentation: 1,464 + 1,449 photographs, 20 kinds of objects and the background.
-
-Looked for in $CAUSE_DATA/pascalvoc, then in the user's cache, in the official layout below VOCdevkit/VOC2012:
+"""Pascal VOC 2012: 1,464 + 1,449 photographs, 20 kinds of objects and background, laid out in VOCdevkit/VOC2012 as:
 
     JPEGImages/<name>.jpg
     SegmentationClass/<name>.png                       class ids 0 to 20, 255 = void (outlines and what is unclear)
     ImageSets/Segmentation/{train,val,trainval}.txt    one <name> a line
 
-else fetched from its authors (2 GB, going on where it was cut off), held against the archive's SHA-256, and unpacked.
-Where ImageSets/Segmentation has a trainaug.txt too, the split `trainaug` reads its labels from SegmentationClassAug.
-Ids above 20 other than 255, which the released code makes void, are an error here: the file would not be one of VOC's.
-
-The tables squash every view to a square instead of cutting one out, by nearest neighbour, to train and to judge.
-
-The SHA-256 is the one that TensorFlow Datasets states for this archive (url_checksums/voc.txt), the address is that of
-torchvision, which states its MD5, 6cd6e144f989b92b3379bac3b3de84fd.
+Fetched from its authors (2 GB, going on where it was cut off), held against the archive's SHA-256, and unpacked. Where
+ImageSets/Segmentation has a trainaug.txt too, the split `trainaug` reads its labels from SegmentationClassAug. Ids
+above 20 other than 255, which the released code makes void, are an error here. The tables squash every view to a square
+instead of cutting one out, to train and to judge.
 
 Everingham et al. 2010, "The Pascal Visual Object Classes Challenge".
 """
@@ -30,9 +24,9 @@ from cause_lib.data.download import explained, fetch, resume, unpack
 from cause_lib.data.published import FACTS, check_split, find_folder, open_pairs, places, read_list
 from cause_lib.data.source import Source, spread
 
-BASE_URL = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/"
+BASE_URL = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/"  # torchvision's
 ARCHIVE = "VOCtrainval_11-May-2012.tar"
-SHA256 = "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb"
+SHA256 = "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb"  # TensorFlow Datasets' (url_checksums)
 RETRIES = 4
 HOME = "VOCdevkit/VOC2012"
 NEEDED = ["ImageSets/Segmentation", "JPEGImages", "SegmentationClass"]
@@ -51,15 +45,13 @@ def open_pascalvoc(split: str, *, limit: int | None, download: bool, **_) -> Sou
     images = [root / "JPEGImages" / f"{name}.jpg" for name in names]
     folder = root / ("SegmentationClassAug" if split == "trainaug" else "SegmentationClass")
     labels = [folder / f"{name}.png" for name in names]
-    classes = FACTS["pascalvoc"]["classes"]
-    return open_pairs(f"pascalvoc {split}", root, images, labels, classes, LAYOUT, squash=True)
+    return open_pairs(f"pascalvoc {split}", root, images, labels, FACTS["pascalvoc"]["classes"], LAYOUT, squash=True)
 
 
-def fetch_pascalvoc(target: Path) -> Path:
-    """`target`, after fetching the archive and unpacking into it what segmentation needs; raises as `download.fetch`.
+def fetch_pascalvoc(target: Path) -> None:
+    """Fetches the archive and unpacks into `target` what segmentation needs; raises what `download.fetch` does.
 
-    Whoever comes second waits. VOCdevkit gets its name only once all is unpacked; an archive that is there and right is
-    not fetched again, and of one that was cut off only the rest is.
+    Whoever comes second waits. VOCdevkit gets its name only once all is unpacked.
     """
     fetcher = pooch.create(target, BASE_URL, registry={ARCHIVE: f"sha256:{SHA256}"}, retry_if_failed=RETRIES)
     with explained("pascalvoc", ARCHIVE, fetcher, LAYOUT):
@@ -72,4 +64,3 @@ def fetch_pascalvoc(target: Path) -> Path:
                 (target / "unpacked/VOCdevkit").rename(target / "VOCdevkit")
                 (target / "unpacked").rmdir()
                 archive.unlink()
-    return target

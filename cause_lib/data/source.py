@@ -26,21 +26,16 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures and labels at their own sizes.
+    """Pictures and labels at their own sizes."""
 
-    read(i) -> image uint8 (3, h, w), label int32 (h, w) with -1 void; `names` has one entry a picture, `colors` is
-    uint8 (c, 3); `fingerprint` changes whenever what `read` returns may have changed; `skipped` has the name of each
-    picture that was left out, and why; with `squash`, views become square by squashing, not by cropping.
-    """
-
-    names: list[str]
+    names: list[str]  # one a picture
     classes: list[str]
-    colors: np.ndarray
-    read: Callable[[int], tuple[Tensor, Tensor]]
-    fingerprint: str
+    colors: np.ndarray  # uint8 (c, 3)
+    read: Callable[[int], tuple[Tensor, Tensor]]  # index -> image uint8 (3, h, w), label int32 (h, w), -1 void
+    fingerprint: str  # changes whenever what `read` returns may have changed
     has_labels: bool = True
-    skipped: tuple[tuple[str, str], ...] = ()
-    squash: bool = False
+    skipped: tuple[tuple[str, str], ...] = ()  # the name of each picture that was left out, and why
+    squash: bool = False  # views become square by squashing, not by cropping
 
 
 @dataclass(frozen=True)
@@ -68,31 +63,27 @@ class PictureFiles:
 
 def open_files(root: Path, images: Sequence[Path], labels: Sequence[Path] | None, classes: Iterable[str], colors: Any,
                *, table: Sequence[int] = (), squash: bool = False, **fingerprint: Any) -> Source:
-    """Pictures and labels below `root` as a Source; table: of `PictureFiles`, unless ids are classes.
-
-    `fingerprint` goes to `fingerprint_files`.
-    """
+    """Pictures and labels below `root` as a Source. table: `PictureFiles`'; by default, ids are classes."""
     classes = list(classes)
     read = PictureFiles(tuple(images), labels and tuple(labels), tuple(table or range(len(classes))))
-    return Source(
-        [path.name for path in images], classes, np.array([*colors], dtype=np.uint8), read,
-        fingerprint_files(root, [*images, *(labels or ())], **fingerprint), has_labels=labels is not None, squash=squash)
+    return Source([path.name for path in images], classes, np.array([*colors], dtype=np.uint8), read,
+                  fingerprint_files(root, [*images, *(labels or ())], **fingerprint), labels is not None, squash=squash)
 
 
 def leave_out(source: Source) -> Source:
-    """The source without the pictures that cannot be used, and `skipped`, which says what they are and why.
+    """The source without the pictures that cannot be used; `skipped` says what they are and why.
 
-    Every file is decoded, once for a fingerprint; one warning says how many are left out. What is drawn and not read
-    from files stays as it is. Raises ValueError if no picture remains.
+    Every file is decoded, once for a fingerprint; one warning says how many are left out. Raises ValueError if no
+    picture remains.
     """
     files = source.read
     if not isinstance(files, PictureFiles) or not (faults := _faults(files, source.fingerprint)):
         return source
-    kept = [i for i in range(len(source.names)) if i not in faults]
-    images, labels = (paths and tuple(paths[i] for i in kept) for paths in (files.images, files.labels))
+    images, labels = (paths and tuple(path for i, path in enumerate(paths) if i not in faults)
+                      for paths in (files.images, files.labels))
     names = [path.name for path in images]
-    skipped = tuple((source.names[i], reason) for i, reason in faults.items())
-    return replace(source, names=names, read=replace(files, images=images, labels=labels), skipped=skipped,
+    return replace(source, names=names, read=replace(files, images=images, labels=labels),
+                   skipped=tuple((source.names[i], reason) for i, reason in faults.items()),
                    fingerprint=_sha256([source.fingerprint, names]))
 
 
@@ -127,8 +118,7 @@ def list_pictures(folder: Path) -> list[Path]:
 def labels_of(images: Sequence[Path], folder: Path, *, all_there: bool = True) -> list[Path]:
     """The label `<folder>/<stem>.png` of every picture.
 
-    Raises FileNotFoundError naming the first picture without one, but for `all_there=False`; ValueError if two pictures
-    would share one, since it can be right for one of them only.
+    Raises FileNotFoundError naming the first without one, but for `all_there=False`; ValueError if two would share one.
     """
     labels = [folder / f"{image.stem}.png" for image in images]
     present = {path.name for path in folder.iterdir()}
@@ -152,8 +142,8 @@ def spread(items: Sequence, limit: int | None) -> list:
 def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool = False, extra: Any = None) -> str:
     """SHA-256 (16 hex digits) over the files' relative names and sizes, their contents if asked for, and `extra`.
 
-    Times are never asked: a copy, a checkout or a disk mounted anew holds the same pictures. What is no file that can
-    be read (a folder, a pipe, a link to nothing) goes in by its name; reading its item says what is wrong with it.
+    Times do not count: a copy holds the same pictures. What is no file that can be read (a folder, a pipe, a link to
+    nothing) goes in by its name; reading its item says what is wrong with it.
     """
     entries = []
     for path in files:
