@@ -79,4 +79,4 @@ class SegmentationDataset(Dataset):
         image, label = (cut(t, self.crop_ratio)[view] for t in last[1])
         image = resize_and_crop(image, self.image_size, self.resize, squash=self.source.squash)
         label = resize_and_crop(label, self.image_size, squash=self.source.squash)
-        return {"image": image.float() * (1 / 255), "label": label.long(), "index": index}
+        return {"image": image.float() * (1 / 255), "label": label.long(), "index": index}  # as torchvision's to_dtype
