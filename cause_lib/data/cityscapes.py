@@ -1,45 +1,35 @@
-"""Cityscapes: 2,975 + 500 street scenes of 2048 x 1024 pixels from 50 cities, 27 classes.
-
-Looked for in $CAUSE_DATA/cityscapes, then in the user's cache, in the official layout:
+"""Cityscapes: 2,975 + 500 street scenes of 2048 x 1024 pixels from 50 cities, 27 classes, in the official layout:
 
     leftImg8bit/{train,val}/<city>/<frame>_leftImg8bit.png
     gtFine/{train,val}/<city>/<frame>_gtFine_labelIds.png
 
 The 27 classes are the label ids 7 (road) to 33 (bicycle), as in STEGO and CAUSE, not the benchmark's 19; lower ids are
-void. Names and colours are the official ones, from torchvision; pole and pole group share a colour there.
-
+void. Names and colours are the official ones; pole and pole group share a colour there.
 Cordts et al. 2016, "The Cityscapes Dataset for Semantic Urban Scene Understanding".
 """
 
 from __future__ import annotations
 
-from torchvision.datasets import Cityscapes
-
-from cause_lib.data.published import MissingFiles, check_split, find_folder, open_pairs, places
+from cause_lib.data.published import FACTS, check_split, find_folder, open_pairs, places
 from cause_lib.data.source import Source, spread
+from cause_lib.errors import NotFound
 
-FIRST, LAST = 7, 33  # label ids
-CLASSES = {kind.name: kind.color for kind in Cityscapes.classes if FIRST <= kind.id <= LAST}
-TABLE = (-1,) * FIRST + tuple(range(len(CLASSES)))
+TABLE = (*[-1] * 7, *range(27))  # the class of each label id
 IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
-LAYOUT = (
-    "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (from cityscapes-dataset.com, after registration) "
-    "into $CAUSE_DATA/cityscapes, or go on with dataset='scenes'"
-)
+LAYOUT = ("unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip (from cityscapes-dataset.com, after "
+          "registration) into $CAUSE_DATA/cityscapes, or go on with dataset='scenes'")
 
 
 def open_cityscapes(split: str, *, limit: int | None, **_) -> Source:
     """Cityscapes' `split`, train or val, with fine labels, in the order of cities and frames."""
-    check_split("cityscapes", split, ("train", "val"))
+    check_split("cityscapes", split)
     root = find_folder(places("cityscapes"), LAYOUT, "cityscapes")
-    pictures, annotations = root / "leftImg8bit" / split, root / "gtFine" / split
-    pairs = ((pictures, IMAGE), (annotations, LABEL))
-    found = [(path, end) for folder, end in pairs for path in folder.glob(f"*/*{end}")]
-    frames = {(path.parent.name, path.name.removesuffix(end)) for path, end in found}
+    pairs = ((root / "leftImg8bit" / split, IMAGE), (root / "gtFine" / split, LABEL))
+    frames = {(path.parent.name, path.name.removesuffix(end))
+              for folder, end in pairs for path in folder.glob(f"*/*{end}")}
     if not frames:
-        raise MissingFiles(f"cityscapes {split} has neither pictures '{pictures}/<city>/*{IMAGE}' nor labels "
-                           f"'{annotations}/<city>/*{LABEL}': {LAYOUT}", [pictures, annotations])
+        pictures, labels = (f"'{folder}/<city>/*{end}'" for folder, end in pairs)
+        raise NotFound(f"cityscapes {split} has neither pictures {pictures} nor labels {labels}: {LAYOUT}")
     frames = spread(sorted(frames), limit)  # every frame with a picture or a label: where one is missing, it is said
     images, labels = ([folder / city / f"{frame}{end}" for city, frame in frames] for folder, end in pairs)
-    colors = CLASSES.values()
-    return open_pairs(f"cityscapes {split}", root, images, labels, CLASSES, colors, layout=LAYOUT, table=TABLE)
+    return open_pairs(f"cityscapes {split}", root, images, labels, FACTS["cityscapes"]["classes"], LAYOUT, table=TABLE)

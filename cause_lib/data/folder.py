@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext, suppress
 from functools import lru_cache
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +26,19 @@ from cause_lib.errors import InputError, NotFound
 
 LAYOUT = "expected <folder>/images/ or <folder>/<split>/images/ with jpg, png, webp, bmp or tif files"
 MOST_CLASSES = 10_000  # as `Experiment.num_classes`; a larger id is a colour or a depth taken for a label
-DEFAULT_CLUSTERS = 27  # without labels nobody can say; 27 is the number of the paper's main table
+DEFAULT_CLUSTERS = 27  # where there are no labels: the number of the paper's main table
 
 
-def open_folder(
-    split: str, *, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str = "stop", **_
-) -> Source:
+def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str, **_
+                ) -> Source:
     """The pictures of `split` in `folder`, a path or a name looked up below $CAUSE_DATA.
 
-    Without labels anywhere in the folder the classes are "cluster 0" to "cluster num_classes - 1" (27 unless said).
     Raises FileNotFoundError for a missing folder, no pictures or a missing label, ValueError for a bad classes.json.
     With allow_corrupt="skip" a missing label is no error here, and ids are read off the labels that can be read.
     """
-    stop = allow_corrupt == "stop"
     if not folder:
         raise InputError("dataset 'folder' needs folder=..., a path or a name below CAUSE_DATA; " + LAYOUT)
-    root = find_folder([Path(folder).expanduser(), places(folder)[0]], LAYOUT)
+    root = find_folder([Path(folder).expanduser(), *places(folder)[:-1]], LAYOUT)
     home = root / split if (root / split / "images").is_dir() else root
     if not (home / "images").is_dir():
         others = sorted(path.parent.name for path in root.glob("*/images"))
@@ -51,6 +47,7 @@ def open_folder(
     images = spread(list_pictures(home / "images"), limit)
     if not images:
         raise NotFound(f"'{home / 'images'}' holds no pictures: {LAYOUT}")
+    stop = allow_corrupt == "stop"
     labels = labels_of(images, home / "labels", all_there=stop) if (home / "labels").is_dir() else None
     classes, colors = name_classes(root, home, num_classes, stop)
     return open_files(root, images, labels, classes, colors, contents=True, extra=len(classes))
@@ -66,40 +63,34 @@ def name_classes(root: Path, home: Path, num_classes: int | None, stop: bool) ->
     kind, count = "cluster", num_classes or len(classes) or DEFAULT_CLUSTERS  # nothing matches clusters to names
     if label_folders:
         files = tuple(path for folder in label_folders for path in sorted(folder.glob("*.png")))
-        largest, where = largest_id(files, fingerprint_files(root, files, contents=True), stop)
-        if largest >= MOST_CLASSES:
-            raise InputError(f"label '{where}' has the class id {largest}, and at most {MOST_CLASSES} classes are "
-                             f"meant: save the label again with ids from 0 ({VOID} is void), or name the classes in "
-                             f"'{root / 'classes.json'}'")
+        largest = largest_id(files, fingerprint_files(root, files, contents=True), stop)
         kind, count = "class", max(largest + 1, num_classes or 1)
     return [f"{kind} {i}" for i in range(count)], palette(count)
 
 
 @lru_cache(maxsize=8)
-def largest_id(files: tuple[Path, ...], fingerprint: str, stop: bool) -> tuple[int, Path | None]:
-    """The largest class id in these labels and the file it is in, (-1, None) if all is void.
-
-    Read once for a `fingerprint` of the files; with stop=False, labels that cannot be used are passed over.
-    """
-    found = [(-1, None)]
+def largest_id(files: tuple[Path, ...], fingerprint: str, stop: bool) -> int:
+    """The largest id in these labels, -1 if all is void; not `stop`: labels that cannot be used are passed over."""
+    largest = -1
     for path in tqdm(files, desc="class ids in the labels", unit="file", delay=2, leave=False):
         with nullcontext() if stop else suppress(ValueError, OSError):
-            found.append((int(load_label(path).max()), path))
-    return max((pair for pair in found if stop or pair[0] < MOST_CLASSES), key=itemgetter(0))
+            if (found := int(load_label(path).max())) >= MOST_CLASSES:
+                raise InputError(f"label '{path}' has the class id {found}, for at most {MOST_CLASSES} classes: save "
+                                 f"it again with ids from 0 ({VOID} is void), or name the classes in classes.json")
+            largest = max(largest, found)
+    return largest
 
 
 def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
     """Names and colours (uint8 (c, 3)) from a classes.json. Raises ValueError naming the file if it is not one."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark before the text
-        if not isinstance(entries, list) or not entries:
-            raise InputError("no list, or an empty one")
-        names = [entry if isinstance(entry, str) else entry["name"] for entry in entries]
-        if not all(isinstance(name, str) for name in names):
-            raise InputError("a name that is no text")
-        colors = palette(len(names))
-        for i, entry in enumerate(entries):
-            if isinstance(entry, dict) and "color" in entry:
+        named = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+        names, colors = [entry["name"] for entry in named], palette(len(named))
+        if not (names and isinstance(entries, list) and all(isinstance(name, str) for name in names)):
+            raise InputError("no list, an empty one, or a name that is no text")
+        for i, entry in enumerate(named):
+            if "color" in entry:
                 color = entry["color"]
                 red, green, blue = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
                 if not all(type(part) is int and 0 <= part <= 255 for part in (red, green, blue)):

@@ -11,9 +11,9 @@ Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers";
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from cause_lib.errors import InputError, NotFound, Refusal
 
 VOID = 255  # what label files write where nobody said what it is; -1 in every tensor
+RESIZE = {"nearest": "nearest-exact", "antialiased": "bilinear"}  # name -> torchvision's interpolation
 ELONGATED = 8  # times as long as it is short, from which on a picture is cut before it is resized
 
 
@@ -30,12 +31,9 @@ def load_image(path: str | Path) -> Image.Image:
     """The picture at `path` as a person would see it: 8-bit RGB, upright.
 
     EXIF rotation is applied; grey-scale, palette, CMYK and 16-bit pictures are converted; transparency becomes white.
-    Raises FileNotFoundError if there is no such file, ValueError (naming it) if it cannot be decoded or has
-    floating-point pixels.
+    Raises FileNotFoundError if there is no such file, ValueError if it cannot be decoded or has floating-point pixels.
     """
-    picture = _open(path)
-    with _decoding(path):  # there may be a damaged EXIF block, or colours of a kind that Pillow cannot turn to RGB
-        return to_rgb(picture, f"'{path}'")
+    return _read(path, lambda picture: to_rgb(picture, f"'{path}'"))
 
 
 def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
@@ -55,7 +53,7 @@ def load_label(path: str | Path) -> Tensor:
 
     Raises FileNotFoundError if there is no such file, ValueError if it cannot be decoded or is not one channel.
     """
-    picture = _open(path)
+    picture = _read(path)
     if picture.mode not in ("1", "L", "P", "I") and not picture.mode.startswith("I;16"):
         raise InputError(f"label '{path}' is a {picture.mode} picture: save it with one channel of class ids")
     label = torch.from_numpy(np.asarray(picture).astype(np.int32))  # (h, w); of a palette picture these are the ids
@@ -67,14 +65,10 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
-RESIZE = {"nearest": "nearest-exact", "antialiased": "bilinear"}  # name -> torchvision's interpolation
-
-
 def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest", *, squash: bool = False) -> Tensor:
-    """DINO's evaluation transform: short side to `size`, then the centre square.
+    """DINO's evaluation transform: short side to `size`, then the centre square. Small pictures are enlarged.
 
-    An image and its label of the same height and width get the same place, by nearest neighbour exactly the same source
-    pixels. Small pictures are enlarged.
+    An image and its label get the same place, by nearest neighbour exactly the same source pixels.
 
     picture: (h, w) or (c, h, w), any dtype. resize: a key of `RESIZE`. squash: both sides to `size`, nothing cut.
     Returns (size, size) or (c, size, size) of the same dtype.
@@ -91,26 +85,18 @@ def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest", *, squa
     return functional.center_crop(planes, [size]).reshape(*picture.shape[:-2], size, size)
 
 
-def _open(path: str | Path) -> Image.Image:
-    """The decoded picture at `path`, in whatever mode it was written."""
+def _read(path: str | Path, convert: Callable[[Image.Image], Any] = lambda picture: picture) -> Any:
+    """What `convert` makes of the picture at `path`. Raises ValueError naming the file for whatever goes wrong."""
     if not Path(path).is_file():  # a pipe would be waited for, without end
         what = "is no file (a folder, a pipe, or a link to nothing)" if os.path.lexists(path) else "is not there"
         raise NotFound(f"there is no picture at '{path}', which {what}: put one there or take the name out")
-    with _decoding(path):
+    try:
         picture = Image.open(path)
         picture.load()  # Pillow reads lazily: without this a truncated file would fail far from here
-        return picture
-
-
-@contextmanager
-def _decoding(path: str | Path) -> Iterator[None]:
-    """Whatever a decoder raises (OSError, SyntaxError, EOFError, struct.error, ...) as a ValueError naming the file."""
-    try:
-        yield
+        return convert(picture)
     except Refusal:
         raise
-    except Exception as error:
+    except Exception as error:  # of a decoder: OSError, SyntaxError, EOFError, struct.error, ...
         reason = " ".join(str(error).replace(repr(str(path)), "").split()) or type(error).__name__
-        raise InputError(
-            f"'{path}' cannot be read as a picture ({reason}): replace the file or take it out of its folder"
-        ) from error
+        raise InputError(f"'{path}' cannot be read as a picture ({reason}): replace the file or take it out of its "
+                         "folder") from error

@@ -4,29 +4,20 @@ The first seven are Okabe and Ito's; each further colour is the one farthest fro
 white, which mean void and paper), where the distance between two colours is the smallest of their OKLab distances as
 seen with normal, protan and deutan vision.
 
+palette.json holds those seven, the visions' matrices (normal, protan, deutan; linear RGB to linear RGB), and OKLab's.
 Okabe and Ito 2008, "Color Universal Design"; Ottosson 2020, "OKLab"; Machado et al. 2009 (simulation matrices).
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 
-OKABE_ITO = np.array(
-    [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]
-)
-VISIONS = np.array([
-    [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],  # protan
-    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],  # deutan
-])
-RGB_TO_LMS = np.array([
-    [0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
-    [0.0883024619, 0.2817188376, 0.6299787005],
-])
-LMS_TO_LAB = np.array([
-    [0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
-    [0.0259040371, 0.7827717662, -0.8086757660],
-])
+FACTS = json.loads(Path(__file__).with_name("palette.json").read_text(encoding="utf-8"))
+OKABE_ITO, VISIONS, RGB_TO_LMS, LMS_TO_LAB = (
+    np.array(FACTS[name]) for name in ("okabe_ito", "visions", "rgb_to_lms", "lms_to_lab"))
 
 
 def palette(num_colors: int) -> np.ndarray:
@@ -60,10 +51,7 @@ def _distance(seen: np.ndarray, color: np.ndarray) -> np.ndarray:
 
 
 def shades(color: np.ndarray, count: int) -> np.ndarray:
-    """`count` shades of one sRGB colour (3,), uint8 (count, 3): itself, then by turns lighter and darker.
-
-    They differ in lightness above all, which every reader sees.
-    """
+    """`count` shades of one sRGB colour (3,), uint8 (count, 3): itself, then by turns lighter and darker."""
     toward = [(255, 0.5), (0, 0.35), (255, 0.75), (0, 0.6)]  # white or black, and how far
     color = np.asarray(color, dtype=float)
     mixed = [color + far * (end - color) for end, far in toward[: count - 1]]

@@ -1,7 +1,4 @@
-"""What a data set is before it is cropped and resized: a list of pictures, each with its label.
-
-Every data set of this package is a function that returns a `Source`; most read theirs from files (`open_files`).
-"""
+"""What a data set is before it is cropped and resized: a `Source`, most read from files (`open_files`)."""
 
 from __future__ import annotations
 
@@ -29,34 +26,25 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures and labels at their own sizes.
+    """Pictures and labels at their own sizes."""
 
-    read(i) -> image uint8 (3, h, w), label int32 (h, w) with -1 void; `names` has one entry a picture, `colors` is
-    uint8 (c, 3); `fingerprint` changes whenever what `read` returns may have changed; `skipped` has the name of each
-    picture that was left out, and why; with `squash`, views become square by squashing, not by cropping.
-    """
-
-    names: list[str]
+    names: list[str]  # one a picture
     classes: list[str]
-    colors: np.ndarray
-    read: Callable[[int], tuple[Tensor, Tensor]]
-    fingerprint: str
+    colors: np.ndarray  # uint8 (c, 3)
+    read: Callable[[int], tuple[Tensor, Tensor]]  # index -> image uint8 (3, h, w), label int32 (h, w), -1 void
+    fingerprint: str  # changes whenever what `read` returns may have changed
     has_labels: bool = True
-    skipped: tuple[tuple[str, str], ...] = ()
-    squash: bool = False
+    skipped: tuple[tuple[str, str], ...] = ()  # the name of each picture that was left out, and why
+    squash: bool = False  # views become square by squashing, not by cropping
 
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Reads pictures and, if there are any, the labels that belong to them: a `Source.read`.
-
-    num_ids: ids in the label files are below it. table: the class of each id, -1 void; None where ids are classes.
-    """
+    """Reads pictures and, if there are any, their labels: a `Source.read`. table: the class of each id, -1 void."""
 
     images: tuple[Path, ...]
     labels: tuple[Path, ...] | None
-    num_ids: int
-    table: tuple[int, ...] | None = None
+    table: tuple[int, ...]
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
         image = to_tensor(load_image(path := self.images[index]))  # (3, h, w)
@@ -66,48 +54,36 @@ class PictureFiles:
         if label.shape != image.shape[1:]:
             raise InputError(f"label '{label_path}' is {label.shape[1]} x {label.shape[0]} pixels and its picture "
                              f"'{path}' is {image.shape[2]} x {image.shape[1]}: save the label again in the same size")
-        smallest, largest = (int(bound) for bound in label.aminmax())
-        if smallest < -1 or largest >= self.num_ids:
-            wrong = smallest if smallest < -1 else largest
-            raise InputError(f"label '{label_path}' has the class id {wrong}, but ids go from 0 to {self.num_ids - 1} "
-                             f"({VOID} is void): correct the label, or the list of classes")
-        if self.table is not None:
-            label = torch.tensor([*self.table, -1], dtype=torch.int32)[label.long()]  # -1 picks the last
-        return image, label
+        for bound in map(int, label.aminmax()):
+            if not -1 <= bound < len(self.table):
+                raise InputError(f"label '{label_path}' has the class id {bound}, but ids go from 0 to "
+                                 f"{len(self.table) - 1} ({VOID} is void): correct the label, or the list of classes")
+        return image, torch.tensor([*self.table, -1], dtype=torch.int32)[label.long()]  # -1 picks the last
 
 
 def open_files(root: Path, images: Sequence[Path], labels: Sequence[Path] | None, classes: Iterable[str], colors: Any,
-               *, table: tuple[int, ...] | None = None, squash: bool = False, **fingerprint: Any) -> Source:
-    """Pictures and labels below `root` as a Source; table: see `PictureFiles`, the rest is `fingerprint_files`'."""
+               *, table: Sequence[int] = (), squash: bool = False, **fingerprint: Any) -> Source:
+    """Pictures and labels below `root` as a Source. table: `PictureFiles`'; by default, ids are classes."""
     classes = list(classes)
-    return Source(
-        names=[path.name for path in images],
-        classes=classes,
-        colors=np.array([*colors], dtype=np.uint8),
-        read=PictureFiles(tuple(images), labels and tuple(labels), len(table or classes), table),
-        fingerprint=fingerprint_files(root, [*images, *(labels or ())], **fingerprint),
-        has_labels=labels is not None,
-        squash=squash,
-    )
+    read = PictureFiles(tuple(images), labels and tuple(labels), tuple(table or range(len(classes))))
+    return Source([path.name for path in images], classes, np.array([*colors], dtype=np.uint8), read,
+                  fingerprint_files(root, [*images, *(labels or ())], **fingerprint), labels is not None, squash=squash)
 
 
 def leave_out(source: Source) -> Source:
-    """The source without the pictures that cannot be used, and `skipped`, which says what they are and why.
+    """The source without the pictures that cannot be used; `skipped` says what they are and why.
 
-    Every file is decoded, once for a fingerprint; one warning says how many are left out. What is drawn and not read
-    from files stays as it is. Raises ValueError if no picture remains.
+    Every file is decoded, once for a fingerprint; one warning says how many are left out. Raises ValueError if no
+    picture remains.
     """
     files = source.read
     if not isinstance(files, PictureFiles) or not (faults := _faults(files, source.fingerprint)):
         return source
-    kept = [i for i in range(len(source.names)) if i not in faults]
-    if not kept:
-        raise InputError(f"none of the {len(faults)} pictures in '{files.images[0].parent}' can be used; the first: "
-                         f"{faults[0]}")
-    images, labels = (paths and tuple(paths[i] for i in kept) for paths in (files.images, files.labels))
+    images, labels = (paths and tuple(path for i, path in enumerate(paths) if i not in faults)
+                      for paths in (files.images, files.labels))
     names = [path.name for path in images]
-    skipped = tuple((source.names[i], reason) for i, reason in faults.items())
-    return replace(source, names=names, read=replace(files, images=images, labels=labels), skipped=skipped,
+    return replace(source, names=names, read=replace(files, images=images, labels=labels),
+                   skipped=tuple((source.names[i], reason) for i, reason in faults.items()),
                    fingerprint=_sha256([source.fingerprint, names]))
 
 
@@ -120,6 +96,8 @@ def _faults(read: PictureFiles, fingerprint: str) -> dict[int, str]:
             read(i)
         except (ValueError, OSError) as error:
             faults[i] = str(error)
+    if len(faults) == len(read.images):
+        raise InputError(f"none of the {len(faults)} pictures in '{folder}' can be used; the first: {faults[0]}")
     if faults:
         warnings.warn(f"{len(faults)} of {len(read.images)} pictures in '{folder}' cannot be used and are left out "
                       f"(allow_corrupt='skip'); the first: {next(iter(faults.values()))}", stacklevel=2)
@@ -140,8 +118,7 @@ def list_pictures(folder: Path) -> list[Path]:
 def labels_of(images: Sequence[Path], folder: Path, *, all_there: bool = True) -> list[Path]:
     """The label `<folder>/<stem>.png` of every picture.
 
-    Raises FileNotFoundError naming the first picture without one, but for `all_there=False`; ValueError if two pictures
-    would share one, since it can be right for one of them only.
+    Raises FileNotFoundError naming the first without one, but for `all_there=False`; ValueError if two would share one.
     """
     labels = [folder / f"{image.stem}.png" for image in images]
     present = {path.name for path in folder.iterdir()}
@@ -165,8 +142,8 @@ def spread(items: Sequence, limit: int | None) -> list:
 def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool = False, extra: Any = None) -> str:
     """SHA-256 (16 hex digits) over the files' relative names and sizes, their contents if asked for, and `extra`.
 
-    Times are never asked: a copy, a checkout or a disk mounted anew holds the same pictures. What is no file that can
-    be read (a folder, a pipe, a link to nothing) goes in by its name; reading its item says what is wrong with it.
+    Times do not count: a copy holds the same pictures. What is no file that can be read (a folder, a pipe, a link to
+    nothing) goes in by its name; reading its item says what is wrong with it.
     """
     entries = []
     for path in files:

@@ -1,22 +1,20 @@
 """From a source to training and test items: crop, resize, scale.
 
 Crops are those of the released code, cut out of the full picture when an item is asked for instead of being written to
-disk first (and so not compressed a second time), and each resized as a picture of its own:
+disk first, and each resized as a picture of its own:
 
     none     the whole picture
     five     the four corners and the centre, at `crop_ratio` of each side
     double   ten crops (the five, and the five of the mirror image) at 0.5 and 0.8 of each side: 20 views a picture
     super    ten crops at 0.3, 0.4, 0.5, 0.6 and 0.7: 50 views a picture
 
-Released code of CAUSE (github.com/ByungKwanLee/Causal-Unsupervised-Segmentation), crop_dataset.py and dataloader.py.
+github.com/ByungKwanLee/Causal-Unsupervised-Segmentation, crop_dataset.py and dataloader.py.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import functional as F
 
 from cause_lib.data.images import resize_and_crop
 from cause_lib.data.source import Source
@@ -24,17 +22,19 @@ from cause_lib.data.source import Source
 PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
 
 
-def five_crop(picture: Tensor, ratio: float) -> tuple[Tensor, ...]:
-    """Four corners and the centre, each `ratio` of every side (at least one pixel): five views of (..., h', w')."""
-    return F.five_crop(picture, [max(1, round(side * ratio)) for side in picture.shape[-2:]])
+def five_crop(picture: Tensor, ratio: float, whole=round) -> tuple[Tensor, ...]:
+    """Four corners and the centre, `ratio` of every side in `whole` pixels, at least one: five views (..., h', w')."""
+    from torchvision.transforms.v2 import functional  # takes as long to import as torch
+
+    return functional.five_crop(picture, [max(1, whole(side * ratio)) for side in picture.shape[-2:]])
 
 
 def ten_crops(*ratios: float):
     """The entry of `CROPS` with ten crops at each of `ratios`, sides cut short to whole pixels, as published."""
 
     def cut(picture: Tensor, _: float) -> list[Tensor]:
-        sizes = [[max(1, int(side * ratio)) for side in picture.shape[-2:]] for ratio in ratios]
-        return [view for size in sizes for view in F.ten_crop(picture, size)]
+        pairs = [(ratio, turned) for ratio in ratios for turned in (picture, picture.flip(-1))]
+        return [view for ratio, turned in pairs for view in five_crop(turned, ratio, int)]
 
     turns = ("", ", mirrored")
     return [f" ({ratio}, {place}{turn})" for ratio in ratios for turn in turns for place in PLACES], cut
@@ -52,12 +52,12 @@ class SegmentationDataset(Dataset):
     """Items {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}, h = w = image_size.
 
     Attributes: name, split, classes (list of str), colors (uint8 (c, 3)), num_classes, has_labels, names (one an
-    item), fingerprint (changes when the files or the generator behind the items change), skipped (the name of each
-    picture that was left out, and why).
+    item), fingerprint (changes when the files or the generator behind the items change), skipped ((name of a picture
+    that was left out, why), ...).
     """
 
     def __init__(self, name: str, split: str, source: Source, *, image_size: int, crops: str, crop_ratio: float,
-                 resize: str = "nearest"):
+                 resize: str):
         self.name, self.split, self.source = name, split, source
         self.image_size, self.crops, self.crop_ratio, self.resize = image_size, crops, crop_ratio, resize
         self.classes, self.colors, self.num_classes = source.classes, source.colors, len(source.classes)
@@ -73,13 +73,10 @@ class SegmentationDataset(Dataset):
             raise IndexError(f"item {index} of {len(self)}")
         views, cut = CROPS[self.crops]
         picture, view = divmod(index, len(views))
-        image, label = (cut(t, self.crop_ratio)[view] for t in self._read(picture))
-        image = resize_and_crop(image, self.image_size, self.resize, squash=self.source.squash)
-        label = resize_and_crop(label, self.image_size, squash=self.source.squash)
-        return {"image": F.to_dtype(image, torch.float32, scale=True), "label": label.long(), "index": index}
-
-    def _read(self, picture: int):
-        last = self._last
+        last = self._last  # read once: several threads may ask
         if last[0] != picture:
             self._last = last = (picture, self.source.read(picture))
-        return last[1]
+        image, label = (cut(t, self.crop_ratio)[view] for t in last[1])
+        image = resize_and_crop(image, self.image_size, self.resize, squash=self.source.squash)
+        label = resize_and_crop(label, self.image_size, squash=self.source.squash)
+        return {"image": image.float() * (1 / 255), "label": label.long(), "index": index}  # as torchvision's to_dtype

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cause_lib.data import camvid, load_dataset
+from cause_lib.data import COUNTS, camvid, load_dataset
 
 
 def pair(image_path, label_path, void, seed):
@@ -135,8 +135,8 @@ def test_shipped_checksums_are_the_published_list():
     lines = [line.split() for line in camvid.CHECKSUMS.read_text().splitlines() if not line.startswith("#")]
     assert len(lines) == 1402
     counts = Counter(path.split("/")[0] for path, _ in lines)
-    assert [counts[split] for split in camvid.SPLITS] == [367, 101, 233]
-    assert [counts[f"{split}annot"] for split in camvid.SPLITS] == [367, 101, 233]
+    assert [counts[split] for split in COUNTS["camvid"]] == [367, 101, 233]
+    assert [counts[f"{split}annot"] for split in COUNTS["camvid"]] == [367, 101, 233]
     text = "".join(f"{checksum}  {path}\n" for path, checksum in lines)
     expected = "0cb1e6b114926f16e01f66ad98b4fa01c14a552ee06c480278ade61eab477b1e"
     assert hashlib.sha256(text.encode()).hexdigest() == expected

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import Cityscapes
 
 from cause_lib.config import Experiment
 from cause_lib.data import COUNTS, DATASETS, check_dataset, load_dataset
 from cause_lib.data.__main__ import main
-from cause_lib.data.published import MissingFiles, read_list, require
+from cause_lib.data.published import FACTS, open_pairs, read_list
 from cause_lib.data.views import CROPS
 
 VIEWS = {"cocostuff27": "five", "coco81": "double", "coco171": "double", "cityscapes": "five", "pascalvoc": "super"}
@@ -61,23 +62,30 @@ def test_preset_lengths_are_the_published_epochs():
 def test_lists_of_pictures(tmp_path):
     (tmp_path / "list.txt").write_text("000000000139\r\n\n/JPEGImages/2007_000032.jpg /Segmentation/2007_000032.png\n")
     assert read_list("set train", tmp_path / "list.txt", "put it there") == ["000000000139", "2007_000032"]
-    with pytest.raises(MissingFiles, match="set train lacks its list of pictures '.*gone.txt': put it there"):
+    with pytest.raises(FileNotFoundError, match="set train lacks its list of pictures '.*gone.txt': put it there"):
         read_list("set train", tmp_path / "gone.txt", "put it there")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(ValueError, match="empty.txt' is empty"):
         read_list("set train", tmp_path / "empty.txt", "put it there")
 
 
-def test_every_missing_file_is_known_and_one_is_named(tmp_path):
+def test_missing_files_are_counted_and_one_is_named(tmp_path):
     there = tmp_path / "a" / "1.jpg"
     there.parent.mkdir()
     there.touch()
-    gone = [tmp_path / "a" / "2.jpg", tmp_path / "b" / "1.png"]
-    require("set val", {"pictures": [there], "labels": []}, "put it there")
-    words = r"set val lacks 1 of 2 pictures .*2.jpg'. and 1 of 1 labels .*1.png"
-    with pytest.raises(MissingFiles, match=words) as error:
-        require("set val", {"pictures": [there, gone[0]], "labels": [gone[1]]}, "put it there")
-    assert error.value.paths == gone and "\n" not in str(error.value)
+    assert open_pairs("set val", tmp_path, [there], [there], {"sky": (0, 0, 0)}, "put it there").names == ["1.jpg"]
+    words = r"set val lacks 1 of 2 pictures .*2.jpg'. and 1 of 1 labels .*1.png'.: put it there"
+    with pytest.raises(FileNotFoundError, match=words) as error:
+        open_pairs("set val", tmp_path, [there, tmp_path / "a" / "2.jpg"], [tmp_path / "b" / "1.png"], {}, "put it there")
+    assert "\n" not in str(error.value)
+
+
+def test_names_and_colours_are_the_published_ones():
+    """Cityscapes' by torchvision; VOC's by its rule, an id's bits dealt in turn to red, green and blue, high ones first."""
+    official = {kind.name: list(kind.color) for kind in Cityscapes.classes if 7 <= kind.id <= 33}
+    assert list(FACTS["cityscapes"]["classes"].items()) == list(official.items())
+    dealt = [[sum((i >> (3 * j + channel) & 1) << (7 - j) for j in range(3)) for channel in range(3)] for i in range(21)]
+    assert list(FACTS["pascalvoc"]["classes"].values()) == dealt
 
 
 @pytest.fixture
@@ -104,14 +112,14 @@ def test_check_says_what_is_missing_and_where(nowhere, capsys):
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said] == list(COUNTS)  # once a set
     assert all("is not on this machine" in line and "$CAUSE_DATA/" in line for line in said)
-    with pytest.raises(ValueError, match="nothing to check for dataset 'citiscapes' .*'cityscapes'"):
+    with pytest.raises(ValueError, match="unknown set to check 'citiscapes' .*'cityscapes'"):
         check_dataset("citiscapes")
     with pytest.raises(SystemExit, match="2"):
         main(["check", "mine"])
-    assert "try camvid, cocostuff27" in capsys.readouterr().err
+    assert "known are camvid, cocostuff27" in capsys.readouterr().err
 
 
-def test_check_counts_files_by_folder(nowhere, capsys):
+def test_check_counts_files(nowhere, capsys):
     root = nowhere / "data" / "cocostuff"
     for split, there in (("train", 1), ("val", 3)):
         (root / "images" / f"{split}2017").mkdir(parents=True)
@@ -124,12 +132,10 @@ def test_check_counts_files_by_folder(nowhere, capsys):
             (root / "annotations" / f"{split}2017" / f"{i + 1}.png").touch()
     assert main(["check", "coco81"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("coco81 train lacks 2 of 3 pictures (the first is '")
-    assert lines[1:] == [
-        f"    2 missing in {root / 'annotations' / 'train2017'}",
-        f"    2 missing in {root / 'images' / 'train2017'}",
-        "coco81 val: 3 pictures with labels, but 4172 were published",
-    ]
+    pictures, labels = root / "images/train2017/2.jpg", root / "annotations/train2017/2.png"
+    assert lines[0].startswith(f"coco81 train lacks 2 of 3 pictures (the first is '{pictures}') and 2 of 3 labels (the "
+                               f"first is '{labels}'): lay")
+    assert lines[1:] == ["coco81 val: 3 pictures with labels, but 4172 were published"]
 
 
 def test_check_of_a_whole_set(nowhere, monkeypatch):

@@ -254,13 +254,13 @@ def special(name, kind, target=""):
     return info
 
 
+ELSEWHERE = {
+    "absolute": "{here}/evil", "dots at the start": "../evil", "dots of another system": "data\\..\\..\\evil",
+    "drive": "C:/evil", "share": "\\\\host\\share\\evil",
+}
 EVIL = {
-    "absolute": [("{here}/evil", b"x")],
     "dots": [("data/../../evil", b"x")],
-    "dots at the start": [("../evil", b"x")],
-    "dots of another system": [("data\\..\\..\\evil", b"x")],
-    "drive": [("C:/evil", b"x")],
-    "share": [("\\\\host\\share\\evil", b"x")],
+    "dots in part of another system": [("data/..\\..\\evil", b"x")],
     "symbolic link out": [(special("data/way", tarfile.SYMTYPE, "/"), None)],
     "symbolic link and a file through it": [(special("data/way", tarfile.SYMTYPE, "../.."), None),
                                             ("data/way/evil", b"x")],
@@ -287,6 +287,17 @@ def test_nothing_is_unpacked_outside_or_by_way_of_a_link(tmp_path, monkeypatch, 
             as error:
         unpack(packed, tmp_path / "deep/down", ["data"])
     assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ELSEWHERE.values(), ids=list(ELSEWHERE))
+def test_names_that_begin_elsewhere_are_not_unpacked(tmp_path, name):
+    packed = tmp_path / "deep" / "packed.tar"
+    packed.parent.mkdir()
+    packed.write_bytes(tar([(name.format(here=tmp_path), b"x"), ("data/good", b"good")]))
+    before = {*tmp_path.rglob("*")}
+    unpack(packed, tmp_path / "deep/down", ["data"])
+    down = tmp_path / "deep/down"
+    assert {*tmp_path.rglob("*")} - before == {down, down / "data", down / "data/good"}
 
 
 @pytest.mark.parametrize("with_filter", [True, False], ids=["tarfile filters", "tarfile has no filter"])
