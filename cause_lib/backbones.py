@@ -20,8 +20,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cause_lib.errors import InputError
-from cause_lib.weights import (BACKBONES, BUNDLED, BUNDLED_PATH, RANDOM, READINGS, file_sha256,  # noqa: F401
-                               load_strictly, look_up, weights_fingerprint, weights_path)
+from cause_lib.weights import (  # noqa: F401
+    BACKBONES,
+    BUNDLED,
+    BUNDLED_PATH,
+    RANDOM,
+    READINGS,
+    file_sha256,
+    load_strictly,
+    look_up,
+    weights_fingerprint,
+    weights_path,
+)
 
 if TYPE_CHECKING:  # timm, which takes longer to import than torch, is imported where a backbone is built
     from timm.models.vision_transformer import VisionTransformer
