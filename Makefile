@@ -1,4 +1,4 @@
-# Two commands: `make book` (the book, _build/html/index.html) and `make test` (unit tests, faults, chapters at small sizes, the book
+# Commands: `make book` (the book, _build/html/index.html) and `make test` (unit tests, faults, chapters at small sizes, the book
 # built from them, its pages in a browser), `make table` for a table of experiments, and `make check` for what takes a night.
 # They make .venv first; it is made again only when pyproject.toml changes.
 
@@ -31,7 +31,7 @@ check: test $(PARTS:%=check-%)
 check-lint: $(READY)
 	@$(BIN)/python -m ruff --version 2> /dev/null || $(BIN)/python -m pip install --quiet ruff
 	$(BIN)/python -m ruff check .
-	@[ ! -e tests/lint.py ] || $(BIN)/python tests/lint.py
+	$(BIN)/python tests/lint.py
 
 check-kills: $(READY)
 	KILLS=50 OMP_NUM_THREADS=1 $(PYTEST) tests/faults

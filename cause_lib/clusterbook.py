@@ -91,7 +91,7 @@ class _Modularity(torch.autograd.Function):
 
 @torch.no_grad()
 def modularity_matrix(tokens: Tensor) -> Tensor:
-    """W of Eq. 3: how much more each pair of patches is tied than its degrees let expect.
+    """W of Eq. 3: the weight of each pair of patches beyond what their degrees predict.
 
     Args:
         tokens: (b, n, d) floating.

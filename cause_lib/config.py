@@ -39,6 +39,7 @@ _JUDGE = "evaluation baseline_evaluation released"
 
 
 def _field(default: Any, *declared: Any, **options: Any) -> Any:
+    """A field: its default, then what `Rule` holds: doc, reason, low, high, and by name choices, stages, since, ..."""
     return dataclasses.field(default=default, metadata={"rule": Rule(*declared, **options)})
 
 
@@ -143,7 +144,7 @@ class Experiment:
     clip_norm: float | None = _field(None, "bound of the gradient norm in step 2 (None: TR 2, MLP 0.1)",
         "gradients are scaled down to this length, and without any length nothing moves", 1e-12, stages="head")
     weight_decay: float = _field(1e-4, "Adam's weight decay in step 2 (1e-4)",
-        "it pulls weights towards nought, and below 0 it would push them away", 0.0, stages="head")
+        "it shrinks the weights, and below 0 it would enlarge them", 0.0, stages="head")
     label_free: bool = _field(True, "True: no label is ever used in training; False: the released code's step 3, where "
         "the linear probe's cross-entropy also trains the head",
         "labels train the head, or they do not", stages="probe")

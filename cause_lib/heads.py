@@ -44,7 +44,7 @@ class MLPHead(nn.Module):
         self.f2 = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, reduced_dim))
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, kept: Tensor | None = None) -> Tensor:
-        """tokens (b, n, d) -> features (b, n, r), or (b, n', r) of the patches `kept` (n',). TRHead needs the grid."""
+        """tokens (b, n, d) -> features (b, n, r), or (b, n', r) of the patches `kept` (n',). `grid` is TRHead's."""
         tokens = tokens if kept is None else tokens[:, kept]
         first, second = (drop(tokens, self.dropout, self.training) for _ in range(2))
         return self.f1(first) + self.f2(second)

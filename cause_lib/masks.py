@@ -30,7 +30,8 @@ def predict(images: Tensor, tokens: Tensor, mirrored: Tensor, grid: tuple[int, i
         head: tokens (b, n, d) -> features (b, n, r). None: the tokens themselves are read out.
         readouts: s modules with `log_probabilities`, (..., r) -> (..., c).
         smoothing: temperature of `probes.smooth`; 0: none.
-        crf: whether the masks of the dense CRF come too, of so many `iterations` by this `backend`, see `dense_crf`.
+        crf: return the masks of the dense CRF, too.
+        iterations, backend: of the CRF, see `dense_crf`.
 
     Returns:
         {False: masks, True: masks with CRF}, each (b, s, h, w) int64 in [0, c).

@@ -113,10 +113,10 @@ def mirror_mean(tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: n
 @torch.no_grad()
 def concept_kmeans(points: Tensor, num_clusters: int, num_concepts: int, *, restarts: int = 5,
                    generator: torch.Generator) -> Tensor:
-    """Spherical k-means of concepts in place of points: a region counts for what is in it, not how often it is seen.
+    """Spherical k-means of concepts in place of points: frequent regions get fewer centroids.
 
     First `num_concepts` concepts by k-means++ and three rounds; then their clusters, each concept weighted by the
-    fourth root of the points it has. Plain k-means spends clusters on whatever fills most of the pictures.
+    fourth root of the points it has. Plain k-means gives most centroids to what covers most pixels.
 
     Args:
         points: (m, d) floating, any length.

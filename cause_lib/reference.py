@@ -1,4 +1,4 @@
-"""Eq. 3 and Eq. 4 as written: what everything fast is held against, in value and gradient.
+"""Eq. 3 and Eq. 4 as written; the tests compare the fast forms with them, in value and gradient.
 
     H = sum_ij W_ij max_k tanh(C_ik C_jk / tau)                               Eq. 3, maximised by the prototypes
     l(a, x+) = -s.z+ / tau + log( sum over positives and negatives x of exp(s.z_x / tau) )       Eq. 4, minimised

@@ -3,14 +3,14 @@
     fit_clusterbook   step 1: prototypes M by modularity (Eq. 3)
     fit_head          step 2: head and EMA teacher by concept-wise contrast (Eq. 4), the clusterbook as the mediator
     fit_heads         several of them from one pass of the backbone
-    fit_probe         step 3: two read-outs of the teacher's features: centroids by Eq. 3, centroids by k-means
+    fit_probe         step 3: read-outs of the teacher's features: centroids by Eq. 3, centroids by k-means
     fit_baseline      k-means on the raw tokens
     evaluate, evaluate_baseline   masks, dense CRF, one Hungarian matching, numbers
 
 The training step of each, where Eq. 3 and Eq. 4 are used, is in steps.py. Each takes an `Experiment`, runs what it
-needs upstream if that is missing, and returns the folder of its artefact (runs/stage.py). The same experiment again
-costs nothing; a killed stage goes on from its checkpoint and ends with the same bits (runs/loop.py). Several processes
-share the pictures between them (runs/parallel.py).
+needs upstream if that is missing, and returns the folder of its artefact (runs/stage.py): functions under `@made` are
+called with the experiment alone. The same experiment again costs nothing; a killed stage goes on from its checkpoint
+and ends with the same bits (runs/loop.py). Several processes share the pictures between them (runs/parallel.py).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     head_run          step 2: a student head by concept-wise contrast (Eq. 4), its EMA teacher and the bank
     probe_run         step 3: centroids, by modularity of the teacher's features (Eq. 3)
 
-Each returns a `Run` (runs/loop.py), whose `update(tokens, step)` is the step; with several processes each has a `part`
-of the batch (runs/parallel.py).
+Each returns a `Run` (runs/loop.py), whose `update(tokens, step, part)` makes one update and returns the
+detached loss; `part` is what this process has of the batch (runs/parallel.py), with one process all of it.
 """
 
 from __future__ import annotations

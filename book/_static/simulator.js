@@ -1,6 +1,6 @@
 /* The front-door simulator: smoking, tar, cancer and a gene, with a slider for the strength of each arrow.
 
-   Everything is computed exactly, from the tables of StructuralModel.smoking in cause_lib/frontdoor.py; nothing is drawn at
+   Everything is computed exactly, from the tables of StructuralModel.smoking in cause_book/frontdoor.py; nothing is drawn at
    random. A setting has a strength for each of that function's arguments, and `seen`, the share of people for whom a test
    of the gene is right: 1 sees the gene, 0.5 is a coin. */
 "use strict";

@@ -1,4 +1,4 @@
-/* The concept explorer of cause_lib/explorer.py: point at a patch and see its concept, its kin, and Eq. 4 at work.
+/* The concept explorer of cause_book/explorer/__init__.py: point at a patch and see its concept, its kin, and Eq. 4 at work.
 
    Every `.concept-explorer` of the page gets a shadow root, so that no style or name of the page reaches in or out. The
    element itself says what is shown, for tests and for other scripts: data-picture and data-anchor (places, from 0),

@@ -3,8 +3,8 @@
     dataset = load_dataset("scenes", "train", image_size=160, crops="five")
     dataset[0]  ->  {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}
 
-A data set is a function that returns a `Source` (source.py): add one file, a line to DATASETS, its pictures to
-published.json and its name to `config.RULES`. What of a set is on this machine, and what is missing, says
+A data set is a module with `open_<module>`, which returns a `Source` (source.py). To add one: book/change.md. What of
+a set is on this machine, and what is missing, says
 `check_dataset`, from a shell `python -m cause_lib.data check cocostuff27`.
 """
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cause_lib.errors import InputError, NotFound, Refusal
 
-VOID = 255  # what label files write where nobody said what it is; -1 in every tensor
+VOID = 255  # unlabelled pixels in label files; -1 in every tensor
 RESIZE = {"nearest": "nearest-exact", "antialiased": "bilinear"}  # name -> torchvision's interpolation
 ELONGATED = 8  # times as long as it is short, from which on a picture is cut before it is resized
 

@@ -114,7 +114,7 @@ class FrozenFeatures:
                 if math.prod(self._shape) * 4 > experiment.cache_gb * 1e9 / 2:
                     return
                 with locked(folder):
-                    if not is_complete(folder):  # nobody has made it while we waited
+                    if not is_complete(folder):  # another process may have made it meanwhile
                         self._fill(folder)
         with refused(f"The features {folder / 'tokens.npy'} are damaged", f"remove {folder} and run again.",
                      (ValueError, OSError, EOFError, LookupError, TypeError)):

@@ -81,7 +81,7 @@ class Tally:
     """What an evaluation counts and keeps, by the names of its rows: `modularity`, `modularity.crf` and so on.
 
     Attributes: `rows` (name -> read-out, with CRF, metrics), `gallery` (name -> kept pictures and masks, of the test
-    pictures `kept`), `wins` (k,), how many patches each prototype is the nearest of.
+    pictures `kept`), `wins` (k,), patches by their nearest prototype.
     """
 
     def __init__(self, making: Making, dataset: SegmentationDataset, readouts: list[str], crf: bool) -> None:
@@ -141,7 +141,7 @@ class Tally:
             results.append({"method": method, "readout": name, "crf": with_crf, "num_clusters": dataset.num_classes}
                            | numbers | {"dead_clusters": (pixels == 0).nonzero().flatten().tolist(),
                                         "dead_share": use["dead_share"], "effective_clusters": use["effective"]})
-            if not with_crf:  # the CRF takes away what is small
+            if not with_crf:  # the CRF removes small regions by design
                 found += health.of_clusters(name, pixels, experiment.recipe)
             gallery[row] = torch.tensor(numbers["assignment"], dtype=torch.int16)[gallery[row].long()]
         metrics = {"results": results, "dataset": {

@@ -7,8 +7,8 @@ One loop trains any number of models on the same batches, each a `Run`: the toke
 time, are computed or read once and given to every model. Under `accelerate launch` each process has a part of every
 batch (parallel.py), and the first process writes the checkpoints.
 
-Kept by hand: trainers of libraries (Lightning, transformers) resume with the states of random generators, to other bits
-once a run is stopped within an epoch, and train one model a loop.
+Written here because trainers of libraries (Lightning, transformers) resume with the states of random generators, to
+other bits once a run is stopped within an epoch, and train one model a loop.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
 
 
 def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> list[Tensor]:
-    """For each update its views, (b,) int64: epoch after epoch in a new order, what is left over of one left out.
+    """For each update its views, (b,) int64: epoch after epoch in a new order, an incomplete last batch is dropped.
 
     The order is drawn from `order_seed`, b is at most all views, and the batches of fewer steps are the first of more.
     """
@@ -124,7 +124,7 @@ class Run:
         save_checkpoint(self.folder, state, tensors | {"losses": self.losses})
 
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one; ValueError where a person has put another model's there."""
+        """Go on from the checkpoint, if there is one; ValueError if it belongs to another model."""
         if (saved := load_checkpoint(self.folder)) is None:
             return
         record, tensors = saved
@@ -170,6 +170,8 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
 
     Args:
         runs: models that see the same batches: their experiments agree in `PASS_FIELDS`.
+        stage: `clusterbook`, `head` or `probe`; random choices are drawn by it.
+        features: where tokens come from.
         thinned: give `update` the tokens of a thinned grid alone, (b, n', d), drawn as the first run draws.
 
     Raises:
@@ -185,7 +187,7 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
                for step in range(first, last)] if thinned else None
     part = part_of(accelerator, min(experiment.batch_size, len(features)))
     bar = tqdm(total=last, initial=first, desc=stage, leave=False, disable=not accelerator.is_main_process)
-    then = time.monotonic()  # the clock on the wall may be set back
+    then = time.monotonic()  # the wall clock may be set back
     for step, tokens in zip(range(first, last), features.stream([part.cut(batch) for batch in batches], patches)):
         busy = [run for run in runs if run.done == step < run.steps]
         for run in busy:

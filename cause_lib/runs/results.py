@@ -17,7 +17,7 @@ COLUMNS = ["dataset", "backbone", "method", "readout", "crf", "label_free", "see
 
 def collect_metrics(run_dir: str | Path) -> "pd.DataFrame":
     """Every `metrics.json` below a folder as one table, a line a method, read-out, CRF setting and run."""
-    import pandas as pd  # only who asks for a table waits for it
+    import pandas as pd  # a second to import, needed here alone
 
     lines = []
     for path in sorted(Path(run_dir).rglob("metrics.json")):

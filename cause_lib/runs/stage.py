@@ -48,6 +48,7 @@ class Making:
         """Write the artefact made from these features, by the first process; all go on together.
 
         Args:
+            features: what it was made from; the record names their weights and the pictures left out.
             tensors: file stem -> name -> tensor.
             notes: go into the record, with the warnings and the pictures left out.
             seconds: spent, but for training.

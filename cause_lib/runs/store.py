@@ -5,11 +5,11 @@ version of the library and the format of the files. A stage that is under way ke
 folder, so that a kill costs a few updates and changes no bit.
 
 Of the processes that ask for an artefact one makes it: it holds a lock on a file beside it (`locked`), which the
-operating system drops when its holder ends, however it ends. What then lies half-written there was left by a killed
+operating system drops when its holder ends, even by a kill. What then lies half-written there was left by a killed
 process, and the next holder removes it. Without locks an artefact may be made twice, to the same bits.
 
-Kept by hand: joblib's cache pickles its results, DVC and MLflow want a repository or a server, and none of them has
-checkpoints of unfinished work. Here an artefact is a folder of JSON and safetensors that can be read without us.
+Written here because joblib's cache pickles its results, DVC and MLflow want a repository or a server, and none of them
+has checkpoints of unfinished work. Here an artefact is a folder of JSON and safetensors that other programs can read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Makes what tests/test_golden.py compares with. Run on commit 18f7e0d, whose library_version() is 0.1.0+ffce4a70.
+"""Made what tests/unit/test_golden.py compares with, on commit 18f7e0d, whose library_version() is 0.1.0+ffce4a70.
 
     OMP_NUM_THREADS=1 PYTHONPATH=.:tests python tests/data/make_golden.py
 
-It is not run again: what it wrote is what that version left, and a later version would write its own. It refuses to.
+It is kept as it ran there (tests/test_golden.py was its neighbour, and modules had other names) and refuses to run on any
+other version: what it wrote is what that version left.
 
 golden_runs.tar.xz holds, of the experiment test_golden.RUN:
 

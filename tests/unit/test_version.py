@@ -15,11 +15,11 @@ BEFORE = "0.1.0+ffce4a70"  # the version that checkpoints carry that were made b
 WHAT_TO_DO = """
 The numeric code is another than SAME_BITS in cause_lib/runs/version.py names. Put the 8 digits that
 `python -m cause_lib.runs.version` prints into its line and run the tests of the golden checkpoints
-(tests/test_golden.py):
+(tests/unit/test_golden.py):
 - They pass: the numbers are the same bits. Keep the line so. If the digits that it had are in a released version, add
   that version to those that it goes on from.
-- They fail: a formula changed, if only in its last bit. Remove the line and this test, and make the golden checkpoints
-  anew, with a word in the commit about what changed."""
+- They fail: a formula changed, if only in its last bit. Remove the line, this test and those of the golden checkpoints,
+  and say in the commit what changed. (tests/data/make_golden.py ran on commit 18f7e0d and shows how to make others.)"""
 
 
 @pytest.fixture
