@@ -54,7 +54,7 @@ ENVIRONMENT = {"CAUSE_DATA", "CAUSE_WEIGHTS", "CAUSE_IMAGE", "CAUSE_CLAIM", "CAU
 # May ask for a name that it holds in a variable: these names are listed in the file itself.
 BY_VARIABLE = {"workflow/kubernetes.py"}
 # May hand the environment on to a process of its own, as a whole.
-HANDED_ON = {"benchmarks/chapters.py", "benchmarks/soak.py", "book/build.py"}
+HANDED_ON = {"benchmarks/chapters.py", "benchmarks/soak.py", "benchmarks/soak_trials.py", "book/build.py"}
 
 
 def faults(text: str, name: str = "") -> Iterator[str]:
