@@ -57,23 +57,24 @@ def judge(making: Making, method: str, head: nn.Module | None, readouts: dict[st
     width = max(len(readouts) * seen.dataset.num_classes, seen.dim if head is None else experiment.reduced_dim)
     each, since = batch_pictures(experiment, width), done
     batches = torch.arange(done, total).split(each)[accelerator.process_index::accelerator.num_processes]
-    bar = tqdm(total=total, initial=done, desc=f"judge {method}", leave=False, disable=not accelerator.is_main_process)
     if seen.cached and mirror.cached:
         looks = zip(seen.pictures(batches), seen.stream(batches), mirror.stream(batches))
     else:  # no picture is read twice
         looks = ((items, seen.see(items["image"]), mirror.see(items["image"])) for items in seen.pictures(batches))
-    for views, (items, tokens, mirrored) in zip(batches, looks):
-        masks = predict(items["image"], tokens, mirrored, seen.grid, head, probes, crf=crf,
-                        smoothing=0.0 if head is None else experiment.smoothing,
-                        iterations=experiment.crf_iterations, backend=experiment.crf_backend)
-        tally.add(int(views[0]), items, masks, None if book is None else book.assign(tokens))
-        done = min(done + each * accelerator.num_processes, total)  # all processes have had a batch
-        bar.update(done - bar.n)
-        if done - since >= experiment.checkpoint_steps and done < total:
-            since, tensors = done, total_counts(accelerator, tally.tensors())
-            if accelerator.is_main_process:
-                save_checkpoint(making.folder, {"done": done, "seconds": before + time.monotonic() - started}, tensors)
-    bar.close()
+    with tqdm(total=total, initial=done, desc=f"judge {method}", leave=False,
+              disable=not accelerator.is_main_process) as bar:
+        for views, (items, tokens, mirrored) in zip(batches, looks):
+            masks = predict(items["image"], tokens, mirrored, seen.grid, head, probes, crf=crf,
+                            smoothing=0.0 if head is None else experiment.smoothing,
+                            iterations=experiment.crf_iterations, backend=experiment.crf_backend)
+            tally.add(int(views[0]), items, masks, None if book is None else book.assign(tokens))
+            done = min(done + each * accelerator.num_processes, total)  # all processes have had a batch
+            bar.update(done - bar.n)
+            if done - since >= experiment.checkpoint_steps and done < total:
+                since, tensors = done, total_counts(accelerator, tally.tensors())
+                if accelerator.is_main_process:
+                    state = {"done": done, "seconds": before + time.monotonic() - started}
+                    save_checkpoint(making.folder, state, tensors)
     tally.report(method, seen, book is not None, before + time.monotonic() - started, notes or {})
 
 

@@ -186,25 +186,24 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
     patches = [thin_grid(features.grid, experiment.thin, generator_for(experiment, stage, step))
                for step in range(first, last)] if thinned else None
     part = part_of(accelerator, min(experiment.batch_size, len(features)))
-    bar = tqdm(total=last, initial=first, desc=stage, leave=False, disable=not accelerator.is_main_process)
     then = time.monotonic()  # the wall clock may be set back
-    for step, tokens in zip(range(first, last), features.stream([part.cut(batch) for batch in batches], patches)):
-        busy = [run for run in runs if run.done == step < run.steps]
-        for run in busy:
-            torch.manual_seed(seed_for(run.experiment, stage, step))  # dropout
-            with part.taken():
-                run.losses[step] = part.total(run.update(tokens, step, part))
-            run.done = step + 1
-        spent, then = time.monotonic() - then, time.monotonic()
-        for run in busy:
-            run.seconds += spent
-            if run.done % run.experiment.checkpoint_steps == 0 or run.done == run.steps:
-                if not bool(torch.isfinite(run.losses[:run.done]).all()):  # no checkpoint to go on from
-                    checkpoint_path(run.folder).unlink(missing_ok=True)
-                    raise RunError(f"Stage {stage} diverged: the loss of {run.folder.name} is not finite by update "
-                                   f"{run.done}; lower lr ({run.experiment.lr}) or use precision 'no'.")
-                bar.set_postfix(loss=f"{float(run.losses[step]):.4f}")
-                if run.done < last and accelerator.is_main_process:
-                    run.save()
-        bar.update()
-    bar.close()
+    with tqdm(total=last, initial=first, desc=stage, leave=False, disable=not accelerator.is_main_process) as bar:
+        for step, tokens in zip(range(first, last), features.stream([part.cut(batch) for batch in batches], patches)):
+            busy = [run for run in runs if run.done == step < run.steps]
+            for run in busy:
+                torch.manual_seed(seed_for(run.experiment, stage, step))  # dropout
+                with part.taken():
+                    run.losses[step] = part.total(run.update(tokens, step, part))
+                run.done = step + 1
+            spent, then = time.monotonic() - then, time.monotonic()
+            for run in busy:
+                run.seconds += spent
+                if run.done % run.experiment.checkpoint_steps == 0 or run.done == run.steps:
+                    if not bool(torch.isfinite(run.losses[:run.done]).all()):  # no checkpoint to go on from
+                        checkpoint_path(run.folder).unlink(missing_ok=True)
+                        raise RunError(f"Stage {stage} diverged: the loss of {run.folder.name} is not finite by update "
+                                       f"{run.done}; lower lr ({run.experiment.lr}) or use precision 'no'.")
+                    bar.set_postfix(loss=f"{float(run.losses[step]):.4f}")
+                    if run.done < last and accelerator.is_main_process:
+                        run.save()
+            bar.update()

@@ -123,20 +123,22 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         "sha256": str, "readout": ("modularity", "kmeans", "concepts", "linear"), "grid": [side, 2], "image_size": side,
         "resize": ("nearest", "antialiased"), "smoothing": (float, range(2**53)), "classes": [str, c],
         "colors": [[range(256), 3], c], "assignment": (None, [range(c), c]), "record": (None, dict),
-        "backbone": {"name": str, "sha256": str, "num_heads": side, "positions": str, "included": bool},
+        "backbone": dict, "backbone.name": str, "backbone.sha256": str, "backbone.num_heads": (None, side),
+        "backbone.positions": str, "backbone.included": bool,
     }
     for key, form in forms.items():
-        if not _fits(config.get(key, ...), form):
-            raise InputError(f"{folder / CONFIG} is damaged, {key} is {str(config.get(key, 'missing'))[:60]}: {again}")
+        outer, _, inner = key.partition(".")
+        value = config.get(outer, ...) if not inner else config[outer].get(inner, ...)
+        if not _fits(value, form):
+            raise InputError(f"{folder / CONFIG} is damaged, {key} is "
+                             f"{'missing' if value is ... else str(value)[:60]}: {again}")
     return config
 
 
 def _fits(value: Any, form: Any) -> bool:
-    """Whether a value of JSON is of a type, in a range, a list [form, length], a dictionary, or one of a tuple."""
+    """Whether a value of JSON is of a type, in a range, a list [form, length], or one of a tuple."""
     if isinstance(form, tuple):
         return any(_fits(value, one) for one in form)
-    if isinstance(form, dict):
-        return isinstance(value, dict) and all(_fits(value.get(key, ...), one) for key, one in form.items())
     if isinstance(form, list):
         return isinstance(value, list) and 0 < len(value) == form[1] and all(_fits(one, form[0]) for one in value)
     if isinstance(form, range):
@@ -155,7 +157,8 @@ def restore(path: Path, config: dict[str, Any]) -> tuple[nn.Module, nn.Module, i
     found, wanted = tuple(next(probe.parameters()).shape), (len(config["classes"]), first.out_features)
     linear, others = isinstance(probe, LinearProbe), len(tensors) - sum(map(len, parts))
     if others or found != wanted or linear != (config["readout"] == "linear"):
-        raise InputError(f"{path} holds {others} tensors more, and its read-out {found} for the {wanted} that its head "
-                         f"and {CONFIG} have: {again}")
+        kind = "linear" if linear else "centroid"
+        raise InputError(f"{path} holds a {kind} read-out {found} and {others} tensors more, for the read-out "
+                         f"{config['readout']} {wanted} that its head and {CONFIG} have: {again}")
     refuse_misfits(tensors, {key: tuple(value.shape) for key, value in tensors.items()}, path, CONFIG)
     return head, probe, first.in_features

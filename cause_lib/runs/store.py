@@ -63,7 +63,7 @@ def whole(path: str | Path, what: str = "", way_out: str = "make room, or choose
     Raises:
         OSError: it cannot be written; what was there stays. Errors of the library itself pass as they are.
     """
-    place = Path(path).absolute()
+    place = Path(path).absolute() if Path(path).name != ".." else Path(path).resolve()
     scratch = place.with_name(f".{place.name}.{secrets.token_hex(4)}")  # on the same file system; `_sweep` knows it
     written = scratch / place.name  # files too get a folder: safetensors writes beside its place first
     try:

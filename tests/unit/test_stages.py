@@ -287,7 +287,10 @@ def test_the_gallery_is_spread_over_the_split_and_workers_change_nothing(tmp_pat
 def test_a_loss_that_diverges_stops_with_a_sentence(tiny, monkeypatch):
     monkeypatch.setattr(steps, "modularity_loss", lambda tokens, prototypes, tau: prototypes.sum() * float("nan"))
     with pytest.raises(RuntimeError, match="Stage clusterbook diverged"):
-        stages.fit_clusterbook(tiny())
+        try:
+            stages.fit_clusterbook(tiny())
+        finally:  # the sentence stands on a line of its own
+            assert not loop.tqdm._instances, "a bar is still open"
 
 
 def test_a_gpu_that_is_not_there_and_a_place_that_cannot_be_written(tiny, tmp_path, monkeypatch):
