@@ -1,14 +1,12 @@
 """CamVid: both layouts, drawn small, and the download against a server of our own."""
 
 import hashlib
-import threading
 from collections import Counter
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from PIL import Image
+from serving import serve
 
 from cause_lib.data import COUNTS, camvid, load_dataset
 
@@ -36,25 +34,12 @@ def server(tmp_path, monkeypatch):
     """Serves a tiny CamVid; the module looks there, with matching checksums, and caches in a folder of the test."""
     served = published(tmp_path / "served")
 
-    class Handler(SimpleHTTPRequestHandler):
-        asked = []
-
-        def log_message(self, *_):
-            self.asked.append(self.path)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=served)) as http:
-        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-        files = sorted(path for path in served.rglob("*.png"))
-        lines = [f"{p.relative_to(served).as_posix()} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files]
-        (tmp_path / "checksums").write_text("\n".join(lines))
-        monkeypatch.setattr(camvid, "CHECKSUMS", tmp_path / "checksums")
-        monkeypatch.setattr(camvid, "BASE_URL", f"http://127.0.0.1:{http.server_port}/")
-        monkeypatch.setattr(camvid, "RETRIES", 0)
-        monkeypatch.setattr(camvid.pooch, "os_cache", lambda _: tmp_path / "cache")
-        monkeypatch.delenv("CAUSE_DATA", raising=False)
-        http.asked, http.files = Handler.asked, served
+    files = sorted(path for path in served.rglob("*.png"))
+    lines = [f"{p.relative_to(served).as_posix()} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files]
+    (tmp_path / "checksums").write_text("\n".join(lines))
+    monkeypatch.setattr(camvid, "CHECKSUMS", tmp_path / "checksums")
+    with serve(served, monkeypatch, camvid, tmp_path / "cache") as http:
         yield http
-        http.shutdown()
 
 
 def load(split="train", **options):

@@ -2,14 +2,12 @@
 
 import hashlib
 import tarfile
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from serving import serve
 
 from cause_lib.data import COUNTS, load_dataset, pascalvoc, resize_and_crop
 
@@ -116,22 +114,9 @@ def server(tmp_path, monkeypatch):
     with tarfile.open(served / pascalvoc.ARCHIVE, "w") as tar:
         tar.add(draw(tmp_path / "drawn") / "VOCdevkit", "VOCdevkit")
 
-    class Handler(SimpleHTTPRequestHandler):
-        asked = []
-
-        def log_message(self, *_):
-            self.asked.append(self.path)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=served)) as http:
-        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-        monkeypatch.setattr(pascalvoc, "BASE_URL", f"http://127.0.0.1:{http.server_port}/")
-        monkeypatch.setattr(pascalvoc, "SHA256", hashlib.sha256((served / pascalvoc.ARCHIVE).read_bytes()).hexdigest())
-        monkeypatch.setattr(pascalvoc, "RETRIES", 0)
-        monkeypatch.setattr("pooch.os_cache", lambda _: tmp_path / "cache")
-        monkeypatch.delenv("CAUSE_DATA", raising=False)
-        http.asked, http.files = Handler.asked, served
+    monkeypatch.setattr(pascalvoc, "SHA256", hashlib.sha256((served / pascalvoc.ARCHIVE).read_bytes()).hexdigest())
+    with serve(served, monkeypatch, pascalvoc, tmp_path / "cache") as http:
         yield http
-        http.shutdown()
 
 
 def test_download_unpacks_what_is_needed_and_asks_once(server, tmp_path):
