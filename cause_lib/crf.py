@@ -84,10 +84,10 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
 
 def _released(colours: Tensor) -> Tensor:
     """Whole colours (b, 3, h, w), normalised for ImageNet and back in float32 as in the released code, cut off, BGR."""
-    exact = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)[..., None]
-    (mean, std), back = exact.float(), (1 / exact[1]).float()  # on the CPU, since a GPU rounds otherwise
-    table = ((((torch.arange(256) / 255 - mean) / std / back) + mean) * 255).trunc().to(colours)  # (3, 256)
-    return torch.stack([table[i][colours[:, i].long()] for i in (2, 1, 0)], dim=1)
+    exact = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)[..., None, None]
+    (mean, std), back = exact.float(), (1 / exact[1]).float()
+    undone = (colours.float().cpu() / 255 - mean) / std / back + mean  # a GPU rounds otherwise
+    return (undone * 255).trunc().flip(1).to(colours)
 
 
 def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:
