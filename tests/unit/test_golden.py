@@ -73,9 +73,25 @@ def case_name(recipe, dataset, head, changes=None):
     return " ".join([recipe, dataset, head, *(f"{name}={value}" for name, value in (changes or {}).items())])
 
 
+#: What these data sets meant to MADE_BY, where they mean something else now: there, they are given by hand.
+OF_BEFORE = {"coco81": dict(crops="five", probe_steps=610_640), "coco171": dict(crops="five", probe_steps=610_640),
+             "cocostuff27": dict(probe_steps=152_660), "pascalvoc": dict(crops="five", probe_steps=22_875),
+             "cityscapes": dict(weight_decay=1e-4, probe_steps=4_650)}
+
+
 def experiment_of(recipe, dataset, head, changes=None):
     folder = {"folder": "golden"} if dataset == "folder" else {}
-    return Experiment(**dict(recipe=recipe, dataset=dataset, head=head) | folder | (changes or {}))
+    before = OF_BEFORE.get(dataset, {})
+    if recipe == "alive":  # has its own number of updates, on every data set
+        before = {name: value for name, value in before.items() if name != "probe_steps"}
+    if dataset == "cityscapes":
+        before = before | {"clip_norm": 2.0 if head == "tr" else 0.1}
+    return Experiment(**dict(recipe=recipe, dataset=dataset, head=head) | folder | before | (changes or {}))
+
+
+def means_more(case):
+    """Whether a case means another run than it did: with labels, steps 2 and 3 are now the released ones."""
+    return "label_free=False" in case
 
 
 def digits(experiment):
@@ -169,7 +185,11 @@ def test_folders_have_the_names_of_before():
     assert set(golden("golden_folders.json")["fields"]["all"]) <= varied  # fields that came later have `since`
     expected, found = golden("golden_folders.json")["digits"], all_digits()
     assert set(found) == set(expected)
-    assert {name: found[name] for name in found if found[name] != expected[name]} == {}
+    assert {name: found[name] for name in found if found[name] != expected[name] and not means_more(name)} == {}
+    for name in filter(means_more, found):  # no folder of before is taken for one of these
+        stages_of_before = zip(golden("golden_folders.json")["stages"], found[name].split(), expected[name].split())
+        assert {stage for stage, ours, theirs in stages_of_before if ours != theirs} == (
+            {"head", "probe"} if "release=" in name else {"head", "probe", "evaluation"})
 
 
 def test_fields_have_the_values_of_before():
@@ -188,6 +208,9 @@ def test_whole_names_are_those_of_before(unpacked, monkeypatch):
     for case, expected in names.items():
         run = runs[case].replace(run_dir=str(unpacked / "named"))
         for stage, name in expected.items():
+            if means_more(case) and stage in ("head", "probe", "evaluation"):
+                assert stages.find(run, stage) is None, f"{case}: {stage}"
+                continue
             place = unpacked / "named" / stage / name
             if not place.exists():
                 shutil.copytree(next((unpacked / "finished" / stage).glob("*/")), place)
