@@ -26,11 +26,11 @@ from cause_lib.runs.store import read_record, write_whole
 from cause_lib.stages import collect_metrics
 from workflow.rows import KEYS, PLACES, Row, read_rows
 
-COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou", "miou_all",
-           "pacc", "published_miou", "published_pacc", "clusters_used", "num_clusters", "images", "date", "device",
+COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou",
+           "miou_present", "pacc", "published_miou", "published_pacc", "clusters_used", "num_clusters", "images", "date", "device",
            "seconds", "total_seconds", "library", "weights", "settings", "folder"]
 UNSEEN = ["library", "weights", "settings", "folder"]  # too wide for a page
-PERCENT = ["miou", "miou_all", "pacc"]
+PERCENT = ["miou", "miou_present", "pacc"]
 
 
 def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -163,7 +163,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf8"))
         if isinstance(record, dict) and record:
             return as_now(record)
-    except (ValueError, TypeError, AttributeError, OSError, RecursionError) as error:  # of JSON and of UTF-8 too
+    except (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError) as error:  # of UTF-8 too
         raise _damaged(path, error) from None
     raise _damaged(path, "it holds no record")
 
