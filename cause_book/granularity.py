@@ -231,7 +231,7 @@ def scores_at_levels(masks: Tensor, parts: Tensor, num_clusters: int) -> dict[st
     masks: (b, h, w) int64 in [0, num_clusters)
     parts: (b, h, w) int64, labels of parts, -1 void
 
-    Returns level -> miou_present, pacc: fractions; matched: classes whose cluster meets them; classes: those that occur.
+    Returns level -> miou_present, pacc; matched: classes whose cluster meets them; classes: those that occur.
     """
     scores = {}
     for level, (names, _) in LEVELS.items():

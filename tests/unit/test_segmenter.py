@@ -1,5 +1,6 @@
 """`Segmenter`: one picture or a folder of them, from what the stages left, a hub, or the authors' released files."""
 
+import json
 import re
 import shutil
 from pathlib import Path
