@@ -25,8 +25,8 @@ from typing import Any, get_args, get_type_hints
 from cause_lib.errors import InputError
 from cause_lib.rules import Rule, checked, refuse_unknown
 
-# What None stands for, by data set (and head), and what a recipe and a reading say, whatever the data set. The generated
-# scenes are a small world: they get small numbers. The sets of the published tables get what the released scripts run:
+# What None stands for, by data set (and head), and what a recipe and a reading say, whatever the data set. Scenes are a
+# small world: they get small numbers. The sets of the published tables get what the released scripts run:
 # one epoch of step 1, two of step 2, and of step 3 five for TR, one for MLP. An epoch is all views in batches of 16:
 # 97,702 pictures of COCO x 5 crops or, for 81 and 171 classes, x 20; 2,975 x 5 of Cityscapes; 1,464 x 50 of Pascal VOC.
 # A bound of 1e9 is none. Chapter 9 has the reasons of `alive`.
@@ -131,8 +131,8 @@ class Experiment:
         "so many projections are kept of each concept, and 0 keeps none", 0, stages="head")
     bank_fraction: float = _field(0.5, "share of each batch that goes into the bank (0.5)",
         "it is the share of a batch that goes into the bank", 0.0, 1.0, stages="head")
-    bank_draw: str | None = _field(None, "that share of the `batch`'s patches, or of each `concept`'s, rounded down, as "
-        "released", "patches are drawn for the bank in these ways", stages="head", choices=("batch", "concept"),
+    bank_draw: str | None = _field(None, "that share of the `batch`'s patches, or of each `concept`'s, rounded down, "
+        "as released", "patches are drawn for the bank in these ways", stages="head", choices=("batch", "concept"),
         since="batch")
     contrast_temperature: float = _field(0.07, "temperature of Eq. 4 (0.07)",
         "cosines are divided by it", 1e-6, stages="head", aliases="temperature")
@@ -147,8 +147,8 @@ class Experiment:
         "it is the share of similarities that lie below", 0.0, 1.0, stages="head", since=None)
     ema_decay: float = _field(0.99, "teacher's share of its own past at each update (0.99)", "it is the share of its "
         "own past that the teacher keeps at each update", 0.0, 1.0, stages="head", aliases="momentum")
-    shared_start: bool | None = _field(None, "True: the teacher starts as the student is after its first update, since in "
-        "the released code they share storage until then; False: as the student is before it",
+    shared_start: bool | None = _field(None, "True: the teacher starts as the student is after its first update, since "
+        "in the released code they share storage until then; False: as the student is before it",
         "the teacher starts as the student after its first update, or before it", stages="head", since=False)
     dropout: float = _field(0.1, "share of features dropped while a head trains (0.1)",
         "it is the share of features dropped, and some have to stay", 0.0, 0.999, stages="head")
@@ -156,8 +156,8 @@ class Experiment:
         "gradients are scaled down to this length, and without any length nothing moves", 1e-12, stages="head")
     weight_decay: float | None = _field(None, "Adam's weight decay wherever a head learns (1e-4; Cityscapes 0)",
         "it shrinks the weights, and below 0 it would enlarge them", 0.0, stages="head")
-    label_free: bool = _field(True, "True: no label is ever used in training; False: the released code's steps, where a "
-        "linear probe's cross-entropy trains the head in step 3 and, by `labels_in_norm`, acts on it in step 2",
+    label_free: bool = _field(True, "True: no label is ever used in training; False: the released code's steps, where "
+        "a linear probe's cross-entropy trains the head in step 3 and, by `labels_in_norm`, acts on it in step 2",
         "labels train the head, or they do not", stages="probe")
     labels_in_norm: bool | None = _field(None, "True: step 2 trains a linear probe, too, and bounds both gradients by "
         "one norm; None: as released, True unless label_free", "labels act on the head's bound, or they do not",
@@ -166,8 +166,8 @@ class Experiment:
         "labels (COCO-Stuff-27 TR 2, MLP 0.1; Cityscapes 1; other sets 1e9, no bound)",
         "gradients are scaled down to this length, and without any length nothing moves", 1e-12, stages="probe",
         since=None)
-    probe_dropout: float | None = _field(None, "share of features dropped while centroids train (None: 0 without labels, "
-        "as released `dropout`)", "it is the share of features dropped, and some have to stay", 0.0, 0.999,
+    probe_dropout: float | None = _field(None, "share of features dropped while centroids train (None: 0 without "
+        "labels, as released `dropout`)", "it is the share of features dropped, and some have to stay", 0.0, 0.999,
         stages="probe", since=0.0)
     probe_start: str | None = _field(None, "`uniform` random centroids, as published, or those of `kmeans`",
         "centroids start in these ways", stages="probe", choices=("uniform", "kmeans"), since="uniform")
@@ -250,8 +250,9 @@ class Experiment:
                 raise InputError(f"{name} {given} lets labels act on training, and label_free is True: set label_free "
                                  f"to False, or leave {name} out.")
         if self.thinning == "picture" and self.thin * patch > min(self.image_size, self.train_size):
-            raise InputError(f'thinning "picture" keeps complete blocks alone, and a picture of image_size {self.image_size} '
-                             f"and train_size {self.train_size} has none of thin {self.thin} patches of {patch} pixels.")
+            raise InputError('thinning "picture" keeps complete blocks alone, and image_size '
+                             f"{self.image_size} and train_size {self.train_size} do not both hold one of thin "
+                             f'{self.thin} patches of {patch} pixels: lower thin, or set thinning to "batch".')
         if self.num_classes is not None and 0 < self.concept_readout < self.num_classes:
             raise InputError(f"concept_readout {self.concept_readout} is less than num_classes {self.num_classes}: "
                              "clusters are made of these concepts, so raise it, or set it to 0.")

@@ -121,7 +121,7 @@ class ConceptBank:
 
 def _runs(concepts: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of sorted concepts (m,): how many of each (k,), where each one's run begins (k,), place in its run (m,)."""
-    total = torch.zeros(k, dtype=torch.int64, device=concepts.device).scatter_add_(0, concepts, torch.ones_like(concepts))
+    total = concepts.new_zeros(k).scatter_add_(0, concepts, torch.ones_like(concepts))
     first = total.cumsum(0) - total
     return total, first, torch.arange(len(concepts), device=concepts.device) - first[concepts]
 

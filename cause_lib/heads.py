@@ -82,8 +82,8 @@ class TRHead(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, kept: Tensor | None = None) -> Tensor:
         """tokens (b, n, d) on a grid of rows x columns = n patches (None: the training grid) -> features (b, n, r).
 
-        With `kept`, (n',) or (b, n'), only those patches are queries, all are keys and values, and the features are (b, n', r): in
-        one decoder layer no output depends on other queries.
+        With `kept`, (n',) or (b, n'), only those patches are queries, all are keys and values, and the features are
+        (b, n', r): in one decoder layer no output depends on other queries.
 
         Raises:
             ValueError: n is not what the grid holds.

@@ -147,7 +147,7 @@ def probe_run(experiment: Experiment, folder: Path, head: MLPHead | TRHead, star
 
 def supervision(experiment: Experiment, stage: str, steps: int, features: FrozenFeatures,
                 accelerator: Accelerator) -> tuple[LinearProbe, Callable[[Tensor, int, Part], Tensor]]:
-    """What `label_free=False` adds: a new linear probe, and its cross-entropy (x, step, part) on features x (b, n, r)."""
+    """What labels add: a new linear probe, and its cross-entropy (x, step, part) on features x (b, n, r)."""
     if not features.dataset.has_labels:
         raise InputError(f"label_free=False needs labels, and {experiment.dataset} {experiment.folder} has none: "
                          "set label_free to True.")

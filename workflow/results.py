@@ -71,10 +71,14 @@ def _left_by(rows: list[Row]) -> Iterator[tuple[Row, Path]]:
 
 
 def evaluations(run_dir: str | Path) -> dict[str, Path]:
-    """The evaluations below a folder by their settings, the latest of each; asks for neither pictures nor weights."""
+    """The evaluations below a folder by their settings, the latest of each; asks for neither pictures nor weights.
+
+    Those made when `label_free=False` was step 3 alone are left out: the same settings mean other steps now.
+    """
     paths = sorted(Path(run_dir).glob("*evaluation/*/metrics.json"), key=lambda path: path.stat().st_mtime)
     records = ((path.parent, read_record(path.parent)) for path in paths)
-    return {_name(Experiment.from_dict(record["experiment"]), record["stage"]): folder for folder, record in records}
+    return {_name(Experiment.from_dict(record["experiment"]), record["stage"]): folder for folder, record in records
+            if record["experiment"]["label_free"] or "labels_in_norm" in record["experiment"]}  # else of other steps
 
 
 def _name(experiment: Experiment, stage: str) -> str:

@@ -66,7 +66,8 @@ def judge(making: Making, method: str, head: nn.Module | None, readouts: dict[st
         for views, (items, tokens, mirrored) in zip(batches, looks):
             masks = predict(items["image"], tokens, mirrored, seen.grid, head, probes, crf=crf,
                             smoothing=0.0 if head is None else experiment.smoothing,
-                            iterations=experiment.crf_iterations, backend=experiment.crf_backend)
+                            iterations=experiment.crf_iterations, backend=experiment.crf_backend,
+                            picture=experiment.crf_picture)
             tally.add(int(views[0]), items, masks, None if book is None else book.assign(tokens))
             done = min(done + each * accelerator.num_processes, total)  # all processes have had a batch
             bar.update(done - bar.n)

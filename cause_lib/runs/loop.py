@@ -192,7 +192,8 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
         run.losses = torch.zeros(run.steps, device=accelerator.device)
         run.restore()
     first, last, experiment = min(run.done for run in runs), max(run.steps for run in runs), runs[0].experiment
-    batches, size = batches_for(experiment, stage, len(features), last)[first:], min(experiment.batch_size, len(features))
+    batches = batches_for(experiment, stage, len(features), last)[first:]
+    size = min(experiment.batch_size, len(features))
     part = part_of(accelerator, size)
     patches = (kept_patches(experiment, features.grid, generator_for(experiment, stage, step), size, part)
                for step in range(first, last)) if thinned else None

@@ -120,7 +120,7 @@ def test_what_is_learnt_and_the_bank_are_those_of_one_process(place):
                 else:
                     assert torch.equal(two[key], value), f"{name}: {key}"
     kept = [load_file(place / "two" / name) for name in names(place / "two", "kept/0/head/*")]
-    assert sorted(len(state.get("bank/projections", ())) > 0 for state in kept) == [False, False, True, True]
+    assert sorted(len(state.get("bank/projections", ())) > 0 for state in kept) == [False, False, True, True, True]
     assert not (place / "two/kept/1").exists()  # the first process writes, and it alone
 
 
@@ -143,7 +143,8 @@ def test_counts_are_summed_and_numbers_are_those_of_one_process(place):
         for name in (f"{stage}/{folder.name}/gallery.safetensors", f"kept/0/{stage}/{folder.name}.safetensors"):
             one, two = (load_file(place / each / name) for each in ("one", "two"))
             assert one.keys() == two.keys()
-            assert sum(int((one[key] != two[key]).sum()) for key in one) <= pixels
+            assert sum(int((one[key] != two[key]).sum()) for key in one
+                       if stage != "evaluation" or "kmeans" not in key) <= pixels
 
 
 def test_one_process_goes_on_from_a_checkpoint_of_two(place):
