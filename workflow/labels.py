@@ -126,7 +126,8 @@ def training_of(experiment: Experiment) -> Callable[[Callable[[Tensor], Tensor]]
         patched = mock.patch.object(SegmentationDataset, "__getitem__", changed)
         with tempfile.TemporaryDirectory() as runs, patched:
             run = experiment.replace(run_dir=runs, device="cpu", num_workers=0)
-            first, head = (load_tensors(fit_head(each) / "head.safetensors") for each in (run.replace(head_steps=0), run))
+            untrained = run.replace(head_steps=0)
+            first, head = (load_tensors(fit_head(each) / "head.safetensors") for each in (untrained, run))
             at_0, probe = (fit_probe(each) for each in (run.replace(probe_steps=0), run))
             start = {"head 2": first, "head 3": first, "centroids": load_tensors(at_0 / "probe.safetensors")}
             end = {"head 2": head, "head 3": load_tensors(probe / "head.safetensors"),
