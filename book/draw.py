@@ -163,7 +163,7 @@ def labels_in_step_3() -> str:
     ]
     says = ("Step 3. Centroids are trained by the modularity of the teacher head's detached features. The linear "
             "probe is trained by the cross-entropy with labels, and in the released code that gradient goes on into "
-            "the head. Head and centroids are evaluated. label_free=True detaches the features before the linear probe.")
+            "the head. Head and centroids are evaluated. label_free=True detaches the features before the probe.")
     return svg(430, 520, "Labels in step 3", says, parts, heading="Step 3: labels act through the gradient")
 
 
@@ -189,8 +189,8 @@ def page_files() -> dict[str, str]:
     caption = ("The way of a picture through CAUSE: each step is a chapter's. Chapters 2 to 4 make the treatment T, "
                "the mediator M and the outcome Y. Labels are looked at only at the very end, to give clusters the "
                "names of classes and to count what is right.")
-    of_labels = ("Ways of labels in the released code. Step 2: the linear probe's gradient is part of the norm that clips "
-                 "the head's. Step 3: the linear probe's gradient runs into the head.")
+    of_labels = ("Ways of labels in the released code. Step 2: the linear probe's gradient is part of the norm "
+                 "that clips the head's. Step 3: the linear probe's gradient runs into the head.")
     return {
         "labels.html": figure(labels_in_step_2(), labels_in_step_3(), caption=of_labels) + "\n",
         "pipeline.html": f'<figure class="diagram">{ways}<figcaption>{caption}</figcaption></figure>\n',

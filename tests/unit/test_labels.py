@@ -1,4 +1,4 @@
-"""workflow/labels.py: shares of known trainings, of checkpoints, of rivals; the table of book/labels.md is what runs give."""
+"""workflow/labels.py on known trainings, checkpoints and rivals; the table of book/labels.md is what runs give."""
 
 import doctest
 import subprocess
