@@ -153,7 +153,7 @@ def labels_in_step_3() -> str:
     parts = [
         _box(215, 44, "tokens of the frozen backbone", width=252, height=36), arrow((215, 62), (215, 103)),
         _box(215, 124, "teacher head: evaluated", "Y", width=212),
-        arrow((170, 144), (122, 193)), arrow((250, 144), (298, 193)), text(126, 174, "detached", size=13, anchor="end"),
+        arrow((170, 144), (122, 193)), arrow((250, 144), (298, 193)), text(70, 174, "detached", size=13, anchor="start"),
         _box(112, 214, "centroids: evaluated", "Y", width=186), _box(318, 214, "linear probe"),
         arrow((112, 234), (112, 283)), arrow((318, 234), (318, 283)),
         _box(112, 304, "modularity"), _box(318, 304, "cross-entropy"),
