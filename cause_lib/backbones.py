@@ -36,7 +36,7 @@ from cause_lib.weights import (  # noqa: F401
 if TYPE_CHECKING:  # timm, which takes longer to import than torch, is imported where a backbone is built
     from timm.models.vision_transformer import VisionTransformer
 
-POSITIONS = ("dino", "antialiased")
+POSITIONS = ("dino", "antialiased", "exact")
 
 
 def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | None = None,
@@ -170,12 +170,12 @@ def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, in
     """Position embeddings of one patch grid, resized to another.
 
     By DINO's rule (Caron et al. 2021, `interpolate_pos_encoding`) the grid is sampled bicubically in steps of the scale
-    (new + 0.1) / old; the released features were made this way. The antialiased rule is a picture library's: bicubic
-    to the exact size, low-passed where the grid shrinks. At the native size neither changes anything at all.
+    (new + 0.1) / old; by the exact rule, MSN's, of new / old. The antialiased rule is a picture library's: as the exact
+    one, but low-passed where the grid shrinks. At the native size none changes anything at all.
 
     Args:
         positions: (1, prefix + old[0] old[1], d); the first `prefix` rows (class token) are kept as they are.
-        old, new: rows and columns of the two patch grids. rule: `dino` or `antialiased`.
+        old, new: rows and columns of the two patch grids. rule: one of `POSITIONS`.
 
     Returns:
         (1, prefix + new[0] new[1], d)
@@ -184,11 +184,9 @@ def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, in
         return positions
     kept, patches = positions[:, :prefix], positions[:, prefix:]
     patches = patches.unflatten(1, tuple(old)).permute(0, 3, 1, 2)                   # (1, d, rows, columns)
-    if rule == "antialiased":
-        resized = F.interpolate(patches.float(), size=tuple(new), mode="bicubic", antialias=True)
-    else:
-        scale = tuple((to + 0.1) / of for to, of in zip(new, old))
-        resized = F.interpolate(patches.float(), scale_factor=scale, mode="bicubic")
+    scale = {"scale_factor": tuple((to + 0.1) / of for to, of in zip(new, old))}
+    how = scale if rule == "dino" else {"size": tuple(new), "antialias": rule == "antialiased"}
+    resized = F.interpolate(patches.float(), mode="bicubic", **how)
     return torch.cat([kept, resized.to(positions.dtype).flatten(2).transpose(1, 2)], dim=1)
 
 

@@ -174,6 +174,21 @@ def thin_grid(grid: tuple[int, int], block: int, generator: torch.Generator) -> 
     return (row * columns + column).flatten()  # (n',)
 
 
+def thin_pictures(grid: tuple[int, int], block: int, generator: torch.Generator, pictures: int) -> Tensor:
+    """`thin_grid` as released: complete blocks alone, and of each picture its own patches: (pictures, n') int64."""
+    rows, columns = (side // block for side in grid)
+    place = torch.randint(block**2, (pictures, rows, columns), generator=generator)  # row by row within a block
+    row = torch.arange(rows)[:, None] * block + place // block
+    return (row * grid[1] + torch.arange(columns) * block + place % block).flatten(1)
+
+
+def take_patches(x: Tensor, kept: Tensor) -> Tensor:
+    """x (b, n, d), or (n, d) of all pictures, at the patches `kept`, (n',) or (b, n') of each picture its own."""
+    if kept.ndim == 1 or x.ndim == 2:
+        return x[..., kept, :]  # (b, n', d); (n', d)
+    return x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[2]))
+
+
 class Clusterbook(nn.Module):
     """The trained prototypes M, frozen: which concept a patch belongs to, and how alike concepts are (section 3.2).
 

@@ -25,11 +25,12 @@ from typing import Any, get_args, get_type_hints
 from cause_lib.errors import InputError
 from cause_lib.rules import Rule, checked, refuse_unknown
 
-# What None stands for, by data set, and what a recipe says, whatever the data set. The generated scenes are a small
-# world: they get small numbers. The sets of the published tables get the published lengths: one epoch of step 1, two of
-# step 2, five of step 3 (of TR). An epoch is all views in batches of 16: 97,702 pictures of COCO x 5 crops or, for 81
-# and 171 classes, x 20; 2,975 x 5 of Cityscapes; 1,464 x 50 of Pascal VOC. Chapter 9 has the reasons of `alive`.
-PRESETS, RECIPES = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf8")).values()
+# What None stands for, by data set (and head), and what a recipe and a reading say, whatever the data set. The generated
+# scenes are a small world: they get small numbers. The sets of the published tables get what the released scripts run:
+# one epoch of step 1, two of step 2, and of step 3 five for TR, one for MLP. An epoch is all views in batches of 16:
+# 97,702 pictures of COCO x 5 crops or, for 81 and 171 classes, x 20; 2,975 x 5 of Cityscapes; 1,464 x 50 of Pascal VOC.
+# A bound of 1e9 is none. Chapter 9 has the reasons of `alive`.
+PRESETS, RECIPES, READINGS = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf8")).values()
 
 # The stage that comes before each: an artefact depends on the fields of its own stage and of all before it. Two are no
 # artefacts: "released", the evaluation of released files, and "pass", see PASS_FIELDS.
@@ -54,6 +55,9 @@ class Experiment:
 
     recipe: str = _field("published", "`published`, or `alive`, where prototypes and clusters start from tokens and "
         "stay in use; fields left at None follow it", "a recipe is a set of presets", choices=tuple(RECIPES))
+    reading: str = _field("paper", "`paper`, or `released`: the small rules of the authors' code, for `resize`, "
+        "`positions`, `thinning`, `shared_start`, `bank_draw`, `probe_dropout` and `crf_picture` left at None",
+        "a reading is a set of presets", choices=tuple(READINGS))
     dataset: str = _field("scenes", "`scenes` (generated), `camvid`, `folder` (your own pictures, found at `folder`), "
         "or a set of the published tables: `cocostuff27`, `coco81`, `coco171`, `cityscapes`, `pascalvoc`",
         "data sets are opened by these names", stages="features",
@@ -72,8 +76,8 @@ class Experiment:
         stages="clusterbook baseline released", aliases="resolution")
     train_size: int | None = _field(None, "side in pixels at which the head is trained (TR as judged, MLP 224)",
         "it is a side in pixels, and memory grows with its fourth power", 1, 4096, stages="head pass")
-    crops: str = _field("five", "training views: `five` crops; `double` (20 a picture, at 0.5 and 0.8), as published "
-        "for coco81 and coco171; `super` (50, at 0.3 to 0.7), as published for pascalvoc; or `none`",
+    crops: str | None = _field(None, "training views: `five` crops; `double` (20 a picture, at 0.5 and 0.8), preset of "
+        "coco81 and coco171; `super` (50, at 0.3 to 0.7), preset of pascalvoc; or `none`",
         "views are cut in these ways", stages="clusterbook baseline pass", choices=("five", "double", "super", "none"))
     crop_ratio: float = _field(0.5, "share of each side that each of `five` crops keeps (0.5)",
         "it is the share of each side that a view keeps, and a smaller view shows next to nothing", 0.05, 1.0,
@@ -86,17 +90,18 @@ class Experiment:
         "it is a number of pictures, and nothing is learned from none", 1, stages="clusterbook baseline pass")
     test_images: int | None = _field(None, "judge at most so many pictures (None: all)",
         "it is a number of pictures, and nothing is judged on none", 1, stages=_JUDGE)
-    resize: str = _field("nearest", "how pictures are brought to their size: `nearest`, as published, or `antialiased` "
-        "(bilinear, low-passed where they shrink); labels always by nearest neighbour", "pictures are brought to their "
-        "size in these ways", stages="features", choices=("nearest", "antialiased"), since="nearest")
+    resize: str | None = _field(None, "how pictures are brought to their size: `nearest` neighbour; `pillow`, the same "
+        "as Pillow rounds it; or `antialiased` (bilinear, low-passed where they shrink); labels by nearest neighbour",
+        "pictures are brought to their size in these ways", stages="features",
+        choices=("nearest", "pillow", "antialiased"), since="nearest")
     backbone: str = _field("bundled", "a name of `cause_lib.backbones`, or a timm name",
         "it names the network that makes the tokens", stages="features", aliases="model arch")
     num_heads: int | None = _field(None, "attention heads that the backbone is read with (None: its architecture's "
         "own; the released code: twice ViT-S's own)",
         "it has to divide the width of the backbone", 1, 1024, stages="features", since=None)
-    positions: str = _field("dino", "how the backbone's position embeddings are resized: by `dino`'s rule, as "
-        "published, or `antialiased`", "position embeddings are resized by these rules", stages="features",
-        choices=("dino", "antialiased"), since="dino")
+    positions: str | None = _field(None, "how the backbone's position embeddings are resized: by `dino`'s rule, by the "
+        "`exact` scale (MSN's, as released), or `antialiased`", "position embeddings are resized by these rules",
+        stages="features", choices=("dino", "exact", "antialiased"), since="dino")
     num_concepts: int | None = _field(None, "prototypes k of the clusterbook (2048)", "every patch has a concept, and "
         "every two concepts have a similarity to keep", 1, 65_536, stages="clusterbook", aliases="codebook_size")
     prototype_start: str | None = _field(None,
@@ -108,6 +113,9 @@ class Experiment:
         "products of cosines are divided by it", 1e-6, stages="clusterbook", aliases="tau")
     thin: int | None = _field(None, "one random patch of every thin x thin block takes part in a loss (4; 1: all "
         "patches)", "it is the side, in patches, of the block of which one patch is kept", 1, 64, stages="clusterbook")
+    thinning: str | None = _field(None, "`batch`: smaller blocks at the edge count, one pattern for all pictures of a "
+        "batch; `picture`: complete blocks alone, each picture its own pattern, as released", "patches are subsampled "
+        "in these ways", stages="clusterbook", choices=("batch", "picture"), since="batch")
     head: str = _field("tr", "`tr` or `mlp`",
         "these are the two heads of the paper", stages="head released", choices=("tr", "mlp"))
     release: str = _field("", "a folder with the authors' released files for that head (`cause_lib.runs.released`): "
@@ -123,6 +131,9 @@ class Experiment:
         "so many projections are kept of each concept, and 0 keeps none", 0, stages="head")
     bank_fraction: float = _field(0.5, "share of each batch that goes into the bank (0.5)",
         "it is the share of a batch that goes into the bank", 0.0, 1.0, stages="head")
+    bank_draw: str | None = _field(None, "that share of the `batch`'s patches, or of each `concept`'s, rounded down, as "
+        "released", "patches are drawn for the bank in these ways", stages="head", choices=("batch", "concept"),
+        since="batch")
     contrast_temperature: float = _field(0.07, "temperature of Eq. 4 (0.07)",
         "cosines are divided by it", 1e-6, stages="head", aliases="temperature")
     positive_threshold: float = _field(0.3, "phi+: concepts more similar than this are positives (0.3)",
@@ -136,18 +147,28 @@ class Experiment:
         "it is the share of similarities that lie below", 0.0, 1.0, stages="head", since=None)
     ema_decay: float = _field(0.99, "teacher's share of its own past at each update (0.99)", "it is the share of its "
         "own past that the teacher keeps at each update", 0.0, 1.0, stages="head", aliases="momentum")
-    shared_start: bool = _field(False, "True: the teacher starts as the student is after its first update, since in "
+    shared_start: bool | None = _field(None, "True: the teacher starts as the student is after its first update, since in "
         "the released code they share storage until then; False: as the student is before it",
         "the teacher starts as the student after its first update, or before it", stages="head", since=False)
     dropout: float = _field(0.1, "share of features dropped while a head trains (0.1)",
         "it is the share of features dropped, and some have to stay", 0.0, 0.999, stages="head")
-    clip_norm: float | None = _field(None, "bound of the gradient norm in step 2 (None: TR 2, MLP 0.1)",
+    clip_norm: float | None = _field(None, "bound of the gradient norm in step 2 (TR 2, MLP 0.1; Cityscapes 1)",
         "gradients are scaled down to this length, and without any length nothing moves", 1e-12, stages="head")
-    weight_decay: float = _field(1e-4, "Adam's weight decay in step 2 (1e-4)",
+    weight_decay: float | None = _field(None, "Adam's weight decay wherever a head learns (1e-4; Cityscapes 0)",
         "it shrinks the weights, and below 0 it would enlarge them", 0.0, stages="head")
-    label_free: bool = _field(True, "True: no label is ever used in training; False: the released code's step 3, where "
-        "the linear probe's cross-entropy also trains the head",
+    label_free: bool = _field(True, "True: no label is ever used in training; False: the released code's steps, where a "
+        "linear probe's cross-entropy trains the head in step 3 and, by `labels_in_norm`, acts on it in step 2",
         "labels train the head, or they do not", stages="probe")
+    labels_in_norm: bool | None = _field(None, "True: step 2 trains a linear probe, too, and bounds both gradients by "
+        "one norm; None: as released, True unless label_free", "labels act on the head's bound, or they do not",
+        stages="head", since=False)
+    probe_clip_norm: float | None = _field(None, "bound of the gradient norm of head and linear probe in step 3, with "
+        "labels (COCO-Stuff-27 TR 2, MLP 0.1; Cityscapes 1; other sets 1e9, no bound)",
+        "gradients are scaled down to this length, and without any length nothing moves", 1e-12, stages="probe",
+        since=None)
+    probe_dropout: float | None = _field(None, "share of features dropped while centroids train (None: 0 without labels, "
+        "as released `dropout`)", "it is the share of features dropped, and some have to stay", 0.0, 0.999,
+        stages="probe", since=0.0)
     probe_start: str | None = _field(None, "`uniform` random centroids, as published, or those of `kmeans`",
         "centroids start in these ways", stages="probe", choices=("uniform", "kmeans"), since="uniform")
     probe_steps: int | None = _field(None, "updates of step 3 (TR five epochs, MLP one)",
@@ -178,6 +199,9 @@ class Experiment:
     crf_backend: str = _field("torch", "`torch`, on the run's device; or `pydensecrf`, the published path, where it "
         "is installed", "these are the implementations of the dense CRF", stages=_JUDGE,
         choices=("torch", "pydensecrf"))
+    crf_picture: str | None = _field(None, "the CRF's picture: its bytes, `rgb`; or as `released`, blue first, and cut "
+        "off to bytes after normalising and back", "the CRF sees the picture in these ways", stages=_JUDGE,
+        choices=("rgb", "released"), since="rgb")
     run_dir: str = _field("runs", "where artefacts go (`~`: your home)",
         "what is made is written below it", stages="pass", aliases="output out_dir output_dir")
     device: str = _field("auto", "`auto`, `cpu` or `cuda`",
@@ -221,20 +245,33 @@ class Experiment:
         if self.crops == "five" and self.crop_ratio * self.image_size < patch:
             raise InputError(f"crop_ratio {self.crop_ratio} of image_size {self.image_size} is less than a patch of "
                              f"{self.backbone}, {patch} pixels: raise one of them, or set crops to \"none\".")
+        for name, given in (("labels_in_norm", self.labels_in_norm), ("probe_clip_norm", self.probe_clip_norm)):
+            if given and self.label_free:
+                raise InputError(f"{name} {given} lets labels act on training, and label_free is True: set label_free "
+                                 f"to False, or leave {name} out.")
+        if self.thinning == "picture" and self.thin * patch > min(self.image_size, self.train_size):
+            raise InputError(f'thinning "picture" keeps complete blocks alone, and a picture of image_size {self.image_size} '
+                             f"and train_size {self.train_size} has none of thin {self.thin} patches of {patch} pixels.")
         if self.num_classes is not None and 0 < self.concept_readout < self.num_classes:
             raise InputError(f"concept_readout {self.concept_readout} is less than num_classes {self.num_classes}: "
                              "clusters are made of these concepts, so raise it, or set it to 0.")
 
     def _presets(self) -> dict[str, Any]:
         """What None stands for in this run, for each field that has a preset."""
-        preset = PRESETS["*"] | PRESETS.get(self.dataset, {}) | RECIPES[self.recipe]
+        preset = PRESETS["*"] | PRESETS.get(self.dataset, {}) | RECIPES[self.recipe] | READINGS[self.reading]
+        preset = {name: value[self.head] if isinstance(value, dict) else value for name, value in preset.items()}
         patch, is_tr = _patch_of(self.backbone), self.head == "tr"
+        if self.reading == "released" and self.backbone.startswith("msn"):
+            preset["positions"] = "exact"
         if patch == 14 and self.dataset != "scenes":
             preset["image_size"] = 322  # the multiple of 14 next to 320
         size = self.image_size or preset["image_size"]
         steps = preset["probe_steps"] if self.probe_steps is None else self.probe_steps
         preset["train_size"] = size if is_tr else max(patch, round(0.7 * size / patch) * patch)  # 320 -> 224
-        preset["clip_norm"] = 2.0 if is_tr else 0.1
+        preset["labels_in_norm"] = not self.label_free
+        if self.label_free:
+            preset["probe_clip_norm"] = None
+        preset["probe_dropout"] = 0.0 if self.label_free and self.reading == "paper" else self.dropout
         # TR: five epochs, halved after every second one; MLP: one epoch, never halved.
         preset["probe_decay_steps"] = max(1, round(0.4 * steps) if is_tr else steps)
         return preset | {"order_seed": self.seed}

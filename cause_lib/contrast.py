@@ -94,9 +94,7 @@ class ConceptBank:
         projections = F.normalize(projections.reshape(-1, projections.shape[-1]).to(self.projections), dim=-1)  # (m, p)
         capacity = self.projections.shape[1]
         concepts, order = concepts.reshape(-1).sort(stable=True)  # (m,)
-        total = torch.zeros_like(self.written).scatter_add_(0, concepts, torch.ones_like(concepts))  # (k,)
-        first = total.cumsum(0) - total  # (k,) where each concept's run begins
-        rank = torch.arange(len(concepts), device=concepts.device) - first[concepts]  # (m,)
+        total, first, rank = _runs(concepts, len(self.written))
         slot = (self.written[concepts] + rank) % capacity
         # Of a run longer than the capacity several have one slot: each of them writes the last one there.
         last = rank + (total[concepts] - 1 - rank) // capacity * capacity
@@ -119,6 +117,23 @@ class ConceptBank:
             state["projections"].to(self.projections)
         self.written.copy_(state["written"])
         self._send_counts()
+
+
+def _runs(concepts: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of sorted concepts (m,): how many of each (k,), where each one's run begins (k,), place in its run (m,)."""
+    total = torch.zeros(k, dtype=torch.int64, device=concepts.device).scatter_add_(0, concepts, torch.ones_like(concepts))
+    first = total.cumsum(0) - total
+    return total, first, torch.arange(len(concepts), device=concepts.device) - first[concepts]
+
+
+def share_of_each(concepts: Tensor, share: float, order: Tensor, k: int) -> Tensor:
+    """Of each of k concepts' m patches the floor(share m) that come first in `order`, a permutation of all patches.
+
+    The released code's draw for the bank, at share 1/2. concepts, order (m,) int64 -> indices (m',) int64.
+    """
+    concepts, places = concepts[order].sort(stable=True)
+    total, _, rank = _runs(concepts, k)
+    return order[places[rank < (share * total.double()).floor()[concepts]]]
 
 
 def _zeros(shape: tuple[int, ...], device: torch.device | str, dtype: torch.dtype) -> Tensor:

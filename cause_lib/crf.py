@@ -10,8 +10,8 @@ x places in pixels, I colours in 0..255. Published settings: w1 = 3, s1 = 1 (Gau
 
 where each K_k q, a Gaussian sum over all pixels, is one pass through a permutohedral lattice (kernels/lattice.py).
 
-The lattice's cells are not their own mirror image: as by pydensecrf, the published path, a mirrored picture's mask is
-the mirrored mask but for a few pixels near a tie (tests/unit/test_properties_judging.py).
+The lattice's cells are not their own mirror image, nor the same for each colour: masks may differ in a few pixels of
+mirrored pictures, and of colours in another order (tests/unit/test_properties_judging.py, test_vectors_crf.py).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def crf_backends() -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10, backend: str = "torch") -> Tensor:
+def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10, backend: str = "torch",
+              picture: str = "rgb") -> Tensor:
     """Mean-field marginals of the dense CRF above.
 
     Args:
@@ -49,23 +50,26 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
             s of them for every picture, which costs less than one after the other.
         iterations: of mean field; 0 gives softmax(log_probabilities).
         backend: `torch`, on the device of log_probabilities; or `pydensecrf`, as published, on the CPU, one by one.
+        picture: `rgb`; or `released`, the released code's bytes: blue first, and some one lower by rounding.
 
     Returns:
         Probabilities of the same shape, float32, on the device of log_probabilities.
 
     Raises:
-        ValueError: shapes do not agree, or the backend is unknown. RuntimeError: the backend is not installed.
+        ValueError: shapes do not agree; backend or picture is unknown. RuntimeError: the backend is not installed.
     """
     shape = tuple(log_probabilities.shape)
     if len(shape) not in (4, 5) or tuple(images.shape) != (shape[0], 3, *shape[-2:]):
         raise InputError(f"dense_crf needs images (b, 3, h, w) and log_probabilities (b, c, h, w) or (b, s, c, h, w), "
                          f"not {tuple(images.shape)} and {shape}.")
-    if backend not in ("torch", "pydensecrf"):
-        raise InputError(f"Unknown CRF backend {backend!r}: there are 'torch' and 'pydensecrf'.")
+    for what, value, *known in (("backend", backend, "torch", "pydensecrf"), ("picture", picture, "rgb", "released")):
+        if value not in known:
+            raise InputError(f"Unknown CRF {what} {value!r}: there are {known[0]!r} and {known[1]!r}.")
     if backend not in crf_backends():
         raise RunError("pydensecrf is not installed: `make book` builds it where there is a C++ compiler; "
                        "without it, set crf_backend to 'torch'.")
     colours = (images.to(log_probabilities.device) * 255).round().clamp(0, 255)  # (b, 3, h, w)
+    colours = _released(colours) if picture == "released" else colours
     unary = log_probabilities.float().view(shape[0], -1, *shape[-3:])  # (b, s, c, h, w)
     if backend == "torch":
         many = max(1, _PIXELS["cuda" if colours.is_cuda else "cpu"] // colours[0, 0].numel())
@@ -76,6 +80,14 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
         pairs = zip(colours.byte().permute(0, 2, 3, 1).cpu().numpy(), -unary.cpu().numpy())
         marginals = torch.from_numpy(np.stack([_pydensecrf(*pair, iterations) for pair in pairs]))
     return marginals.to(log_probabilities.device).view(shape)
+
+
+def _released(colours: Tensor) -> Tensor:
+    """Whole colours (b, 3, h, w), normalised for ImageNet and back in float32 as in the released code, cut off, BGR."""
+    exact = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)[..., None, None]
+    (mean, std), back = exact.float(), (1 / exact[1]).float()
+    undone = (colours.float().cpu() / 255 - mean) / std / back + mean  # a GPU rounds otherwise
+    return (undone * 255).trunc().flip(1).to(colours)
 
 
 def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:

@@ -11,14 +11,13 @@ student, teacher <- decay teacher + (1 - decay) student, as in MoCo and BYOL.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cause_lib.clusterbook import Clusterbook
+from cause_lib.clusterbook import Clusterbook, take_patches
 
 # Of several processes: this one's first picture in the batch, and how many the batch has. None: there is one process.
 ROWS: ContextVar[tuple[int, int] | None] = ContextVar("rows", default=None)
@@ -44,8 +43,9 @@ class MLPHead(nn.Module):
         self.f2 = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, reduced_dim))
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, kept: Tensor | None = None) -> Tensor:
-        """tokens (b, n, d) -> features (b, n, r), or (b, n', r) of the patches `kept` (n',). `grid` is TRHead's."""
-        tokens = tokens if kept is None else tokens[:, kept]
+        """tokens (b, n, d) -> features (b, n, r), or (b, n', r) of the patches `kept`, (n',) or (b, n') of each picture
+        its own. `grid` is TRHead's."""
+        tokens = tokens if kept is None else take_patches(tokens, kept)
         first, second = (drop(tokens, self.dropout, self.training) for _ in range(2))
         return self.f1(first) + self.f2(second)
 
@@ -82,7 +82,7 @@ class TRHead(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, kept: Tensor | None = None) -> Tensor:
         """tokens (b, n, d) on a grid of rows x columns = n patches (None: the training grid) -> features (b, n, r).
 
-        With `kept` (n',) only those patches are queries, all are keys and values, and the features are (b, n', r): in
+        With `kept`, (n',) or (b, n'), only those patches are queries, all are keys and values, and the features are (b, n', r): in
         one decoder layer no output depends on other queries.
 
         Raises:
@@ -93,7 +93,7 @@ class TRHead(nn.Module):
             raise ValueError(f"TRHead got {tokens.shape[1]} patches for a grid of {grid[0]} x {grid[1]}.")
         position = self._positions(grid)  # (n, d)
         concepts = self.clusterbook.quantize(tokens)  # (b, n, d)
-        x, own, residual = (t if kept is None else t[..., kept, :] for t in (concepts, position, tokens))  # n' of the n
+        x, own, residual = (t if kept is None else take_patches(t, kept) for t in (concepts, position, tokens))
         x = self.norm1(x + self._drop(self._attend(self.self_attn, x + own, concepts + position, concepts)))
         x = self.norm2(x + self._drop(self._attend(self.multihead_attn, x + own, tokens, tokens)))
         x = self.norm3(x + self._drop(self.linear2(self._drop(F.relu(self.linear1(x))))))
@@ -126,25 +126,6 @@ class TRHead(nn.Module):
             return self.query_pos
         image = self.query_pos.T.reshape(1, -1, *self.grid)  # (1, d, rows, columns)
         return F.interpolate(image, size=grid, mode="bilinear", align_corners=False)[0].flatten(1).T
-
-
-def restore_head(tensors: Mapping[str, Tensor], grid: tuple[int, int], dropout: float = 0.1) -> MLPHead | TRHead:
-    """A head from its `state_dict`, strictly, of the tensors' kind and widths: on the CPU, frozen, in evaluation mode.
-
-    Args:
-        tensors: by name, as `state_dict` has them.
-        grid: rows and columns of patches that a TR head was trained with; unused for an MLP head.
-        dropout: for training it on.
-    """
-    with torch.device("meta"):  # nothing is drawn, so that loading leaves the global random numbers alone
-        if "query_pos" in tensors:
-            head: MLPHead | TRHead = TRHead(torch.empty_like(tensors["clusterbook.prototypes"]), grid,
-                                            len(tensors["mlp.f1.weight"]), hidden_dim=len(tensors["linear1.weight"]),
-                                            dropout=dropout)
-        else:
-            head = MLPHead(tensors["f1.weight"].shape[1], len(tensors["f1.weight"]), dropout)
-    head.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, strict=True, assign=True)
-    return head.eval().requires_grad_(False)
 
 
 def drop(x: Tensor, share: float, training: bool) -> Tensor:

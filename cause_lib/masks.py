@@ -20,7 +20,7 @@ from cause_lib.probes import mirror_mean
 @torch.no_grad()
 def predict(images: Tensor, tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None,
             readouts: Sequence[nn.Module], *, smoothing: float = 0.0, crf: bool = False, iterations: int = 10,
-            backend: str = "torch") -> dict[bool, Tensor]:
+            backend: str = "torch", picture: str = "rgb") -> dict[bool, Tensor]:
     """Masks of pictures by each read-out, without and, if asked, with the dense CRF.
 
     Args:
@@ -31,7 +31,7 @@ def predict(images: Tensor, tokens: Tensor, mirrored: Tensor, grid: tuple[int, i
         readouts: s modules with `log_probabilities`, (..., r) -> (..., c).
         smoothing: temperature of `probes.smooth`; 0: none.
         crf: return the masks of the dense CRF, too.
-        iterations, backend: of the CRF, see `dense_crf`.
+        iterations, backend, picture: of the CRF, see `dense_crf`.
 
     Returns:
         {False: masks, True: masks with CRF}, each (b, s, h, w) int64 in [0, c).
@@ -43,5 +43,5 @@ def predict(images: Tensor, tokens: Tensor, mirrored: Tensor, grid: tuple[int, i
     scores = scores.permute(0, 1, 4, 2, 3)  # (b, s, c, h, w)
     masks = {False: scores.argmax(dim=2)}  # (b, s, h, w)
     if crf:
-        masks[True] = dense_crf(images, scores, iterations=iterations, backend=backend).argmax(dim=2)
+        masks[True] = dense_crf(images, scores, iterations=iterations, backend=backend, picture=picture).argmax(dim=2)
     return masks

@@ -9,8 +9,7 @@ hub's libraries do: weights as safetensors, the rest as JSON, a model card. `fro
 
 These three are written out here, not taken from huggingface_hub's ModelHubMixin (2.4): it deletes config.json before
 anything is written, parses and fetches it (perhaps of another revision than the weights) before our checks, and takes
-neither name nor licence. The card, runs/card.md, says what config.json says, hence nothing that was not measured; its
-form is the hub's (Mitchell et al. 2019, "Model cards for model reporting").
+neither name nor licence. The card, runs/card.md, says what config.json says (Mitchell et al. 2019, "Model cards").
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from tqdm.auto import tqdm
 
 from cause_lib.backbones import BUNDLED, Backbone, load_backbone
 from cause_lib.data import CORRUPT, load_image, palette, to_rgb
-from cause_lib.data.images import to_tensor
+from cause_lib.data.images import pillow_places, to_tensor
 from cause_lib.data.source import list_pictures
 from cause_lib.errors import InputError, NotFound
 from cause_lib.heads import TRHead
@@ -260,7 +259,9 @@ class Segmenter:
         # The short side as in training, the long side as the picture has it, both whole patches.
         scale, patch = self.image_size / min(h, w), self.backbone.patch_size
         size = [max(1, round(side * scale / patch)) * patch for side in (h, w)]
-        how = {"nearest": {"mode": "nearest"}, "antialiased": {"mode": "bilinear", "antialias": True}}[self.resize]
+        rows, columns = map(pillow_places, (h, w), size)
+        image = image[:, rows[:, None], columns] if self.resize == "pillow" else image
+        how = {"mode": "bilinear", "antialias": True} if self.resize == "antialiased" else {"mode": "nearest"}
         small = F.interpolate(image[None].to(self.backbone.mean.device), size=size, **how)  # (1, 3, rows p, columns p)
         grid = (size[0] // patch, size[1] // patch)
         masks = predict(small, self.backbone(small), self.backbone(small.flip(-1)), grid, self.head, [self.probe],

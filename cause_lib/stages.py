@@ -29,7 +29,7 @@ from cause_lib.probes import concept_kmeans, cosine_kmeans
 from cause_lib.runs import health
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.judging import judge, load_gallery
-from cause_lib.runs.loop import generator_for, seed_for, session, train
+from cause_lib.runs.loop import Run, generator_for, seed_for, session, train
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.results import collect_metrics
 from cause_lib.runs.saved import load_clusterbook, load_head, load_probe
@@ -94,12 +94,15 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
             if not wanted:
                 continue
             features = FrozenFeatures(first, "train", first.train_size, accelerator)
-            runs = [head_run(members[folder], folder, load_clusterbook(books[folder]), accelerator, features.grid)
+            runs = [head_run(members[folder], folder, load_clusterbook(books[folder]), accelerator, features)
                     for folder in wanted]
             train(runs, "head", accelerator, features)
             for run in runs:
                 making = Making("head", run.experiment, run.folder, accelerator, {"clusterbook": books[run.folder]})
-                making.finish(features, {"head": run.state["teacher"]["head"].state_dict()},
+                tensors = {"head": run.state["teacher"]["head"].state_dict()}
+                if "linear" in run.state:
+                    tensors["probe"] = _linear(run)
+                making.finish(features, tensors,
                               {"grid": features.grid, "bank": len(run.state.get("bank", ())),
                                "heads_in_the_pass": len(runs)}, run=run)
     return folders
@@ -112,16 +115,15 @@ def fit_probe(experiment: Experiment, making: Making) -> None:
     The folder holds `probe.safetensors` with centroids (c, r) of `modularity` and `kmeans`, and `head.safetensors`, the
     head they belong to. With `label_free=True` the head is the one of step 2, untouched, and no label is used. With
     `label_free=False` the released code's step 3 is repeated: a linear probe's cross-entropy trains the head too, and
-    `linear.weight`, `linear.bias` are kept as well.
+    `linear.weight`, `linear.bias` are kept as well; it starts from step 2's, if that has one (`labels_in_norm`).
     """
     features = FrozenFeatures(experiment, "train", experiment.train_size, making.accelerator)
-    if not experiment.label_free and not features.dataset.has_labels:
-        raise InputError(f"label_free=False needs labels, and {experiment.dataset} {experiment.folder} has none: "
-                         "set label_free to True.")
-    head = load_head(making.upstream["head"]).to(making.accelerator.device)
+    before = making.upstream["head"]
+    head = load_head(before, experiment.probe_dropout).to(making.accelerator.device)
+    linear = load_probe(before, "linear") if experiment.labels_in_norm else None
     torch.manual_seed(seed_for(experiment, "probe"))
     points, start = _kmeans(experiment, features, head) if experiment.probe_start == "kmeans" else (None, None)
-    run = probe_run(experiment, making.folder, head, start, making.accelerator, features)
+    run = probe_run(experiment, making.folder, head, start, making.accelerator, features, linear)
     train([run], "probe", making.accelerator, features)
     head.eval().requires_grad_(False)
     if points is None or not experiment.label_free:  # the head is another one now
@@ -133,9 +135,14 @@ def fit_probe(experiment: Experiment, making: Making) -> None:
         probes["concepts"] = concept_kmeans(points[some], features.dataset.num_classes, experiment.concept_readout,
                                             restarts=experiment.kmeans_restarts, generator=generator)
     if not experiment.label_free:
-        probes |= {f"linear.{name}": value for name, value in run.state["linear"].state_dict().items()}
+        probes |= _linear(run)
     making.finish(features, {"probe": probes, "head": head.state_dict()},
                   {"grid": features.grid} | names_of(features.dataset), run=run)
+
+
+def _linear(run: Run) -> dict[str, Tensor]:
+    """What the linear probe of a run has learned, by the names that `load_probe` reads."""
+    return {f"linear.{name}": value for name, value in run.state["linear"].state_dict().items()}
 
 
 @made("baseline")

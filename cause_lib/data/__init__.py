@@ -50,7 +50,7 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     limit: at most so many pictures, spread over the whole set; for "scenes", how many to draw.
     num_classes: for pictures without labels, how many clusters to look for (27 unless said).
     level: for "scenes", what is one class: a "part" (a head), an "object" (a person) or a "group" (the living).
-    resize: how pictures are resized, "nearest" neighbour as published, or "antialiased"; labels always "nearest".
+    resize: "nearest" neighbour; "pillow", the same with Pillow's rounding, as published; "antialiased", labels nearest.
     allow_corrupt: what becomes of a file that cannot be used: "stop", an error when its item is asked for; or "skip":
         all are decoded here, and those are left out, counted and warned of. A published set that lacks files stops.
     download: whether a set that is not on this machine may be fetched.

@@ -1,9 +1,9 @@
 """Pictures and labels: reading them from files, and the geometry that both share.
 
 Resizing is DINO's evaluation transform, as STEGO and CAUSE use it: the short side becomes `size` by nearest
-neighbour, then the centre square is cut out. The published code resizes with Pillow, whose nearest neighbour looks
-up the pixel under the *centre* of the new one; torchvision calls that rule NEAREST_EXACT. Pictures, and never labels,
-can be resized with antialias instead: bilinear, with a filter as wide as a new pixel.
+neighbour, then the centre square is cut out. Each new pixel takes the pixel under its *centre*, torchvision's
+NEAREST_EXACT. Pillow, as published, looks for the same place by adding up steps: their rounding moves some pixels by
+one. Pictures, and never labels, can be resized with antialias: bilinear, with a filter as wide as a new pixel.
 
 Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers"; Hamilton et al. 2022 (STEGO).
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 from cause_lib.errors import InputError, NotFound, Refusal
 
 VOID = 255  # unlabelled pixels in label files; -1 in every tensor
-RESIZE = {"nearest": "nearest-exact", "antialiased": "bilinear"}  # name -> torchvision's interpolation
+RESIZE = {"nearest": "nearest-exact", "antialiased": "bilinear", "pillow": None}  # name -> torchvision's interpolation
 ELONGATED = 8  # times as long as it is short, from which on a picture is cut before it is resized
 
 
@@ -68,21 +68,30 @@ def to_tensor(picture: Image.Image) -> Tensor:
 def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest", *, squash: bool = False) -> Tensor:
     """DINO's evaluation transform: short side to `size`, then the centre square. Small pictures are enlarged.
 
-    An image and its label get the same place, by nearest neighbour exactly the same source pixels.
-
     picture: (h, w) or (c, h, w), any dtype. resize: a key of `RESIZE`. squash: both sides to `size`, nothing cut.
-    Returns (size, size) or (c, size, size) of the same dtype.
+    Returns (size, size) or (c, size, size) of the same dtype; an image and its label from the same places.
     """
+    short, long = sorted(picture.shape[-2:])
+    if resize == "pillow":
+        sides = [(old, size if squash else int(size * old / short)) for old in picture.shape[-2:]]
+        rows, columns = (pillow_places(*side)[round((side[1] - size) / 2):][:size] for side in sides)
+        return picture[..., rows[:, None], columns]
     from torchvision.transforms.v2 import InterpolationMode, functional  # takes as long to import as torch
 
     planes = picture.reshape(-1, *picture.shape[-2:])
-    short, long = sorted(planes.shape[-2:])
     if long > ELONGATED * short and not squash:  # else 20000 x 1 pixels would be enlarged to gigabytes, and then cut
         part = ELONGATED // 2 * short + (long - ELONGATED // 2 * short) % 2  # whose middle is the picture's middle
         planes = functional.center_crop(planes, [min(side, part) for side in planes.shape[-2:]])
     planes = functional.resize(planes, [size, size] if squash else [size], InterpolationMode(RESIZE[resize]),
                                antialias=resize == "antialiased")
     return functional.center_crop(planes, [size]).reshape(*picture.shape[:-2], size, size)
+
+
+def pillow_places(old: int, new: int) -> Tensor:
+    """Which of `old` pixels in a row each of `new` takes by Pillow's nearest neighbour: (new,) int64."""
+    steps = np.full(new, old / new)
+    steps[0] /= 2
+    return torch.from_numpy(steps.cumsum().astype(np.int64))  # one after the other, rounding and all
 
 
 def _read(path: str | Path, convert: Callable[[Image.Image], Any] = lambda picture: picture) -> Any:

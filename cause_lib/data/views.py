@@ -1,7 +1,6 @@
 """From a source to training and test items: crop, resize, scale.
 
-Crops are those of the released code, cut out of the full picture when an item is asked for instead of being written to
-disk first, and each resized as a picture of its own:
+Crops are those of the released code, cut when an item is asked for, each resized as a picture of its own:
 
     none     the whole picture
     five     the four corners and the centre, at `crop_ratio` of each side
@@ -78,5 +77,6 @@ class SegmentationDataset(Dataset):
             self._last = last = (picture, self.source.read(picture))
         image, label = (cut(t, self.crop_ratio)[view] for t in last[1])
         image = resize_and_crop(image, self.image_size, self.resize, squash=self.source.squash)
-        label = resize_and_crop(label, self.image_size, squash=self.source.squash)
+        how = "pillow" if self.resize == "pillow" else "nearest"
+        label = resize_and_crop(label, self.image_size, how, squash=self.source.squash)
         return {"image": image.float() * (1 / 255), "label": label.long(), "index": index}  # as torchvision's to_dtype

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 
 from cause_lib.backbones import Backbone, weights_fingerprint
+from cause_lib.clusterbook import take_patches
 from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
 from cause_lib.errors import InputError
@@ -138,12 +139,12 @@ class FrozenFeatures:
         """The backbone, loaded when first needed, on the run's device."""
         return open_backbone(self.experiment, self.image_size).to(self.accelerator.device)
 
-    def stream(self, batches: Sequence[Tensor], patches: Sequence[Tensor] | None = None) -> Iterator[Tensor]:
+    def stream(self, batches: Sequence[Tensor], patches: Iterable[Tensor] | None = None) -> Iterator[Tensor]:
         """The tokens of batch after batch, on the run's device: (b, n or n', d) float32.
 
         Args:
             batches: of each its views, (b,) int64.
-            patches: of each those that are wanted, (n',) int64; None: all.
+            patches: of each those that are wanted, (n',) or (b, n') int64; None: all.
         """
         wanted = [None] * len(batches) if patches is None else patches
         if self.cached:
@@ -152,7 +153,7 @@ class FrozenFeatures:
             return
         for items, kept in zip(self.pictures(batches), wanted):
             tokens = self.see(items["image"])
-            yield tokens if kept is None else tokens[:, kept.to(tokens.device)]
+            yield tokens if kept is None else take_patches(tokens, kept.to(tokens.device))
 
     def pictures(self, batches: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
         """The items of batch after batch, see `read_batches`."""
@@ -178,7 +179,7 @@ class FrozenFeatures:
         return torch.cat(points)
 
     def _read(self, views: Tensor, patches: Tensor | None = None) -> Tensor:
-        """Cached tokens of views (b,), all or those of patches (n',): (b, n or n', d) on the CPU."""
+        """Cached tokens of views (b,), all or those of patches (n',) or (b, n'): (b, n or n', d) on the CPU."""
         source, rows = self._tokens, views
         if patches is not None:
             rows = views[:, None] * source.shape[1] + patches  # (b, n')

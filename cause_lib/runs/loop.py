@@ -31,7 +31,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cause_lib.clusterbook import thin_grid
+from cause_lib.clusterbook import thin_grid, thin_pictures
 from cause_lib.config import Experiment
 from cause_lib.errors import RunError
 from cause_lib.runs.parallel import WHOLE, Part, part_of
@@ -95,6 +95,15 @@ def batches_for(experiment: Experiment, stage: str, views: int, steps: int) -> l
     return batches[:steps]
 
 
+def kept_patches(experiment: Experiment, grid: tuple[int, int], generator: torch.Generator, size: int,
+                 part: Part = WHOLE) -> Tensor:
+    """The patches of a batch of `size` pictures that take part in a loss, by `thinning`: (n',), or of this part's
+    pictures (b', n')."""
+    if experiment.thinning == "batch":
+        return thin_grid(grid, experiment.thin, generator)
+    return part.cut(thin_pictures(grid, experiment.thin, generator, size))
+
+
 @dataclass
 class Run:
     """One model in a training loop. Of several processes each updates it by the tokens, and the loss, of its part."""
@@ -145,7 +154,8 @@ class Run:
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | None = None, scaler: Any = None,
             part: Part = WHOLE) -> None:
-    """One step of the optimiser down the loss, summed over all processes' parts; `clip` bounds its gradient's norm."""
+    """One step of the optimiser down the loss, summed over all processes' parts; `clip` bounds the norm of the gradient
+    by the first of the optimiser's groups."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
     (loss if scaler is None else scaler.scale(loss)).backward()
@@ -153,7 +163,7 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float | Non
     if scaler is not None:
         scaler.unscale_(optimizer)
     if clip is not None:
-        nn.utils.clip_grad_norm_(parameters, clip)
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
     if scaler is None:
         optimizer.step()
     else:
@@ -172,7 +182,7 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
         runs: models that see the same batches: their experiments agree in `PASS_FIELDS`.
         stage: `clusterbook`, `head` or `probe`; random choices are drawn by it.
         features: where tokens come from.
-        thinned: give `update` the tokens of a thinned grid alone, (b, n', d), drawn as the first run draws.
+        thinned: give `update` the tokens of `kept_patches` alone, (b, n', d), drawn as the first run draws.
 
     Raises:
         RuntimeError: a loss is no longer finite. That run's checkpoint is removed, the others' stay.
@@ -182,10 +192,10 @@ def train(runs: Sequence[Run], stage: str, accelerator: Accelerator, features: F
         run.losses = torch.zeros(run.steps, device=accelerator.device)
         run.restore()
     first, last, experiment = min(run.done for run in runs), max(run.steps for run in runs), runs[0].experiment
-    batches = batches_for(experiment, stage, len(features), last)[first:]
-    patches = [thin_grid(features.grid, experiment.thin, generator_for(experiment, stage, step))
-               for step in range(first, last)] if thinned else None
-    part = part_of(accelerator, min(experiment.batch_size, len(features)))
+    batches, size = batches_for(experiment, stage, len(features), last)[first:], min(experiment.batch_size, len(features))
+    part = part_of(accelerator, size)
+    patches = (kept_patches(experiment, features.grid, generator_for(experiment, stage, step), size, part)
+               for step in range(first, last)) if thinned else None
     then = time.monotonic()  # the wall clock may be set back
     with tqdm(total=last, initial=first, desc=stage, leave=False, disable=not accelerator.is_main_process) as bar:
         for step, tokens in zip(range(first, last), features.stream([part.cut(batch) for batch in batches], patches)):

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from cause_lib.clusterbook import Clusterbook
 from cause_lib.errors import InputError, NotFound
-from cause_lib.heads import MLPHead, TRHead, restore_head
+from cause_lib.heads import MLPHead, TRHead
 from cause_lib.probes import ClusterProbe, LinearProbe
-from cause_lib.runs.saved import refused, restore_probe
+from cause_lib.runs.saved import refused, restore_head, restore_probe
 from cause_lib.weights import file_sha256, read_tensors, refuse_misfits, strip_prefixes
 
 SOURCE = "https://github.com/ByungKwanLee/Causal-Unsupervised-Segmentation"

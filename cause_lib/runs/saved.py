@@ -16,7 +16,7 @@ from cause_lib.backbones import Backbone, load_backbone
 from cause_lib.clusterbook import Clusterbook
 from cause_lib.config import Experiment
 from cause_lib.errors import InputError, NotFound
-from cause_lib.heads import MLPHead, TRHead, restore_head
+from cause_lib.heads import MLPHead, TRHead
 from cause_lib.probes import ClusterProbe, LinearProbe
 from cause_lib.runs.store import is_complete, load_tensors, read_record
 from cause_lib.weights import read_tensors, refuse_misfits
@@ -37,16 +37,36 @@ def refused(what: str, way_out: str, kinds: tuple[type[Exception], ...] = MISFIT
         raise InputError(f"{what} ({type(error).__name__}: {reason}): {way_out}") from error
 
 
+def restore_head(tensors: Mapping[str, Tensor], grid: tuple[int, int], dropout: float = 0.1) -> MLPHead | TRHead:
+    """A head from its `state_dict`, strictly, of the tensors' kind and widths: on the CPU, frozen, in evaluation mode.
+
+    Args:
+        tensors: by name, as `state_dict` has them.
+        grid: rows and columns of patches that a TR head was trained with; unused for an MLP head.
+        dropout: for training it on.
+    """
+    with torch.device("meta"):  # nothing is drawn, so that loading leaves the global random numbers alone
+        if "query_pos" in tensors:
+            head: MLPHead | TRHead = TRHead(torch.empty_like(tensors["clusterbook.prototypes"]), grid,
+                                            len(tensors["mlp.f1.weight"]), hidden_dim=len(tensors["linear1.weight"]),
+                                            dropout=dropout)
+        else:
+            head = MLPHead(tensors["f1.weight"].shape[1], len(tensors["f1.weight"]), dropout)
+    head.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, strict=True, assign=True)
+    return head.eval().requires_grad_(False)
+
+
 def load_clusterbook(folder: str | Path) -> Clusterbook:
     """The clusterbook of a `fit_clusterbook` folder, on the CPU."""
     return Clusterbook(load_tensors(Path(folder) / "clusterbook.safetensors", ("prototypes",))["prototypes"])
 
 
-def load_head(folder: str | Path) -> MLPHead | TRHead:
-    """The head of a `fit_head` or `fit_probe` folder, on the CPU, frozen, in evaluation mode."""
+def load_head(folder: str | Path, dropout: float | None = None) -> MLPHead | TRHead:
+    """The head of a `fit_head` or `fit_probe` folder, on the CPU, frozen, in evaluation mode; dropout None: its own."""
     record, tensors = read_record(folder), load_tensors(Path(folder) / "head.safetensors")
     with refused(f"{folder} is damaged, its head.safetensors holds no head that fits its record", MAKE_ANEW):
-        return restore_head(tensors, tuple(record["notes"]["grid"]), record["experiment"]["dropout"])
+        dropout = record["experiment"]["dropout"] if dropout is None else dropout
+        return restore_head(tensors, tuple(record["notes"]["grid"]), dropout)
 
 
 def load_probe(folder: str | Path, readout: str = "modularity") -> ClusterProbe | LinearProbe:
@@ -121,7 +141,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     c, side = len(config["classes"]) if isinstance(config.get("classes"), list) else 0, range(1, 4097)
     forms = {
         "sha256": str, "readout": ("modularity", "kmeans", "concepts", "linear"), "grid": [side, 2], "image_size": side,
-        "resize": ("nearest", "antialiased"), "smoothing": (float, range(2**53)), "classes": [str, c],
+        "resize": ("nearest", "antialiased", "pillow"), "smoothing": (float, range(2**53)), "classes": [str, c],
         "colors": [[range(256), 3], c], "assignment": (None, [range(c), c]), "record": (None, dict),
         "backbone": dict, "backbone.name": str, "backbone.sha256": str, "backbone.num_heads": (None, side),
         "backbone.positions": str, "backbone.included": bool,

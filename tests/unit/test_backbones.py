@@ -178,7 +178,7 @@ def test_positions_are_resized_by_the_rule_that_was_asked_for(weights):
         assert torch.equal(twin(images), tokens[rule])
     assert not torch.equal(tokens["dino"], tokens["antialiased"])
     assert torch.equal(load_backbone(MINE)(images), tokens["dino"])
-    with pytest.raises(ValueError, match="one of dino, antialiased, not 'bilinear'"):
+    with pytest.raises(ValueError, match="one of dino, antialiased, exact, not 'bilinear'"):
         load_backbone(MINE, positions="bilinear")
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from cause_lib.heads import MLPHead, TRHead, drop, ema_update, restore_head
+from cause_lib.heads import MLPHead, TRHead, drop, ema_update
+from cause_lib.runs.saved import restore_head
 
 
 def test_shapes_and_other_grids():

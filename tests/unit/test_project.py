@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cause_lib.config import STAGE_FIELDS, Experiment
+from cause_lib.config import READINGS, STAGE_FIELDS, Experiment
 from workflow.rows import read_rows
 
 try:
@@ -23,18 +23,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS_BY_NAME = {path.stem: path for path in [*NOTEBOOKS, ROOT / "workflow/baseline.ipynb"]}
+# fields that a field of every cell decides where they are left out: `reading`, and `label_free`
+FOLLOW = {*READINGS["paper"], "labels_in_norm", "probe_clip_norm", "probe_dropout"}
 HOW = {"run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}  # of every notebook that runs a stage
 # notebook -> stages that it runs, further fields that it reads, and those of the stages that it has no use for
 USED = {
-    "02_features": ((), "dataset folder allow_corrupt num_classes image_size test_split test_images resize backbone "
-                    "num_heads positions positive_threshold negative_threshold seed device", ""),
-    "03_clusterbook": (("clusterbook",), "recipe positive_threshold negative_threshold positive_quantile "
+    "02_features": ((), "dataset folder allow_corrupt num_classes image_size test_split test_images reading backbone "
+                    "num_heads positive_threshold negative_threshold seed device", ""),
+    "03_clusterbook": (("clusterbook",), "recipe reading positive_threshold negative_threshold positive_quantile "
                        "negative_quantile num_classes test_split test_images", ""),
-    "04_heads": (("head",), "recipe num_classes test_split test_images", ""),
-    "05_evaluation": (("evaluation", "baseline_evaluation"), "recipe", ""),
-    "06_results": (("evaluation", "baseline_evaluation"), "recipe", "release"),
-    "07_granularity": (("probe", "baseline"), "recipe test_split test_images", "dataset folder allow_corrupt"),
-    "baseline": (("baseline_evaluation",), "", ""),
+    "04_heads": (("head",), "recipe reading num_classes test_split test_images", ""),
+    "05_evaluation": (("evaluation", "baseline_evaluation"), "recipe reading", ""),
+    "06_results": (("evaluation", "baseline_evaluation"), "recipe reading", "release"),
+    "07_granularity": (("probe", "baseline"), "recipe reading test_split test_images", "dataset folder allow_corrupt"),
+    "baseline": (("baseline_evaluation",), "reading", ""),
 }
 TABLES = sorted({*(ROOT / "experiments").glob("*.csv")} - {ROOT / "experiments/published_rows.csv"})
 PAGES = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -152,7 +154,7 @@ def test_notebook_declares_the_fields_that_it_uses(name):
     stages, beside, left_out = USED[name]
     used = {field for stage in stages for field in STAGE_FIELDS[stage]} | set(beside.split())
     used |= HOW if stages else set()
-    assert set(given) == used - set(left_out.split())
+    assert set(given) == used - FOLLOW - set(left_out.split())
     assert given == {field.name: field.default for field in dataclasses.fields(Experiment) if field.name in given}
 
 
