@@ -1,6 +1,6 @@
 """Short trainings of STEGO, HP and IIC on drawn tokens, and the table of book/labels.md that they fill.
 
-    python tests/rival_steps.py book/results/labels.csv
+    PYTHONPATH=. python tests/rival_steps.py book/results/labels.csv
 
 Written from the equations of the papers and the settings of the released code (mhamilton723/STEGO eb4d6b521740,
 hynnsk/HP 8913644608c0, xu-ji/IIC b7602b743552); the losses are held against values of that code in tests/data/rivals.
@@ -14,20 +14,16 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+import vectors
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from workflow.labels import compare, label_share
 
-DATA = Path(__file__).resolve().parent / "data"
 B, D, R, SIDE, C, BATCH = 16, 24, 12, 8, 5, 8  # of the drawn tokens
 COLUMNS = ["method", "training", "part", "updates", "largest", "percent", "source"]
 
@@ -279,26 +275,18 @@ PARTS = {"head": "student head", "head_ema": "teacher head", "cluster_probe": "c
 REPORTED = "reported, not run here"  # by who ran the authors' code; its inputs are not stored
 
 
-def unpacked(file: np.lib.npyio.NpzFile, key: str) -> dict[str, Tensor]:
-    """The weights of a file of tests/data/vectors by name, float64."""
-    shapes = [tuple(int(side) for side in row if side) for row in file["shapes"]]
-    parts = np.split(file[key].astype(np.float64), np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1])
-    return {str(name): torch.from_numpy(part.reshape(shape)) for name, part, shape in zip(file["names"], parts, shapes)}
-
-
 def of_authors() -> list[dict]:
     """The authors' own code, 5 updates with labels and with zeros in their place: tests/data/vectors."""
     lines = []
     for step, file in (("2", "mlp"), ("2", "tr_cocostuff27"), ("2", "tr_cityscapes"), ("3", "mlp"), ("3", "tr")):
-        with np.load(DATA / f"vectors/step{step}_{file}.npz") as vectors:
-            for dataset in ("cocostuff27", "cityscapes"):
-                if f"{dataset}/zeros/after5" in vectors:
-                    real, zeros, start = (unpacked(vectors, key) for key in (
-                        f"{dataset}/labels/after5", f"{dataset}/zeros/after5", "init"))
-                    found = compare(real, zeros, start)
-                    training = f"step {step} as released, {file.split('_')[0].upper()}, settings of {dataset}"
-                    lines += [line("CAUSE", training, PARTS[part], 5, found[part], "tests/data/vectors")
-                              for part in PARTS if part in found]
+        arrays = vectors.load(f"step{step}_{file}")
+        for dataset in ("cocostuff27", "cityscapes"):
+            keys = f"{dataset}/labels/after5", f"{dataset}/zeros/after5", "init"
+            if keys[1] in arrays:
+                found = compare(*(vectors.unpack(arrays[key], arrays["names"], arrays["shapes"]) for key in keys))
+                training = f"step {step} as released, {file.split('_')[0].upper()}, settings of {dataset}"
+                lines += [line("CAUSE", training, PARTS[part], 5, found[part], "tests/data/vectors")
+                          for part in PARTS if part in found]
     return lines
 
 

@@ -102,8 +102,14 @@ def test_the_library_is_label_free_unless_asked(head):
     free, released = (label_share(training_of(Experiment(head=head, label_free=each, **SMALL)), *change)
                       for each in (True, False))
     assert free == dict.fromkeys(("head 2", "head 3", "centroids"), Share(0.0, 0.0, 0.0))
-    assert min(released[part].share for part in ("head 3", "centroids")) > 0.01
+    assert released["head 2"].share > 1e-4 and min(released[part].share for part in ("head 3", "centroids")) > 0.01
     assert all(found.floor == 0 for found in released.values())
+
+
+def test_the_two_ways_can_be_had_apart():
+    run = Experiment(head="mlp", label_free=False, labels_in_norm=False, **SMALL)
+    found = label_share(training_of(run), lambda label: label, torch.zeros_like)
+    assert found["head 2"] == Share(0.0, 0.0, 0.0) and found["head 3"].share > 0.01
 
 
 # --- the table of the page ---
