@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import timm
 import torch
@@ -49,7 +50,7 @@ def case(form: str, device: str, *, b: int, size: int, depth: int, d: int, k: in
         losers = -tokens.mean(dim=(0, 1)).expand(k - used, -1)
         grid = (size // 8, size // 8)
         runs = {name: head_run(shared.replace(**changes), Path(name), Clusterbook(torch.cat([winners, losers])),
-                               accelerator, grid) for name, changes in HEADS.items()}
+                               accelerator, SimpleNamespace(grid=grid)) for name, changes in HEADS.items()}
         for run in runs.values():
             full = torch.arange(used, device=accelerator.device).repeat(shared.bank_capacity)
             run.state["bank"].update(F.normalize(torch.randn(len(full), p, device=accelerator.device), dim=-1), full)

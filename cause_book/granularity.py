@@ -226,21 +226,21 @@ def leading(levels: Mapping[str, Above], share: float = 0.975) -> str | None:
 def scores_at_levels(masks: Tensor, parts: Tensor, num_clusters: int) -> dict[str, dict[str, Any]]:
     """The same masks evaluated at every level, clusters matched to classes anew at each (metrics.py).
 
-    With c clusters at most c classes of a level have one, and the others have IoU 0.
+    With c clusters at most c classes of a level have one, and the others IoU 0; clusters left over mean no class.
 
     masks: (b, h, w) int64 in [0, num_clusters)
     parts: (b, h, w) int64, labels of parts, -1 void
 
-    Returns level -> miou, pacc as fractions; matched: classes whose cluster meets them; classes: those that occur.
+    Returns level -> miou_present, pacc; matched: classes whose cluster meets them; classes: those that occur.
     """
     scores = {}
     for level, (names, _) in LEVELS.items():
         metrics = SegmentationMetrics(max(num_clusters, len(names)))
         metrics.update(masks, at_level(parts, level))
         numbers = metrics.compute()
-        iou = [value for value in numbers["iou"] if value is not None]
-        scores[level] = {"miou": numbers["miou"], "pacc": numbers["pacc"],
-                         "matched": sum(value > 0 for value in iou), "classes": len(iou)}
+        scores[level] = {"miou_present": numbers["miou_present"], "pacc": numbers["pacc"],
+                         "matched": sum((value or 0) > 0 for value in numbers["iou"]),
+                         "classes": sum(map(any, zip(*numbers["confusion"])))}
     return scores
 
 

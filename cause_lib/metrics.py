@@ -1,12 +1,12 @@
 """Hungarian mIoU and pixel accuracy over a whole validation set.
 
 Counts N_jc of pixels with cluster j and class c are added up over all pictures; one matching of clusters to classes
-maximises the matched pixels (Kuhn 1955, through SciPy); then IoU_c = N_cc / (pixels of cluster or class c), the mean
-over the classes that occur in the labels, and the share of matched pixels. Void pixels (label -1) are left out.
+maximises the matched pixels (Kuhn 1955, through SciPy); then IoU_c = N_cc / (pixels of cluster or class c), its mean,
+and the share of matched pixels. Void pixels (label -1) are left out.
 
-A class that occurs nowhere in the labels gets a cluster too. Pixels that this cluster wins are missed by their own
-classes, but its own IoU, which is 0, is not in the mean. `miou_all` is the mean with it, over every class that has a
-labelled pixel or was given one: never above `miou`, and equal to it where every class occurs.
+`miou` is the released code's mean, which stands beside published rows: over every class whose union is not empty. One
+that no label carries counts 0 as soon as its cluster wins a labelled pixel; if it wins none, it leaves the mean.
+`miou_present` is the mean over the classes that occur in the labels: never below, and the same where every class does.
 
 Of matchings that match equally many pixels, which may differ in mIoU, SciPy's first is taken, and that depends on the
 numbers of the clusters. The counts stay on the masks' device up to the end: a GPU never waits to be counted.
@@ -40,9 +40,7 @@ class SegmentationMetrics:
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Count the pixels of prediction (b, h, w) int64 in [0, c) against label (b, h, w) int64, -1 = void.
 
-        Raises:
-            ValueError: the shapes differ, or an id is out of range; on a GPU the latter is found by `compute`.
-        """
+        Raises ValueError where shapes differ, or an id is out of range; on a GPU `compute` finds the latter."""
         if prediction.shape != label.shape:
             raise InputError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in shape.")
         c = self.num_classes
@@ -54,14 +52,10 @@ class SegmentationMetrics:
         self.counts = self.counts.to(counts.device) + counts
 
     def compute(self) -> dict[str, Any]:
-        """The numbers, as plain Python values; ValueError where an id was out of range.
+        """Plain Python values: those of `scores`; assignment: the class of each cluster; clusters_used: clusters that
+        win a pixel, void ones too; confusion: (c, c), matched clusters by classes, pixel counts as lists.
 
-        Returns:
-            miou, miou_all (see above), pacc: fractions in [0, 1], None when no pixel has a label; iou: a list of c
-            fractions, None for classes without a labelled pixel; assignment: the class of each cluster; clusters_used:
-            clusters that win at least one pixel, void ones too; confusion: (c, c) matched clusters by classes, pixel
-            counts as lists.
-        """
+        Raises ValueError where an id was out of range."""
         self._refuse(self.counts)
         counts = self.counts[:-1].view(self.num_classes, -1)[:, :-1].cpu().numpy()  # (c clusters, c classes)
         assignment = np.arange(self.num_classes)
@@ -71,17 +65,8 @@ class SegmentationMetrics:
             assignment = linear_sum_assignment(counts, maximize=True)[1]  # class of each cluster
         matched = np.zeros_like(counts)
         matched[assignment] = counts  # row c is now the cluster that means class c
-        hits = np.diagonal(matched).astype(np.float64)
-        pixels, total = matched.sum(axis=0), int(counts.sum())
-        union, occurs = pixels + matched.sum(axis=1) - hits, pixels > 0
-        iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-        return {
-            "miou": float(iou[occurs].mean()) if total else None,
-            "miou_all": float(iou[union > 0].mean()) if total else None,
-            "pacc": float(hits.sum() / total) if total else None,
-            "iou": [float(value) if there else None for value, there in zip(iou, occurs)],
-            "assignment": assignment.tolist(),
-            "clusters_used": int((self.pixels > 0).sum()), "confusion": matched.tolist()}
+        return scores(matched) | {"assignment": assignment.tolist(), "confusion": matched.tolist(),
+                                  "clusters_used": int((self.pixels > 0).sum())}
 
     @property
     def pixels(self) -> Tensor:
@@ -92,6 +77,18 @@ class SegmentationMetrics:
         if counts[-1]:
             raise InputError(f"{int(counts[-1])} pixels have an id out of range: predictions must be 0 to "
                              f"{self.num_classes - 1}, labels below {self.num_classes}, -1 for void.")
+
+
+def scores(confusion: np.ndarray) -> dict[str, Any]:
+    """miou, miou_present (see above), pacc: fractions, None without a labelled pixel; iou: c of them, None where the
+    union is empty. Of confusion (c, c): pixel counts, row c the cluster that means class c."""
+    hits, pixels = np.diagonal(confusion).astype(np.float64), confusion.sum(axis=0)
+    union, total = pixels + confusion.sum(axis=1) - hits, int(pixels.sum())
+    iou = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
+    return {"miou": float(iou[union > 0].mean()) if total else None,
+            "miou_present": float(iou[pixels > 0].mean()) if total else None,
+            "pacc": float(hits.sum() / total) if total else None,
+            "iou": [float(value) if size else None for value, size in zip(iou, union)]}
 
 
 def count(ids: Tensor, size: int) -> Tensor:

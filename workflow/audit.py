@@ -4,8 +4,8 @@
 
 In such a table of experiments `row` says which difference a line shows. A line called `paper` is what others are held
 against: those of the same pictures, backbone, head and seed. Two differences need no run of their own, because one run
-has both numbers: the dense CRF, and the mean over all classes in place of those that occur. All others are taken
-without CRF. If the file is there already, what this machine has no run of stays in it.
+has both numbers: the dense CRF, and the mean IoU over the classes that occur in the labels, `miou_present` in place of
+`miou`. All others are taken without CRF. If the file is there already, what this machine has no run of stays in it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from workflow.results import results, with_kept
 from workflow.rows import PLACES, Row, read_rows
 
 PAPER = "paper"
-CRF, ALL_CLASSES = "dense CRF", "mean over all classes"  # the differences that are in every run
+CRF, PRESENT = "dense CRF", "mean over present classes"  # the differences that are in every run
 SETTING = ("dataset", "folder", "num_classes", "image_size", "crops", "train_images", "test_split", "test_images",
            "backbone", "head", "seed")
 COLUMNS = ["item", "switch", "dataset", "images", "backbone", "head", "readout", "seed", "miou", "pacc", "paper_miou",
@@ -60,7 +60,7 @@ def audit(rows: list[Row]) -> pd.DataFrame:
                 continue
             if (sharpened := runs.get((row.number, readout, True))) is not None:
                 lines.append(_line(row, CRF, "crf=True", sharpened, theirs))
-            lines.append(_line(row, ALL_CLASSES, "miou_all", ours | {"miou": ours["miou_all"]}, theirs))
+            lines.append(_line(row, PRESENT, "miou_present", ours | {"miou": ours["miou_present"]}, theirs))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 

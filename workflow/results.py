@@ -26,11 +26,11 @@ from cause_lib.runs.store import read_record, write_whole
 from cause_lib.stages import collect_metrics
 from workflow.rows import KEYS, PLACES, Row, read_rows
 
-COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou", "miou_all",
-           "pacc", "published_miou", "published_pacc", "clusters_used", "num_clusters", "images", "date", "device",
+COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou",
+           "miou_present", "pacc", "published_miou", "published_pacc", "clusters_used", "num_clusters", "images", "date", "device",
            "seconds", "total_seconds", "library", "weights", "settings", "folder"]
 UNSEEN = ["library", "weights", "settings", "folder"]  # too wide for a page
-PERCENT = ["miou", "miou_all", "pacc"]
+PERCENT = ["miou", "miou_present", "pacc"]
 
 
 def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -92,6 +92,8 @@ def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     if not Path(path).is_file():
         return table
     kept = pd.read_csv(path)
+    if "miou_all" in kept:  # written before `miou` was the published mean, see cause_lib.runs.store.as_now
+        kept = kept.rename(columns={"miou": "miou_present", "miou_all": "miou"})
     frames = [frame for frame in (table, kept[~kept["settings"].isin(table["settings"])]) if len(frame)]
     return pd.concat(frames, ignore_index=True).reindex(columns=table.columns) if frames else table
 

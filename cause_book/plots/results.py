@@ -11,7 +11,7 @@ from cause_book.plots.style import BESIDE, CYCLE, PALETTE, as_array, in_style, n
 def class_iou(rows: dict, classes, *, title="IoU of each class", ax=None):
     """Horizontal bars: one group a class, one bar a method.
 
-    rows: a dict method -> c IoUs as fractions, None or NaN where a class does not occur
+    rows: a dict method -> c IoUs as fractions, None or NaN where neither label nor mask has the class
     """
     ax = new_axes(ax, (6.0, max(2.6, 0.17 * len(classes) * (len(rows) + 1) + 1.0)))
     thick = 0.8 / len(rows)
@@ -30,7 +30,7 @@ def class_iou(rows: dict, classes, *, title="IoU of each class", ax=None):
 def category_bars(rows: dict, classes, *, title="IoU by category", ax=None):
     """Upright bars: a group a category, one bar a method, in the order of the last method's IoU.
 
-    rows: a dict method -> c IoUs as fractions, None or NaN where a class does not occur
+    rows: a dict method -> c IoUs as fractions, None or NaN where neither label nor mask has the class
     """
     ax = new_axes(ax, (max(5.5, 0.2 * len(classes) * (len(rows) + 1) + 1.0), 3.6))
     percent = _percent(rows)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ["dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou", "pacc", "clusters_used",
-           "num_clusters", "images", "device", "seconds", "folder", "miou_all", "date", "library", "weights",
+           "num_clusters", "images", "device", "seconds", "folder", "miou_present", "date", "library", "weights",
            "dead_clusters", "effective_clusters", "dead_concepts", "effective_concepts", "warnings"]
 
 

@@ -18,7 +18,7 @@ from cause_lib.config import Experiment
 from cause_lib.errors import InputError, NotFound
 from cause_lib.heads import MLPHead, TRHead
 from cause_lib.probes import ClusterProbe, LinearProbe
-from cause_lib.runs.store import is_complete, load_tensors, read_record
+from cause_lib.runs.store import as_now, is_complete, load_tensors, read_record
 from cause_lib.weights import read_tensors, refuse_misfits
 
 CONFIG, WEIGHTS, BACKBONE, CARD = "config.json", "model.safetensors", "backbone.safetensors", "README.md"
@@ -152,7 +152,8 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         if not _fits(value, form):
             raise InputError(f"{folder / CONFIG} is damaged, {key} is "
                              f"{'missing' if value is ... else str(value)[:60]}: {again}")
-    return config
+    with refused(f"{folder / CONFIG} has a record with results that no run writes", again, (*MISFITS, AttributeError)):
+        return config | {"record": config["record"] and as_now(config["record"])}
 
 
 def _fits(value: Any, form: Any) -> bool:

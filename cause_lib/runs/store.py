@@ -1,8 +1,7 @@
 """Artefacts: what a stage leaves, as a folder that is whole or absent, and that is made once.
 
-A folder is written beside its place, flushed to disk and renamed (`whole`). `artefact.json` says what made it, with the
-version of the library and the format of the files. A stage that is under way keeps one checkpoint file beside the
-folder, so that a kill costs a few updates and changes no bit.
+A folder is written beside its place, flushed to disk and renamed (`whole`). `artefact.json` says what made it, of which
+version and format. A stage under way keeps a checkpoint beside it: a kill costs a few updates and changes no bit.
 
 Of the processes that ask for an artefact one makes it: it holds a lock on a file beside it (`locked`), which the
 operating system drops when its holder ends, even by a kill. What then lies half-written there was left by a killed
@@ -28,6 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -35,6 +35,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cause_lib.errors import InputError, NotFound, Refusal, WriteError
+from cause_lib.metrics import scores
 from cause_lib.runs.version import library_version, same_bits
 from cause_lib.weights import all_finite
 
@@ -56,8 +57,7 @@ def whole(path: str | Path, what: str = "", way_out: str = "make room, or choose
 
     Args:
         path: its folder is made. A file that is there is replaced; a folder that is there is an error.
-        what: what is written, for the error: `Cannot write {what} {path} (the reason): {way_out}.`
-        way_out: what to do then.
+        what, way_out: for the error: `Cannot write {what} {path} (the reason): {way_out}.`
         last: for a folder that may be there: its files are replaced one by one, the one of this name last.
 
     Raises:
@@ -112,9 +112,7 @@ def artefact_folder(run_dir: str | Path, stage: str, label: str, depends: dict[s
 def is_complete(folder: Path) -> bool:
     """Whether the artefact is there; a folder under way is not. Warns, once, where other numeric code made it.
 
-    Raises:
-        ValueError: it is there, and damaged, or in a format that this version does not read.
-    """
+    Raises ValueError where it is there, and damaged, or in a format that this version does not read."""
     if there := (folder / "artefact.json").is_file():
         _recognise(folder)
     return there
@@ -140,25 +138,34 @@ def libraries_of(upstream: Iterable[Path]) -> list[str]:
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """What made an artefact: its `metrics.json` if it has one, else its `artefact.json`.
+    """What made an artefact: its `metrics.json` if it has one, else its `artefact.json`; see `as_now`.
 
-    Raises:
-        FileNotFoundError: the folder is not an artefact. ValueError: that file is damaged.
-    """
+    Raises FileNotFoundError where the folder is not an artefact, ValueError where that file is damaged."""
     for path in (Path(folder) / "metrics.json", Path(folder) / "artefact.json"):
         if path.is_file():
             return _read_json(path)
     raise NotFound(f"{folder} is not an artefact (it has no artefact.json): run its stage first.")
 
 
+def as_now(record: dict[str, Any]) -> dict[str, Any]:
+    """The same record, its results with the names of now: `miou_all` is now `miou`, and `miou` is `miou_present`."""
+    for one in (one for one in record.get("results", []) if "miou_present" not in one):
+        if "confusion" in one:  # which a saved Segmenter leaves out
+            one |= scores(np.array(one["confusion"]))
+        elif "miou_all" in one:
+            one |= {"miou_present": one["miou"], "miou": one["miou_all"]}
+        one.pop("miou_all", None)
+    return record
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf8"))
-    except (ValueError, OSError, RecursionError) as error:  # of JSON and of UTF-8 too
+        if isinstance(record, dict) and record:
+            return as_now(record)
+    except (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError) as error:  # of UTF-8 too
         raise _damaged(path, error) from None
-    if not isinstance(record, dict) or not record:
-        raise _damaged(path, "it holds no record")
-    return record
+    raise _damaged(path, "it holds no record")
 
 
 def _damaged(path: Path, reason: object) -> InputError:
@@ -170,8 +177,7 @@ def _damaged(path: Path, reason: object) -> InputError:
 def new_artefact(folder: Path, way_out: str = ROOM) -> Iterator[Path]:
     """An empty folder for an artefact's files, `write_record`'s among them; then it is the artefact, see `whole`.
 
-    If another process has put the artefact there meanwhile, theirs stays.
-    """
+    If another process has put the artefact there meanwhile, theirs stays."""
     try:
         with whole(folder, "the artefact", way_out) as beside:
             beside.mkdir()
@@ -184,9 +190,8 @@ def new_artefact(folder: Path, way_out: str = ROOM) -> Iterator[Path]:
 
 def write_record(folder: Path, record: dict[str, Any], tensors: dict[str, dict[str, Tensor]] | None = None,
                  metrics: dict[str, Any] | None = None) -> None:
-    """Write the files of an artefact: `artefact.json`, which is the record with format and version, `metrics.json`, and
-    the tensors, file stem -> name -> tensor, each file a safetensors file. Their folder is one of `new_artefact`.
-    """
+    """Write into a folder of `new_artefact`: `artefact.json`, which is the record with format and version,
+    `metrics.json`, and the tensors, file stem -> name -> tensor, each file a safetensors file."""
     for stem, named in (tensors or {}).items():
         _save_tensors(named, folder / f"{stem}.safetensors")
     record = {"format": FORMAT, "library": library_version()} | record
@@ -210,10 +215,8 @@ def _save_tensors(named: dict[str, Tensor], path: Path, metadata: dict[str, str]
 def load_tensors(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU.
 
-    Raises:
-        FileNotFoundError: it is not there. ValueError: it is damaged, lacks one of the names that it `needs`, or holds
-        numbers that are not finite.
-    """
+    Raises FileNotFoundError where it is not there; ValueError where it is damaged, lacks one of the names that it
+    `needs`, or holds numbers that are not finite."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -244,8 +247,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], tensors: dict[str, Tens
 def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """State and tensors of the latest checkpoint, or None where there is none.
 
-    One that is damaged, of another format or of other numeric code (version.py) is removed, with a warning.
-    """
+    One that is damaged, of another format or of other numeric code (version.py) is removed, with a warning."""
     path = checkpoint_path(folder)
     if not path.is_file():
         return None

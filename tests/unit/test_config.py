@@ -27,7 +27,8 @@ def test_presets_are_concrete_and_follow_dataset_head_and_patch():
     assert (patch14.image_size, patch14.train_size) == (322, 224)
     assert (camvid.clip_norm, camvid.replace(head="mlp").clip_norm) == (2.0, 0.1)
     assert camvid.probe_decay_steps == 80 and camvid.replace(head="mlp").probe_decay_steps == 200
-    open_ended = {"num_classes", "train_images", "test_images", "num_heads", "positive_quantile", "negative_quantile"}
+    open_ended = {"num_classes", "train_images", "test_images", "num_heads", "positive_quantile", "negative_quantile",
+                  "probe_clip_norm"}  # no bound without labels
     assert {f.name for f in dataclasses.fields(scenes) if getattr(scenes, f.name) is None} == open_ended
 
 
@@ -38,8 +39,43 @@ def test_published_sets_take_the_published_settings():
         assert (run.num_concepts, run.thin, run.projection_dim) == (2048, 4, 2048)
         assert (run.head_steps, run.probe_steps) == (2 * run.concept_steps, 5 * run.concept_steps)
         assert run.probe_decay_steps == 2 * run.concept_steps  # halved after every second epoch
+        assert run.replace(head="mlp").probe_steps == run.concept_steps == run.replace(head="mlp").probe_decay_steps
+        assert run.crops == {"pascalvoc": "super", "coco81": "double", "coco171": "double"}.get(name, "five")
     assert Experiment(dataset="cityscapes", backbone="dino_vitb8").concept_steps == 930
     assert run.replace(dataset="camvid").concept_steps == 1500
+
+
+@pytest.mark.parametrize("name, head, clip, decay, last_clip", [
+    ("cocostuff27", "tr", 2, 1e-4, 2), ("cocostuff27", "mlp", 0.1, 1e-4, 0.1), ("cityscapes", "tr", 1, 0, 1),
+    ("cityscapes", "mlp", 1, 0, 1), ("coco81", "tr", 2, 1e-4, 1e9), ("pascalvoc", "mlp", 0.1, 1e-4, 1e9)])
+def test_a_data_set_alone_means_what_the_released_scripts_run(name, head, clip, decay, last_clip):
+    run = Experiment(dataset=name, head=head, backbone="dino_vitb8")
+    assert (run.clip_norm, run.weight_decay, run.probe_clip_norm, run.lr, run.batch_size) == (clip, decay, None, 1e-3, 16)
+    assert run.replace(label_free=False).probe_clip_norm == last_clip
+
+
+def test_what_a_reading_decides():
+    paper, released = Experiment(), Experiment(reading="released")
+    changed = {name for name, value in released.to_dict().items() if value != paper.to_dict()[name]}
+    assert changed == {"reading", "resize", "thinning", "shared_start", "bank_draw", "crf_picture", "probe_dropout"}
+    assert released.replace(reading="paper") == paper
+    assert Experiment(reading="released", bank_draw="batch").bank_draw == "batch"
+    msn = Experiment(dataset="camvid", backbone="msn_vits16", reading="released")
+    assert (msn.positions, msn.replace(backbone="dino_vits16").positions) == ("exact", "dino")
+    for stage in STAGE_FIELDS:  # the paper's is in no name
+        assert not changed & set(paper.key(stage))
+    with pytest.raises(ValueError, match='thinning "picture" keeps complete blocks alone'):
+        Experiment(reading="released", image_size=24, thin=4)
+
+
+def test_what_labels_decide():
+    free, leak = Experiment(), Experiment(label_free=False)
+    changed = {name for name, value in leak.to_dict().items() if value != free.to_dict()[name]}
+    assert changed == {"label_free", "labels_in_norm", "probe_clip_norm", "probe_dropout"}
+    assert leak.replace(label_free=True) == free
+    for name, value in (("labels_in_norm", True), ("probe_clip_norm", 2.0)):
+        with pytest.raises(ValueError, match=f"{name} {value} lets labels act on training, and label_free is True"):
+            Experiment(**{name: value})
 
 
 def test_replace_keeps_what_was_set_by_hand():
@@ -64,7 +100,7 @@ def test_round_trip():
 
 @pytest.mark.parametrize("wrong, said", [
     (dict(num_concept=3), "did you mean 'num_concepts'"),
-    (dict(qqqqqq=3), "the parameters are: recipe, dataset"),
+    (dict(qqqqqq=3), "the parameters are: recipe, reading, dataset"),
     (dict(num_concepts="many"), "num_concepts must be int or None, not 'many'"),
     (dict(seed=True), "seed must be int"),
     (dict(label_free="False"), "label_free must be bool"),
@@ -140,7 +176,7 @@ def test_both_ends_of_every_range_belong_to_it(name):
     assert rule.low is not None and (rule.high is None or rule.low < rule.high)
     friends = {"train_size": dict(image_size=4096, head="tr"), "positive_threshold": dict(negative_threshold=-1.0),
                "negative_threshold": dict(positive_threshold=1.0), "positive_quantile": dict(negative_quantile=0.0),
-               "negative_quantile": dict(positive_quantile=1.0)}.get(name, {})
+               "negative_quantile": dict(positive_quantile=1.0), "probe_clip_norm": dict(label_free=False)}.get(name, {})
     low = max(rule.low, 8) if "size" in name and name != "batch_size" else rule.low
     crops = {"crops": "none"} if low == 8 else {}
     for value in (low, LARGEST if rule.high is None else rule.high):
@@ -175,10 +211,11 @@ def test_numbers_of_the_other_kind_pass_when_nothing_is_lost():
 def test_heads_share_a_clusterbook_and_every_field_is_known():
     tr, mlp = Experiment(), Experiment(head="mlp")
     assert tr.key("clusterbook") == mlp.key("clusterbook") and tr.key("head") != mlp.key("head")
-    assert tr.key("head") == tr.replace(label_free=False).key("head")
+    assert tr.key("head") == tr.replace(label_free=False, labels_in_norm=False).key("head")
+    assert tr.key("head") != tr.replace(label_free=False).key("head")
     assert tr.key("probe") != tr.replace(label_free=False).key("probe")
     fields = {f.name for f in dataclasses.fields(Experiment)}
-    free = {"recipe", "run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}
+    free = {"recipe", "reading", "run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}
     assert set().union(*STAGE_FIELDS.values()) == fields - free
     assert set(PASS_FIELDS) <= fields and not {"seed", "head", "checkpoint_steps"} & set(PASS_FIELDS)
 

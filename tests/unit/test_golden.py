@@ -55,6 +55,7 @@ VARIANTS = [
 RUN = dict(dataset="scenes", head="mlp", image_size=48, train_images=4, test_images=4, num_concepts=12, thin=2,
            reduced_dim=16, projection_dim=16, concept_steps=8, head_steps=8, probe_steps=8, batch_size=2, lr=0.01,
            bank_capacity=4, kmeans_restarts=2, checkpoint_steps=2, device="cpu", crf=True, crf_iterations=2)
+RENAMED = {"results[].miou_all": "results[].miou_present"}  # what was `miou_all` then is `miou` now; see store.as_now
 OWN = "some place/Our pictures, 2nd (é)"
 MAKERS = {"clusterbook": stages.fit_clusterbook, "head": stages.fit_head, "probe": stages.fit_probe,
           "evaluation": stages.evaluate, "baseline": stages.fit_baseline,
@@ -73,9 +74,25 @@ def case_name(recipe, dataset, head, changes=None):
     return " ".join([recipe, dataset, head, *(f"{name}={value}" for name, value in (changes or {}).items())])
 
 
+#: What these data sets meant to MADE_BY, where they mean something else now: there, they are given by hand.
+OF_BEFORE = {"coco81": dict(crops="five", probe_steps=610_640), "coco171": dict(crops="five", probe_steps=610_640),
+             "cocostuff27": dict(probe_steps=152_660), "pascalvoc": dict(crops="five", probe_steps=22_875),
+             "cityscapes": dict(weight_decay=1e-4, probe_steps=4_650)}
+
+
 def experiment_of(recipe, dataset, head, changes=None):
     folder = {"folder": "golden"} if dataset == "folder" else {}
-    return Experiment(**dict(recipe=recipe, dataset=dataset, head=head) | folder | (changes or {}))
+    before = OF_BEFORE.get(dataset, {})
+    if recipe == "alive":  # has its own number of updates, on every data set
+        before = {name: value for name, value in before.items() if name != "probe_steps"}
+    if dataset == "cityscapes":
+        before = before | {"clip_norm": 2.0 if head == "tr" else 0.1}
+    return Experiment(**dict(recipe=recipe, dataset=dataset, head=head) | folder | before | (changes or {}))
+
+
+def means_more(case):
+    """Whether a case means another run than it did: with labels, steps 2 and 3 are now the released ones."""
+    return "label_free=False" in case
 
 
 def digits(experiment):
@@ -169,7 +186,11 @@ def test_folders_have_the_names_of_before():
     assert set(golden("golden_folders.json")["fields"]["all"]) <= varied  # fields that came later have `since`
     expected, found = golden("golden_folders.json")["digits"], all_digits()
     assert set(found) == set(expected)
-    assert {name: found[name] for name in found if found[name] != expected[name]} == {}
+    assert {name: found[name] for name in found if found[name] != expected[name] and not means_more(name)} == {}
+    for name in filter(means_more, found):  # no folder of before is taken for one of these
+        stages_of_before = zip(golden("golden_folders.json")["stages"], found[name].split(), expected[name].split())
+        assert {stage for stage, ours, theirs in stages_of_before if ours != theirs} == (
+            {"head", "probe"} if "release=" in name else {"head", "probe", "evaluation"})
 
 
 def test_fields_have_the_values_of_before():
@@ -188,6 +209,9 @@ def test_whole_names_are_those_of_before(unpacked, monkeypatch):
     for case, expected in names.items():
         run = runs[case].replace(run_dir=str(unpacked / "named"))
         for stage, name in expected.items():
+            if means_more(case) and stage in ("head", "probe", "evaluation"):
+                assert stages.find(run, stage) is None, f"{case}: {stage}"
+                continue
             place = unpacked / "named" / stage / name
             if not place.exists():
                 shutil.copytree(next((unpacked / "finished" / stage).glob("*/")), place)
@@ -202,6 +226,7 @@ def test_artefacts_hold_the_names_shapes_and_keys_of_before(tmp_path):
     for name, files in expected.items():
         assert set(found[name]) == set(files), name
         for file, holds in files.items():  # records may have more entries than they had
+            holds = [RENAMED.get(key, key) for key in holds] if file.endswith(".json") else holds
             assert found[name][file] == holds or file.endswith(".json") and set(holds) <= set(found[name][file]), name
 
 
@@ -258,6 +283,23 @@ def test_records_of_a_finished_run_say_who_made_it_and_what_of(unpacked):
     assert len(table) == 6 and set(table["library"]) == {MADE_BY}
 
 
+def test_scores_of_before_are_read_with_the_names_of_now(unpacked):
+    """What was `miou_all` is `miou`, what was `miou` is `miou_present`, in records, tables and a saved Segmenter."""
+    paths = sorted((unpacked / "finished").glob("*/*/metrics.json"))
+    written = [result for path in paths for result in json.loads(path.read_text())["results"]]
+    found = [result for path in paths for result in stages.read_record(path.parent)["results"]]
+    assert len(written) == 6 and not any("miou_present" in result for result in written)
+    for old, new in zip(written, found, strict=True):
+        assert (new.pop("miou"), new.pop("miou_present")) == (old.pop("miou_all"), old.pop("miou"))
+        assert new == old  # class 0 occurs nowhere here, and no cluster of it wins a pixel: None, then and now
+    table = stages.collect_metrics(unpacked / "finished")
+    assert (table["miou"] <= table["miou_present"]).all() and "miou_all" not in table
+    shutil.copyfile(next(Path(cause_lib.__file__).parent.rglob("bundled.safetensors")),
+                    unpacked / "segmenter" / "backbone.safetensors")
+    results = Segmenter.from_pretrained(unpacked / "segmenter").record["results"]
+    assert all(result["miou"] == result["miou_present"] and "miou_all" not in result for result in results)
+
+
 @pytest.mark.parametrize("stage", KILLED)
 def test_a_killed_run_goes_on_from_its_checkpoint(unpacked, updates, stage):
     """Seconds and updates tell that it does; and it comes to what the run that was not killed came to."""
@@ -297,7 +339,7 @@ def same(folder, expected):
     assert record.get("history", {}).get("step") == other.get("history", {}).get("step")
     assert record.get("history", {}).get("loss") == pytest.approx(other.get("history", {}).get("loss"), abs=1e-4)
     if (expected / "metrics.json").is_file():
-        results, others = (json.loads((place / "metrics.json").read_text())["results"] for place in (folder, expected))
+        results, others = (stages.read_record(place)["results"] for place in (folder, expected))
         for result, theirs in zip(results, others, strict=True):
             assert [result[name] for name in ("method", "readout", "crf")] == \
                 [theirs[name] for name in ("method", "readout", "crf")]

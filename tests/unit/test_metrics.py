@@ -16,7 +16,7 @@ def brute_force(prediction, label, c):
     best = max(itertools.permutations(range(c)), key=lambda m: sum(m[p] == t for p, t in pixels))
     mapped = [best[p] for p in prediction]
     ious = []
-    for k in set(label):
+    for k in {*label, *mapped}:
         inter = sum(p == k and t == k for p, t in zip(mapped, label))
         union = sum(p == k or t == k for p, t in zip(mapped, label))
         ious.append(inter / union)
@@ -48,7 +48,7 @@ def test_all_void_is_defined():
     assert (result["miou"], result["pacc"], result["iou"]) == (None, None, [None] * 3)
 
 
-def test_absent_classes_leave_the_mean_and_perfect_is_one():
+def test_absent_classes_that_win_nothing_leave_the_mean_and_perfect_is_one():
     metrics = SegmentationMetrics(4)
     metrics.update(torch.tensor([[[3, 3, 0]]]), torch.tensor([[[1, 1, 2]]]))
     result = metrics.compute()
@@ -95,17 +95,18 @@ def test_count_is_bincount(shape):
     assert torch.equal(count(ids, 11), torch.bincount(ids.flatten(), minlength=11))
 
 
-def test_mean_over_all_classes_counts_what_an_absent_class_was_given():
-    """Classes 0 and 1 occur, 2 and 3 do not; cluster 2 wins pixels, cluster 3 wins none."""
+def test_an_absent_class_counts_zero_as_soon_as_its_cluster_wins_a_labelled_pixel():
+    """Classes 0 and 1 occur, 2 and 3 do not; cluster 2 wins a labelled pixel, cluster 3 wins a void one alone."""
     metrics = SegmentationMetrics(4)
-    metrics.update(torch.tensor([[[0, 0, 2, 1, 1]]]), torch.tensor([[[0, 0, 0, 1, 1]]]))
+    metrics.update(torch.tensor([[[0, 0, 2, 1, 1, 3]]]), torch.tensor([[[0, 0, 0, 1, 1, -1]]]))
     result = metrics.compute()
-    assert result["miou"] == pytest.approx((2 / 3 + 1) / 2) and result["miou_all"] == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert result["iou"] == [pytest.approx(2 / 3), 1.0, None, None]
+    assert (result["miou"], result["miou_present"]) == pytest.approx(((2 / 3 + 1 + 0) / 3, (2 / 3 + 1) / 2))
+    assert result["iou"] == [pytest.approx(2 / 3), 1.0, 0.0, None] and result["clusters_used"] == 4
+    assert "miou_all" not in result
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_mean_over_all_classes_by_sets(seed):
+def test_both_means_by_sets(seed):
     g = torch.Generator().manual_seed(seed)
     c, present = 6, 3 + seed % 4
     label, prediction = (torch.randint(-low, high, (3, 40), generator=g) for low, high in ((1, present), (0, c)))
@@ -114,9 +115,10 @@ def test_mean_over_all_classes_by_sets(seed):
     result = metrics.compute()
     matched = torch.tensor(result["assignment"])[prediction]
     known = label >= 0
-    ious = [float((known & (matched == k) & (label == k)).sum() / union) for k in range(c)
-            if (union := (known & ((matched == k) | (label == k))).sum())]
-    assert result["miou_all"] == pytest.approx(sum(ious) / len(ious))
-    assert result["miou_all"] <= result["miou"]
-    if len(label[known].unique()) == c:
-        assert result["miou_all"] == result["miou"]
+    ious = {k: float((known & (matched == k) & (label == k)).sum() / union) for k in range(c)
+            if (union := (known & ((matched == k) | (label == k))).sum())}
+    assert result["iou"] == [pytest.approx(ious[k]) if k in ious else None for k in range(c)]
+    occurs = label[known].unique().tolist()
+    assert result["miou"] == pytest.approx(sum(ious.values()) / len(ious))
+    assert result["miou_present"] == pytest.approx(sum(ious[k] for k in occurs) / len(occurs))
+    assert result["miou"] < result["miou_present"] if len(occurs) < len(ious) else result["miou"] == result["miou_present"]

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Batches of 5 leave one process 2 pictures and the other 3; 11 test pictures are judged in three batches.
 LONG = TINY | dict(concept_steps=20, head_steps=20, probe_steps=20, batch_size=5, checkpoint_steps=7, crf=True,
                    crf_iterations=2)
-RUNS = [dict(head="tr", stage="probe"), dict(head="tr", label_free=False, seed=1, stage="evaluation"),
+RUNS = [dict(head="tr", stage="probe"), dict(head="tr", label_free=False, stage="evaluation"),
         dict(head="mlp", stage="probe"), dict(head="tr", bank_capacity=0, stage="head"),
         dict(head="mlp", bank_capacity=0, cache_gb=0.0, seed=1, stage="probe")]
 
@@ -102,7 +102,8 @@ def test_what_is_learnt_and_the_bank_are_those_of_one_process(place):
     """Artefacts, and checkpoints on the way: parameters, Adam's moments, the bank's places; the k-means centroids.
 
     Adam makes a full step of a gradient that is nothing but rounding, as the attention's key biases get: tensors are
-    compared as wholes, and a head's more loosely than what is read from its features.
+    compared as wholes, and a head's more loosely than what is read from its features. Starts of k-means are draws, and
+    features that differ by rounding may be given others: those of the head that labels train are left out.
     """
     strict = ("projections", "prototypes", "centroids", "modularity", "kmeans", "linear.", "losses")
     for pattern in ("kept/0/[chp]*/*.safetensors", "[chp]*/*/[chp]*.safetensors"):
@@ -110,6 +111,8 @@ def test_what_is_learnt_and_the_bank_are_those_of_one_process(place):
         for name in names(place / "one", pattern):
             one, two = (load_file(place / each / name) for each in ("one", "two"))
             assert one.keys() == two.keys()
+            if "linear.weight" in one and "kmeans" in one:
+                del one["kmeans"]
             for key, value in one.items():
                 if value.is_floating_point():
                     bound = 1e-4 if any(word in key for word in strict) and "optimizer" not in key else 2e-2
@@ -132,6 +135,8 @@ def test_counts_are_summed_and_numbers_are_those_of_one_process(place):
         assert {result["crf"] for result in one["results"]} == {True, False}
         for a, b in zip(one["results"], two["results"], strict=True):
             assert (a["readout"], a["crf"]) == (b["readout"], b["crf"])
+            if stage == "evaluation" and a["readout"] == "kmeans":  # of a head that labels train, see above
+                continue
             counts = [torch.tensor(result["confusion"]) for result in (a, b)]
             assert counts[0].sum() == 11 * 48 * 48 and (counts[0] - counts[1]).abs().sum() <= 2 * pixels
             assert a["miou"] == b["miou"] if pixels == 0 else a["miou"] == pytest.approx(b["miou"], abs=1e-3)

@@ -1,5 +1,6 @@
 """`Segmenter`: one picture or a folder of them, from what the stages left, a hub, or the authors' released files."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -227,6 +228,11 @@ def test_what_is_no_segmenter(given, tmp_path):
         copy = Path(shutil.copytree(given[1], tmp_path / "copy", dirs_exist_ok=True))
         (copy / name).write_bytes(content)
         with pytest.raises(ValueError, match="holds no Segmenter"):
+            Segmenter.from_pretrained(copy)
+    config = json.loads((given[1] / "config.json").read_text())
+    for results in (3, ["x"], [{"miou_all": 0.5}]):
+        (copy / "config.json").write_text(json.dumps(config | {"record": {"results": results}}))
+        with pytest.raises(ValueError, match=r"config.json has a record with results that no run writes \("):
             Segmenter.from_pretrained(copy)
     copy = Path(shutil.copytree(given[1], tmp_path / "other"))
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes() + b" ")

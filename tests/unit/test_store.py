@@ -109,6 +109,36 @@ def test_a_damaged_record_is_one_sentence(tmp_path, text):
         is_complete(folder)
 
 
+OLD = {"miou": 5 / 6, "miou_all": 5 / 9, "pacc": 0.8, "iou": [2 / 3, 1.0, None], "readout": "kmeans"}
+NOW = {"miou": 5 / 9, "miou_present": 5 / 6, "pacc": 0.8, "readout": "kmeans"}
+COUNTS = [[2, 0, 0], [0, 2, 0], [1, 0, 0]]  # class 2 occurs nowhere, and its cluster wins a pixel
+
+
+@pytest.mark.parametrize(("written", "read"), [
+    (OLD | {"confusion": COUNTS}, NOW | {"confusion": COUNTS, "iou": [2 / 3, 1.0, 0.0]}),
+    ({key: value for key, value in OLD.items() if key != "miou_all"} | {"confusion": COUNTS},  # of before `miou_all`
+     NOW | {"confusion": COUNTS, "iou": [2 / 3, 1.0, 0.0]}),
+    (OLD, NOW | {"iou": OLD["iou"]}),  # as a saved Segmenter has it, without counts
+    (NOW | {"confusion": COUNTS, "miou": 0.1}, NOW | {"confusion": COUNTS, "miou": 0.1}),  # one of now stays
+    (OLD | {"confusion": [[0] * 3] * 3, "miou": None, "miou_all": None, "pacc": None, "iou": [None] * 3},
+     NOW | {"confusion": [[0] * 3] * 3, "miou": None, "miou_present": None, "pacc": None, "iou": [None] * 3}),
+], ids=["with counts", "before miou_all", "without counts", "of now", "without labels"])
+def test_scores_of_before_are_read_with_the_names_of_now(tmp_path, written, read):
+    (tmp_path / "metrics.json").write_text(json.dumps({"stage": "evaluation", "results": [written, written]}))
+    found = store.read_record(tmp_path)["results"]
+    assert [set(one) for one in found] == [set(read)] * 2
+    for key, value in read.items():
+        assert found[1][key] == (pytest.approx(value) if key in ("miou", "miou_present", "iou") else value)
+
+
+@pytest.mark.parametrize("results", [3, None, "x", [3], [{"confusion": [[1, 2], [3]]}], [{"confusion": "x"}],
+                                     [{"miou_all": 0.5}]])
+def test_results_that_cannot_be_read_are_one_sentence(tmp_path, results):
+    (tmp_path / "metrics.json").write_text(json.dumps({"stage": "evaluation", "results": results}))
+    with pytest.raises(ValueError, match="metrics.json is damaged .*: remove .* and run its stage again"):
+        store.read_record(tmp_path)
+
+
 def test_a_folder_that_is_in_the_way_is_named(tmp_path):
     (tmp_path / "x" / "y").mkdir(parents=True)
     with pytest.raises(OSError, match="in the way: move it away"):

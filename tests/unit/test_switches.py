@@ -39,8 +39,8 @@ def test_set_they_are_in_the_names_of_all_that_depends_on_them(name):
 
 
 @pytest.mark.parametrize("wrong, said", [
-    (dict(resize="bicubic"), "resize must be one of nearest, antialiased"),
-    (dict(positions="timm"), "positions must be one of dino, antialiased"),
+    (dict(resize="bicubic"), "resize must be one of nearest, pillow, antialiased"),
+    (dict(positions="timm"), "positions must be one of dino, exact, antialiased"),
     (dict(num_heads=0), "num_heads must be between 1 and"),
 ])
 def test_what_a_switch_may_be(wrong, said):
