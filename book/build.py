@@ -39,7 +39,7 @@ from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_note
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ROOT / "_build/test"  # the tests' book: a tree of its own, with its own _build
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "matplotlib", "seaborn", "pandas")
-CODE = ("cause_lib", "cause_book")  # what the book's cells and its pages of the library import
+CODE = ("cause_lib", "cause_book", "workflow/labels.py")  # what the book's cells and its pages of the library import
 READ = ("benchmarks/results", "book/results", "experiments")  # what its cells read
 NOTEBOOKS = ("notebooks/*.ipynb", "book/*.md")  # in this order: pages read what the chapters have made
 PAGES = ("_config.yml", "_toc.yml", "book", "notebooks")

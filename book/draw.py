@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cause_book.diagrams import INK, NODES, arrow, causal_graph, node, svg, text
+from cause_book.diagrams import INK, NODES, WRONG, _box, arrow, causal_graph, figure, node, svg, text
 from cause_book.plots import PALETTE
 
 SIDE, GRID = 96, 8  # of a small picture, and patches along it
@@ -122,6 +122,65 @@ def _bars() -> str:
     return drawn + '<path d="M11.5 8V88" stroke="currentColor" stroke-width="1.5"/>'
 
 
+GRADIENT, OF_LABELS = {"dashes": "7 5"}, {"color": WRONG, "dashes": "10 4 2 4"}
+
+
+def labels_in_step_2() -> str:
+    """The ways of gradients in the released step 2, where labels act through one clip norm. Returns an SVG."""
+    parts = [
+        _box(215, 44, "tokens of the frozen backbone", width=252, height=36),
+        arrow((160, 62), (122, 103)), arrow((270, 62), (308, 103)),
+        _box(112, 124, "student head", "Y"), _box(318, 124, "teacher head", "Y"),
+        arrow((184, 124), (245, 124)), text(213, 114, "EMA", size=13),
+        arrow((112, 144), (112, 193)), arrow((318, 144), (318, 193)), arrow((268, 144), (185, 200)),
+        text(326, 174, "detached", size=13, anchor="start"),
+        _box(112, 214, "contrast"), _box(318, 214, "linear probe"), arrow((318, 234), (318, 283)),
+        _box(318, 304, "cross-entropy"), _box(318, 388, "labels"), arrow((318, 368), (318, 325)),
+        _box(112, 304, "one clip norm\nof all gradients", width=150, height=52),
+        arrow((80, 194), (80, 145), **GRADIENT), arrow((360, 284), (360, 235), **OF_LABELS),
+        arrow((248, 226), (188, 286), **OF_LABELS), arrow((37, 304), (42, 124), bend=(-14, 214), **OF_LABELS),
+        _cut(218, 256), *_legend(430),
+    ]
+    says = ("Step 2. The student head is trained by the contrast with the teacher, its moving average. The linear "
+            "probe is trained on the teacher's detached features by the cross-entropy with labels. The released code "
+            "clips the gradients of student and probe in one norm, so that the probe's gradient scales the student's. "
+            "label_free=True takes the probe out of that norm.")
+    return svg(430, 520, "Labels in step 2", says, parts, heading="Step 2: labels act through the clip norm")
+
+
+def labels_in_step_3() -> str:
+    """The ways of gradients in the released step 3, where the linear probe trains the head. Returns an SVG."""
+    parts = [
+        _box(215, 44, "tokens of the frozen backbone", width=252, height=36), arrow((215, 62), (215, 103)),
+        _box(215, 124, "teacher head: evaluated", "Y", width=212),
+        arrow((170, 144), (122, 193)), arrow((250, 144), (298, 193)), text(70, 174, "detached", size=13, anchor="start"),
+        _box(112, 214, "centroids: evaluated", "Y", width=186), _box(318, 214, "linear probe"),
+        arrow((112, 234), (112, 283)), arrow((318, 234), (318, 283)),
+        _box(112, 304, "modularity"), _box(318, 304, "cross-entropy"),
+        _box(318, 388, "labels"), arrow((318, 368), (318, 325)),
+        arrow((80, 284), (80, 235), **GRADIENT), arrow((360, 284), (360, 235), **OF_LABELS),
+        arrow((346, 194), (288, 146), **OF_LABELS), _cut(317, 170), *_legend(430),
+    ]
+    says = ("Step 3. Centroids are trained by the modularity of the teacher head's detached features. The linear "
+            "probe is trained by the cross-entropy with labels, and in the released code that gradient goes on into "
+            "the head. Head and centroids are evaluated. label_free=True detaches the features before the probe.")
+    return svg(430, 520, "Labels in step 3", says, parts, heading="Step 3: labels act through the gradient")
+
+
+def _cut(x: float, y: float) -> str:
+    """Where label_free=True cuts: a cross in a disc."""
+    return (f'<circle cx="{x:g}" cy="{y:g}" r="11" fill="var(--pst-color-background, transparent)" stroke="{INK}" '
+            f'stroke-width="2"/><path d="M{x - 5:g} {y - 5:g}l10 10m0-10l-10 10" stroke="{INK}" stroke-width="2.5"/>')
+
+
+def _legend(y: float) -> list[str]:
+    ways = ({}, "values"), (GRADIENT, "gradient"), (OF_LABELS, "gradient that depends on labels")
+    lines = [arrow((40, y + 20 * i), (92, y + 20 * i), **look)
+             + text(104, y + 5 + 20 * i, means, size=14, anchor="start")
+             for i, (look, means) in enumerate(ways)]
+    return [*lines, _cut(66, y + 64), text(104, y + 69, "cut by label_free=True", size=14, anchor="start")]
+
+
 def page_files() -> dict[str, str]:
     """The diagrams that pages include: the name of a file -> its text."""
     story = {"U": "a gene (hidden)", "T": "smoking", "M": "tar in the lungs", "Y": "lung cancer"}
@@ -130,7 +189,10 @@ def page_files() -> dict[str, str]:
     caption = ("The way of a picture through CAUSE: each step is a chapter's. Chapters 2 to 4 make the treatment T, "
                "the mediator M and the outcome Y. Labels are looked at only at the very end, to give clusters the "
                "names of classes and to count what is right.")
+    of_labels = ("Ways of labels in the released code. Step 2: the linear probe's gradient is part of the norm "
+                 "that clips the head's. Step 3: the linear probe's gradient runs into the head.")
     return {
+        "labels.html": figure(labels_in_step_2(), labels_in_step_3(), caption=of_labels) + "\n",
         "pipeline.html": f'<figure class="diagram">{ways}<figcaption>{caption}</figcaption></figure>\n',
         "smoking.svg": causal_graph(story, forbidden=both, absent=tuple(both)) + "\n",
     }

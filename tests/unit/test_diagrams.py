@@ -19,6 +19,7 @@ DRAWN = {
     "bypass": diagrams.causal_graph(CAPTIONS, forbidden={"TY": "around it"}),
     "assumed": diagrams.causal_graph(CAPTIONS, absent=("UM", "TY")),
     "MLP": diagrams.mlp_head(), "TR": diagrams.tr_head(), "wide": draw.pipeline(4), "narrow": draw.pipeline(2),
+    "labels 2": draw.labels_in_step_2(), "labels 3": draw.labels_in_step_3(),
 }
 
 
