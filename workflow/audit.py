@@ -16,7 +16,6 @@ from typing import Any
 
 import pandas as pd
 
-from cause_lib.config import Experiment
 from cause_lib.runs.store import write_whole
 from workflow.results import results, with_kept
 from workflow.rows import PLACES, Row, read_rows
@@ -51,12 +50,14 @@ def audit(rows: list[Row]) -> pd.DataFrame:
     lines = []
     for row in rows:
         paper = papers[_setting(row)]
+        how = switch(row, paper)
         for readout in ("modularity", "kmeans"):
-            ours, theirs = runs.get((row.number, readout, False)), runs.get((paper.number, readout, False))
+            crf = how.startswith("crf_picture")  # changes nothing else
+            ours, theirs = runs.get((row.number, readout, crf)), runs.get((paper.number, readout, crf))
             if ours is None or theirs is None:
                 continue
             if row is not paper:
-                lines.append(_line(row, row.label, switch(row.experiment, paper.experiment), ours, theirs))
+                lines.append(_line(row, row.label, how, ours, theirs))
                 continue
             if (sharpened := runs.get((row.number, readout, True))) is not None:
                 lines.append(_line(row, CRF, "crf=True", sharpened, theirs))
@@ -64,11 +65,10 @@ def audit(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def switch(run: Experiment, paper: Experiment) -> str:
-    """The fields in which two runs part, with the first one's values, as `name=value, name=value`."""
-    other = paper.to_dict()
-    return ", ".join(f"{name}={value}" for name, value in run.to_dict().items()
-                     if value != other[name] and name not in (*PLACES, "crf"))
+def switch(row: Row, paper: Row) -> str:
+    """The cells of a line that the other's has not, as `name=value, name=value`; what follows from them is left out."""
+    return ", ".join(f"{name}={value}" for name, value in row.parameters.items()
+                     if (name, value) not in paper.parameters.items() and name not in (*PLACES, "crf"))
 
 
 def _setting(row: Row) -> tuple:
