@@ -14,8 +14,6 @@ k*(i, j) = argmax_k C_ik C_jk, and no tensor holds both k and n x n. The gradien
     dH/dC_ik = 2/tau sum_j [k = k*(i, j)] W_ij (1 - delta_ij^2) C_jk
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -221,8 +219,7 @@ class Clusterbook(nn.Module):
         if k < 2:
             return 1.0, -1.0
         pairs = self.similarity[~torch.eye(k, dtype=torch.bool, device=self.prototypes.device)].sort().values
-        return tuple(float(pairs[round(quantile * (len(pairs) - 1))]) for quantile in
-                     (positive_quantile, negative_quantile))
+        return tuple(float(pairs[round(q * (len(pairs) - 1))]) for q in (positive_quantile, negative_quantile))
 
     @torch.no_grad()
     def assign(self, tokens: Tensor) -> Tensor:

@@ -16,8 +16,6 @@ numbers, r + 1 of them. With y = [W c]^T z, which every anchor shares,  s.z = [f
 the matrices of anchors by pool are products of width r + 1, not p.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 from collections.abc import Callable
@@ -37,11 +35,8 @@ class ConceptBank:
     On a CPU, concepts that were never written to take no memory; of 2048 often no more than 100 ever are.
 
     Args:
-        num_concepts: k, at least 1.
-        dim: width p of a projection, at least 1.
-        capacity: projections kept a concept, at least 1.
-        device: where they are stored.
-        dtype: how they are stored, floating.
+        num_concepts, dim, capacity: k, the width p of a projection, and projections kept a concept; each at least 1.
+        device, dtype: where they are stored, and how, floating.
 
     Raises:
         ValueError: a size is below 1.
@@ -157,9 +152,7 @@ def concept_contrastive_loss(student: Tensor, teacher: Tensor, concepts: Tensor,
         concepts: (b, n) int64, the concept of each patch.
         similarity: (k, k), cosine similarity D_M of the concepts.
         bank: teacher projections of earlier batches.
-        temperature: tau > 0.
-        positive_threshold: phi+.
-        negative_threshold: phi-.
+        temperature, positive_threshold, negative_threshold: tau > 0, phi+, phi-.
         projection: the student's linear layer from r to p, yet to be applied: the same loss, sooner; gets a gradient.
         first: where a part of the batch begins, if student has only the pictures `first` to `first + b'`, (b', n, p) of
             teacher's b. The losses of all parts add up to that of the batch.
@@ -216,7 +209,8 @@ def _pools(z: Tensor, concepts: Tensor, similarity: Tensor, bank: ConceptBank | 
     alike = similarity[concepts[mine]]  # (m, k) D_M[id(a), .]
     pairs = alike[:, concepts]  # (m, bn)
     others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)[mine]  # (m, bn)
-    pools = [Pool.of_each(z, (pairs > high) & others, (pairs < low) & others)]
+    pools = [Pool.of_rows(z[:, None], torch.ones_like(concepts), torch.ones(len(z), dtype=torch.int64),
+                          (pairs > high) & others, (pairs < low) & others)]
     if bank is not None:
         pools.append(Pool.of_rows(bank.projections, bank.counts, bank.counts_on_host(), alike > high, alike < low))
     return pools

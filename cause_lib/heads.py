@@ -8,8 +8,6 @@ The projection r -> p is used in training only (section 3.3 and appendix B). The
 student, teacher <- decay teacher + (1 - decay) student, as in MoCo and BYOL.
 """
 
-from __future__ import annotations
-
 import math
 from contextvars import ContextVar
 
@@ -27,8 +25,7 @@ class MLPHead(nn.Module):
     """The MLP head: every patch by itself.
 
     Args:
-        dim: width d of the tokens.
-        reduced_dim: width r of the features.
+        dim, reduced_dim: width d of the tokens, and r of the features.
         dropout: share of the tokens' numbers set to zero in training mode, in [0, 1), drawn anew for each branch.
 
     Examples:
@@ -56,8 +53,7 @@ class TRHead(nn.Module):
     Args:
         prototypes: (k, d), the clusterbook's; kept with the head as a frozen buffer.
         grid: rows and columns of patches in training; other grids get the positions resized (bilinear).
-        reduced_dim: width r of the features.
-        hidden_dim: width of the feed-forward network.
+        reduced_dim, hidden_dim: width r of the features, and that of the feed-forward network.
         dropout: share of numbers set to zero in training mode, in [0, 1).
 
     Examples:

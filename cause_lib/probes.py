@@ -7,8 +7,6 @@
     LinearProbe    logits from labels; only used where `label_free=False` asks for the released code's step 3
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,8 +16,7 @@ class ClusterProbe(nn.Module):
     """Cosine to c centroids.
 
     Args:
-        num_classes: c.
-        dim: width r of the features.
+        num_classes, dim: c, and the width r of the features.
         centroids: (c, r) to start from; None: the published uniform(-1/c, 1/c), from the global generator.
 
     Raises:
@@ -52,8 +49,7 @@ class LinearProbe(nn.Linear):
     """A linear classifier of features (..., r) -> logits (..., c). It needs labels: never part of a label-free run.
 
     Args:
-        num_classes: c.
-        dim: width r of the features.
+        num_classes, dim: c, and the width r of the features.
 
     Examples:
         >>> LinearProbe(num_classes=3, dim=5)(torch.zeros(2, 5)).shape

@@ -14,8 +14,6 @@ hub, licences and statistics of pictures are timm's pretrained configs. What tim
 Unpickling runs code. `torch.load(weights_only=True)` and safetensors build tensors and run nothing.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import os

@@ -8,8 +8,6 @@ a set is on this machine, and what is missing, says
 `check_dataset`, from a shell `python -m cause_lib.data check cocostuff27`.
 """
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Iterable

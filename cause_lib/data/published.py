@@ -4,8 +4,6 @@ Each is looked for in $CAUSE_DATA/<its folder>, then in the user's cache. publis
 has, and the names and colours of the classes, as published.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a data set is before it is cropped and resized: a `Source`, most read from files (`open_files`)."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

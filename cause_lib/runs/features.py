@@ -5,8 +5,6 @@ every epoch, both heads and all seeds. Without, they are computed batch by batch
 cached tokens are read ahead of their use, beside the work on the batches before them.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque

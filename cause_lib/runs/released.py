@@ -9,8 +9,6 @@ the projections must be whole, though nothing needs them. Their 1 x 1 convolutio
 (r, d). No pickle is executed. Names as in the authors' code at `SOURCE`; formulas in heads.py and probes.py.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from pathlib import Path

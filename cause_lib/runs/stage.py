@@ -7,8 +7,6 @@
 is made after those that it needs, by one of the processes that ask for it; the others wait and find it.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 import warnings

@@ -12,8 +12,6 @@ Written here because joblib's cache pickles its results, DVC and MLflow want a r
 has checkpoints of unfinished work. Here an artefact is a folder of JSON and safetensors that other programs can read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import functools
@@ -300,7 +298,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def made_once(folders: Sequence[Path], accelerator: Accelerator) -> Iterator[list[Path]]:
+def made_once(folders: Sequence[Path], accelerator: "Accelerator") -> Iterator[list[Path]]:
     """The locks of several artefacts, held by the first of a run's processes; all get those still to be made."""
     with contextlib.ExitStack() as stack:
         if accelerator.is_main_process:
