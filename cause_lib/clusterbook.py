@@ -89,14 +89,8 @@ class _Modularity(torch.autograd.Function):
 
 @torch.no_grad()
 def modularity_matrix(tokens: Tensor) -> Tensor:
-    """W of Eq. 3: the weight of each pair of patches beyond what their degrees predict.
-
-    Args:
-        tokens: (b, n, d) floating.
-
-    Returns:
-        (b, n, n), symmetric; rows add to 0; zeros for a picture without any edge.
-    """
+    """W of Eq. 3, the weight of each pair of patches beyond what their degrees predict: tokens (b, n, d) floating ->
+    (b, n, n), symmetric; rows add to 0; zeros for a picture without any edge."""
     unit = F.normalize(tokens, dim=-1)
     affinity = (unit @ unit.transpose(1, 2)).clamp(min=0)  # (b, n, n)
     affinity = affinity - torch.diag_embed(affinity.diagonal(dim1=1, dim2=2))
@@ -108,14 +102,8 @@ def modularity_matrix(tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def argmax_concepts(affinity: Tensor) -> Tensor:
-    """The concept with the largest product at each pair of patches, argmax_k C_ik C_jk; the first of several.
-
-    Args:
-        affinity: C, (b, n, k) floating, at least 0.
-
-    Returns:
-        (b, n, n) int64, symmetric.
-    """
+    """The concept with the largest product at each pair of patches, argmax_k C_ik C_jk; the first of several:
+    affinity C, (b, n, k) floating, at least 0 -> (b, n, n) int64, symmetric."""
     if affinity.is_cuda and (kernel := _cuda_kernel()) is not None:
         return kernel(affinity)
     b, n, k = affinity.shape

@@ -35,11 +35,9 @@ class ConceptBank:
     On a CPU, concepts that were never written to take no memory; of 2048 often no more than 100 ever are.
 
     Args:
-        num_concepts, dim, capacity: k, the width p of a projection, and projections kept a concept; each at least 1.
+        num_concepts, dim, capacity: k, the width p of a projection, and projections kept a concept; each at least 1,
+            else ValueError.
         device, dtype: where they are stored, and how, floating.
-
-    Raises:
-        ValueError: a size is below 1.
 
     Examples:
         >>> bank = ConceptBank(num_concepts=2, dim=3, capacity=2)
@@ -80,12 +78,8 @@ class ConceptBank:
 
     @torch.no_grad()
     def update(self, projections: Tensor, concepts: Tensor) -> None:
-        """Store projections; a full concept loses its oldest ones.
-
-        Args:
-            projections: (..., p) floating; stored at length one.
-            concepts: (...) int64 in [0, k).
-        """
+        """Store projections (..., p) floating, at length one, of concepts (...) int64 in [0, k); a full concept loses
+        its oldest ones."""
         projections = F.normalize(projections.reshape(-1, projections.shape[-1]).to(self.projections), dim=-1)  # (m, p)
         capacity = self.projections.shape[1]
         concepts, order = concepts.reshape(-1).sort(stable=True)  # (m,)
@@ -116,7 +110,7 @@ class ConceptBank:
 
 def _runs(concepts: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Of sorted concepts (m,): how many of each (k,), where each one's run begins (k,), place in its run (m,)."""
-    total = torch.zeros(k, dtype=torch.int64, device=concepts.device).scatter_add_(0, concepts, torch.ones_like(concepts))
+    total = concepts.new_zeros(k).scatter_add_(0, concepts, torch.ones_like(concepts))
     first = total.cumsum(0) - total
     return total, first, torch.arange(len(concepts), device=concepts.device) - first[concepts]
 

@@ -4,8 +4,7 @@
     TR   the same on  t + decoder(query = nearest prototype + position, memory = t): one transformer decoder layer with
          self-attention, cross-attention to the patch tokens and a feed-forward network, layer norm after each
 
-The projection r -> p is used in training only (section 3.3 and appendix B). The teacher is a moving average of the
-student, teacher <- decay teacher + (1 - decay) student, as in MoCo and BYOL.
+The projection r -> p is used in training only (section 3.3 and appendix B); `ema_update` is that of MoCo and BYOL.
 """
 
 import math
@@ -78,11 +77,8 @@ class TRHead(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None, kept: Tensor | None = None) -> Tensor:
         """tokens (b, n, d) on a grid of rows x columns = n patches (None: the training grid) -> features (b, n, r).
 
-        With `kept`, (n',) or (b, n'), only those patches are queries, all are keys and values, and the features are (b, n', r): in
-        one decoder layer no output depends on other queries.
-
-        Raises:
-            ValueError: n is not what the grid holds.
+        With `kept`, (n',) or (b, n'), only those patches are queries, all are keys and values, and the features are
+        (b, n', r): in one decoder layer no output depends on other queries. ValueError if n is not what the grid holds.
         """
         grid = self.grid if grid is None else tuple(grid)
         if tokens.shape[1] != math.prod(grid):
