@@ -7,9 +7,9 @@
 To give it away, `save_pretrained` and `push_to_hub` write a folder that `from_pretrained` reads, as the Hugging Face
 hub's libraries do: weights as safetensors, the rest as JSON, a model card. `from_release` reads the authors' files.
 
-Not by huggingface_hub's ModelHubMixin (2.4): it deletes config.json before anything is written, parses it before our
-checks, perhaps of another revision than the weights, and takes neither name nor licence. The card, runs/card.md, says
-what config.json says, in the hub's form (Mitchell et al. 2019, "Model cards for model reporting").
+Not by huggingface_hub's ModelHubMixin (2.4): it deletes config.json before anything is written, reads it before our
+checks, and takes neither name nor licence. The card, runs/card.md, says what config.json says, hence nothing that was
+not measured; its form is the hub's (Mitchell et al. 2019, "Model cards for model reporting").
 """
 
 import json

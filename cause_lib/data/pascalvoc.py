@@ -4,9 +4,10 @@
     SegmentationClass/<name>.png                       class ids 0 to 20, 255 = void (outlines and what is unclear)
     ImageSets/Segmentation/{train,val,trainval}.txt    one <name> a line
 
-Fetched from its authors (2 GB) and held against the archive's SHA-256. Where ImageSets/Segmentation has a trainaug.txt
-too, the split `trainaug` reads its labels from SegmentationClassAug. Ids above 20 other than 255, which the released
-code makes void, are an error here. The tables squash every view to a square instead of cutting one out.
+Fetched from its authors (2 GB, going on where it was cut off), held against the archive's SHA-256, and unpacked. Where
+ImageSets/Segmentation has a trainaug.txt too, the split `trainaug` reads its labels from SegmentationClassAug. Ids
+above 20 other than 255, which the released code makes void, are an error here. The tables squash every view to a square
+instead of cutting one out, to train and to judge.
 
 Everingham et al. 2010, "The Pascal Visual Object Classes Challenge".
 """
