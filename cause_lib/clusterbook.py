@@ -14,8 +14,6 @@ k*(i, j) = argmax_k C_ik C_jk, and no tensor holds both k and n x n. The gradien
     dH/dC_ik = 2/tau sum_j [k = k*(i, j)] W_ij (1 - delta_ij^2) C_jk
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -91,14 +89,8 @@ class _Modularity(torch.autograd.Function):
 
 @torch.no_grad()
 def modularity_matrix(tokens: Tensor) -> Tensor:
-    """W of Eq. 3: the weight of each pair of patches beyond what their degrees predict.
-
-    Args:
-        tokens: (b, n, d) floating.
-
-    Returns:
-        (b, n, n), symmetric; rows add to 0; zeros for a picture without any edge.
-    """
+    """W of Eq. 3, the weight of each pair of patches beyond what their degrees predict: tokens (b, n, d) floating ->
+    (b, n, n), symmetric; rows add to 0; zeros for a picture without any edge."""
     unit = F.normalize(tokens, dim=-1)
     affinity = (unit @ unit.transpose(1, 2)).clamp(min=0)  # (b, n, n)
     affinity = affinity - torch.diag_embed(affinity.diagonal(dim1=1, dim2=2))
@@ -110,14 +102,8 @@ def modularity_matrix(tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def argmax_concepts(affinity: Tensor) -> Tensor:
-    """The concept with the largest product at each pair of patches, argmax_k C_ik C_jk; the first of several.
-
-    Args:
-        affinity: C, (b, n, k) floating, at least 0.
-
-    Returns:
-        (b, n, n) int64, symmetric.
-    """
+    """The concept with the largest product at each pair of patches, argmax_k C_ik C_jk; the first of several:
+    affinity C, (b, n, k) floating, at least 0 -> (b, n, n) int64, symmetric."""
     if affinity.is_cuda and (kernel := _cuda_kernel()) is not None:
         return kernel(affinity)
     b, n, k = affinity.shape
@@ -221,8 +207,7 @@ class Clusterbook(nn.Module):
         if k < 2:
             return 1.0, -1.0
         pairs = self.similarity[~torch.eye(k, dtype=torch.bool, device=self.prototypes.device)].sort().values
-        return tuple(float(pairs[round(quantile * (len(pairs) - 1))]) for quantile in
-                     (positive_quantile, negative_quantile))
+        return tuple(float(pairs[round(q * (len(pairs) - 1))]) for q in (positive_quantile, negative_quantile))
 
     @torch.no_grad()
     def assign(self, tokens: Tensor) -> Tensor:

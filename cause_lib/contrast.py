@@ -16,8 +16,6 @@ numbers, r + 1 of them. With y = [W c]^T z, which every anchor shares,  s.z = [f
 the matrices of anchors by pool are products of width r + 1, not p.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 from collections.abc import Callable
@@ -37,14 +35,9 @@ class ConceptBank:
     On a CPU, concepts that were never written to take no memory; of 2048 often no more than 100 ever are.
 
     Args:
-        num_concepts: k, at least 1.
-        dim: width p of a projection, at least 1.
-        capacity: projections kept a concept, at least 1.
-        device: where they are stored.
-        dtype: how they are stored, floating.
-
-    Raises:
-        ValueError: a size is below 1.
+        num_concepts, dim, capacity: k, the width p of a projection, and projections kept a concept; each at least 1,
+            else ValueError.
+        device, dtype: where they are stored, and how, floating.
 
     Examples:
         >>> bank = ConceptBank(num_concepts=2, dim=3, capacity=2)
@@ -85,12 +78,8 @@ class ConceptBank:
 
     @torch.no_grad()
     def update(self, projections: Tensor, concepts: Tensor) -> None:
-        """Store projections; a full concept loses its oldest ones.
-
-        Args:
-            projections: (..., p) floating; stored at length one.
-            concepts: (...) int64 in [0, k).
-        """
+        """Store projections (..., p) floating, at length one, of concepts (...) int64 in [0, k); a full concept loses
+        its oldest ones."""
         projections = F.normalize(projections.reshape(-1, projections.shape[-1]).to(self.projections), dim=-1)  # (m, p)
         capacity = self.projections.shape[1]
         concepts, order = concepts.reshape(-1).sort(stable=True)  # (m,)
@@ -157,9 +146,7 @@ def concept_contrastive_loss(student: Tensor, teacher: Tensor, concepts: Tensor,
         concepts: (b, n) int64, the concept of each patch.
         similarity: (k, k), cosine similarity D_M of the concepts.
         bank: teacher projections of earlier batches.
-        temperature: tau > 0.
-        positive_threshold: phi+.
-        negative_threshold: phi-.
+        temperature, positive_threshold, negative_threshold: tau > 0, phi+, phi-.
         projection: the student's linear layer from r to p, yet to be applied: the same loss, sooner; gets a gradient.
         first: where a part of the batch begins, if student has only the pictures `first` to `first + b'`, (b', n, p) of
             teacher's b. The losses of all parts add up to that of the batch.
@@ -216,7 +203,8 @@ def _pools(z: Tensor, concepts: Tensor, similarity: Tensor, bank: ConceptBank | 
     alike = similarity[concepts[mine]]  # (m, k) D_M[id(a), .]
     pairs = alike[:, concepts]  # (m, bn)
     others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)[mine]  # (m, bn)
-    pools = [Pool.of_each(z, (pairs > high) & others, (pairs < low) & others)]
+    pools = [Pool.of_rows(z[:, None], torch.ones_like(concepts), torch.ones(len(z), dtype=torch.int64),
+                          (pairs > high) & others, (pairs < low) & others)]
     if bank is not None:
         pools.append(Pool.of_rows(bank.projections, bank.counts, bank.counts_on_host(), alike > high, alike < low))
     return pools

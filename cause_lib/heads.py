@@ -4,11 +4,8 @@
     TR   the same on  t + decoder(query = nearest prototype + position, memory = t): one transformer decoder layer with
          self-attention, cross-attention to the patch tokens and a feed-forward network, layer norm after each
 
-The projection r -> p is used in training only (section 3.3 and appendix B). The teacher is a moving average of the
-student, teacher <- decay teacher + (1 - decay) student, as in MoCo and BYOL.
+The projection r -> p is used in training only (section 3.3 and appendix B); `ema_update` is that of MoCo and BYOL.
 """
-
-from __future__ import annotations
 
 import math
 from contextvars import ContextVar
@@ -27,8 +24,7 @@ class MLPHead(nn.Module):
     """The MLP head: every patch by itself.
 
     Args:
-        dim: width d of the tokens.
-        reduced_dim: width r of the features.
+        dim, reduced_dim: width d of the tokens, and r of the features.
         dropout: share of the tokens' numbers set to zero in training mode, in [0, 1), drawn anew for each branch.
 
     Examples:
@@ -56,8 +52,7 @@ class TRHead(nn.Module):
     Args:
         prototypes: (k, d), the clusterbook's; kept with the head as a frozen buffer.
         grid: rows and columns of patches in training; other grids get the positions resized (bilinear).
-        reduced_dim: width r of the features.
-        hidden_dim: width of the feed-forward network.
+        reduced_dim, hidden_dim: width r of the features, and that of the feed-forward network.
         dropout: share of numbers set to zero in training mode, in [0, 1).
 
     Examples:
@@ -83,10 +78,7 @@ class TRHead(nn.Module):
         """tokens (b, n, d) on a grid of rows x columns = n patches (None: the training grid) -> features (b, n, r).
 
         With `kept`, (n',) or (b, n'), only those patches are queries, all are keys and values, and the features are
-        (b, n', r): in one decoder layer no output depends on other queries.
-
-        Raises:
-            ValueError: n is not what the grid holds.
+        (b, n', r): in one decoder layer no output depends on other queries. ValueError if n is not what the grid holds.
         """
         grid = self.grid if grid is None else tuple(grid)
         if tokens.shape[1] != math.prod(grid):

@@ -7,8 +7,6 @@
     LinearProbe    logits from labels; only used where `label_free=False` asks for the released code's step 3
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,12 +16,9 @@ class ClusterProbe(nn.Module):
     """Cosine to c centroids.
 
     Args:
-        num_classes: c.
-        dim: width r of the features.
-        centroids: (c, r) to start from; None: the published uniform(-1/c, 1/c), from the global generator.
-
-    Raises:
-        ValueError: the centroids have another shape.
+        num_classes, dim: c, and the width r of the features.
+        centroids: (c, r) to start from, ValueError for another shape; None: the published uniform(-1/c, 1/c), from the
+            global generator.
 
     Examples:
         >>> probe = ClusterProbe(num_classes=2, dim=2, centroids=torch.tensor([[1.0, 0], [0, 3]]))
@@ -52,8 +47,7 @@ class LinearProbe(nn.Linear):
     """A linear classifier of features (..., r) -> logits (..., c). It needs labels: never part of a label-free run.
 
     Args:
-        num_classes: c.
-        dim: width r of the features.
+        num_classes, dim: c, and the width r of the features.
 
     Examples:
         >>> LinearProbe(num_classes=3, dim=5)(torch.zeros(2, 5)).shape
@@ -70,17 +64,12 @@ class LinearProbe(nn.Linear):
 
 @torch.no_grad()
 def smooth(features: Tensor, temperature: float) -> Tensor:
-    """Each patch's features, averaged with those of the patches of its picture weighted by softmax(cos / temperature).
+    """Each patch's features, averaged with those of the patches of its picture weighted by softmax(cos / temperature):
+    features (b, n, r) floating -> (b, n, r).
 
     One step of mean shift (Cheng 1995) among the patches of a picture. In the terms of Eq. 1, p(Y | t', m) is averaged
-    over the patches t' that share what the patch is taken for.
-
-    Args:
-        features: (b, n, r) floating.
-        temperature: at least 0; the smaller, the more alike patches must be; 0: none is averaged.
-
-    Returns:
-        (b, n, r)
+    over the patches t' that share what the patch is taken for. The smaller the temperature, which is at least 0, the
+    more alike patches must be; 0: none is averaged.
     """
     if temperature == 0:
         return features
@@ -92,17 +81,13 @@ def smooth(features: Tensor, temperature: float) -> Tensor:
 @torch.no_grad()
 def mirror_mean(tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None = None,
                 smoothing: float = 0.0) -> Tensor:
-    """Features of a picture and of its mirror image, the latter turned back, averaged.
+    """Features of a picture and of its mirror image, the latter turned back, averaged: (b, r, rows, columns) float32.
 
     Args:
-        tokens: (b, n, d) of the picture.
-        mirrored: (b, n, d) of its mirror image.
+        tokens, mirrored: (b, n, d) of the picture, and of its mirror image.
         grid: rows and columns of the n patches.
         head: from tokens to features (b, n, r); None: the features are the tokens.
         smoothing: temperature of `smooth`, for the mean; 0: none.
-
-    Returns:
-        (b, r, rows, columns) float32.
     """
     both = [x if head is None else head(x, grid) for x in (tokens, mirrored)]
     straight, turned = (x.float().transpose(1, 2).unflatten(2, grid) for x in both)  # (b, r, rows, columns)
@@ -113,20 +98,15 @@ def mirror_mean(tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: n
 @torch.no_grad()
 def concept_kmeans(points: Tensor, num_clusters: int, num_concepts: int, *, restarts: int = 5,
                    generator: torch.Generator) -> Tensor:
-    """Spherical k-means of concepts in place of points: frequent regions get fewer centroids.
+    """Spherical k-means of concepts in place of points, (c, d) of length one: frequent regions get fewer centroids.
 
     First `num_concepts` concepts by k-means++ and three rounds; then their clusters, each concept weighted by the
     fourth root of the points it has. Plain k-means gives most centroids to what covers most pixels.
 
     Args:
         points: (m, d) floating, any length.
-        num_clusters: c.
-        num_concepts: how many concepts; at most m are made.
-        restarts: as for `cosine_kmeans`; a restart is cheap, so there are four times as many.
-        generator: CPU generator.
-
-    Returns:
-        (c, d) centroids of length one.
+        num_clusters, num_concepts: c, and how many concepts; at most m are made.
+        restarts, generator: as for `cosine_kmeans`; a restart is cheap, so there are four times as many.
     """
     points = F.normalize(points, dim=-1)
     concepts = cosine_kmeans(points, min(num_concepts, len(points)), restarts=1, iterations=3, generator=generator)
@@ -139,7 +119,8 @@ def concept_kmeans(points: Tensor, num_clusters: int, num_concepts: int, *, rest
 @torch.no_grad()
 def cosine_kmeans(points: Tensor, num_clusters: int, *, restarts: int = 5, iterations: int = 100,
                   generator: torch.Generator, weights: Tensor | None = None) -> Tensor:
-    """Spherical k-means; of several restarts, the one with the smallest inertia, sum_i w_i (1 - cos(x_i, centroid)).
+    """Spherical k-means, (c, d) centroids of length one: of several restarts those with the smallest inertia,
+    sum_i w_i (1 - cos(x_i, centroid)).
 
     Args:
         points: (m, d) floating, any length.
@@ -148,9 +129,6 @@ def cosine_kmeans(points: Tensor, num_clusters: int, *, restarts: int = 5, itera
         iterations: at most so many rounds each.
         generator: CPU generator; the same one gives the same centroids.
         weights: w, (m,) floating, at least 0; how much each point counts. None: all count the same.
-
-    Returns:
-        (c, d) centroids of length one.
 
     Raises:
         ValueError: there is no point, or a point is not finite.

@@ -6,8 +6,6 @@
 Every tensor is stored whole, in the dtype that comes in, and autograd passes through all of it.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

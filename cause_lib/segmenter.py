@@ -7,12 +7,10 @@
 To give it away, `save_pretrained` and `push_to_hub` write a folder that `from_pretrained` reads, as the Hugging Face
 hub's libraries do: weights as safetensors, the rest as JSON, a model card. `from_release` reads the authors' files.
 
-These three are written out here, not taken from huggingface_hub's ModelHubMixin (2.4): it deletes config.json before
-anything is written, parses and fetches it (perhaps of another revision than the weights) before our checks, and takes
-neither name nor licence. The card, runs/card.md, says what config.json says (Mitchell et al. 2019, "Model cards").
+Not by huggingface_hub's ModelHubMixin (2.4): it deletes config.json before anything is written, reads it before our
+checks, and takes neither name nor licence. The card, runs/card.md, says what config.json says, hence nothing that was
+not measured; its form is the hub's (Mitchell et al. 2019, "Model cards for model reporting").
 """
-
-from __future__ import annotations
 
 import json
 import shutil
@@ -69,7 +67,7 @@ class Segmenter:
         self._assignment = torch.tensor(assignment if self.matched else range(len(classes)))
 
     @classmethod
-    def load(cls, run: str | Path, *, readout: str = "modularity", device: str | torch.device = "cpu") -> Segmenter:
+    def load(cls, run: str | Path, *, readout: str = "modularity", device: str | torch.device = "cpu") -> "Segmenter":
         """From what the stages left.
 
         Args:
@@ -110,7 +108,7 @@ class Segmenter:
                      image_size: int | None = None, classes: Sequence[str] | None = None,
                      colors: Sequence[Sequence[int]] | np.ndarray | None = None, assignment: list[int] | None = None,
                      readout: str = "modularity", resize: str = "nearest", device: str | torch.device = "cpu",
-                     record: dict[str, Any] | None = None) -> Segmenter:
+                     record: dict[str, Any] | None = None) -> "Segmenter":
         """From the files that the authors of CAUSE released, see `cause_lib.runs.released`.
 
         Args:
@@ -145,7 +143,7 @@ class Segmenter:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None,
-                        device: str | torch.device = "cpu") -> Segmenter:
+                        device: str | torch.device = "cpu") -> "Segmenter":
         """From what `save_pretrained` or `push_to_hub` left.
 
         Args:

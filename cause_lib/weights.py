@@ -10,11 +10,7 @@ hub, licences and statistics of pictures are timm's pretrained configs. What tim
     READINGS    name -> whose weights, read with so many heads: CAUSE's released code builds DINO's ViT-S with twelve
     SMALL       name of a ViT of ours -> how its description ends
     LICENCES    name -> the licence, where timm has none; empty where the authors' pages name none
-
-Unpickling runs code. `torch.load(weights_only=True)` and safetensors build tensors and run nothing.
 """
-
-from __future__ import annotations
 
 import difflib
 import json
@@ -68,12 +64,8 @@ def licence_of(name: str) -> str:
 
 
 def look_up(name: str) -> tuple[str, Any, tuple, str]:
-    """What is known of a backbone.
-
-    Returns:
-        Its architecture in timm, "" for those of `SMALL`; timm's config of its weights, or None; mean and standard
-        deviation of the pictures that it was trained on; and in words how it learned, "" if unknown.
-    """
+    """What is known of a backbone: its architecture in timm, "" for those of `SMALL`; timm's config of its weights, or
+    None; mean and standard deviation of the pictures that it was trained on; and in words how it learned, or ""."""
     if name in SMALL:
         return "", None, ((0.5,) * 3, (0.5,) * 3), SMALL[name]
     if name in AUTHORS:
@@ -178,9 +170,8 @@ def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int
                                if not value.is_floating_point()],
         "with numbers that are not finite": [key for key, value in known.items() if not all_finite(value)],
     }
-    faults = [f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-              for kind, keys in kinds.items() if keys]
-    if faults:
+    if faults := [f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+                  for kind, keys in kinds.items() if keys]:
         raise InputError(f"{path} does not fit {what}: of its tensors, {'; '.join(faults)}; put one there that does.")
 
 
@@ -202,7 +193,8 @@ def strip_prefixes(state: Mapping[str, Tensor], prefixes: tuple[str, ...], path:
 def read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The tensors of a weights file, or those of its entry `wrappers`; whatever is beside that entry is left alone.
 
-    Runs no code: ValueError for more than tensors, numbers, texts and containers of them; FileNotFoundError for none.
+    Runs no code, as unpickling would: ValueError for more than tensors, numbers, texts and containers of them;
+    FileNotFoundError for no file.
     """
     if not path.is_file():  # a pipe would be waited for, without end
         raise NotFound(f"{path} is no file: put a weights file there.")

@@ -4,11 +4,8 @@
     dataset[0]  ->  {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}
 
 A data set is a module with `open_<module>`, which returns a `Source` (source.py). To add one: book/change.md. What of
-a set is on this machine, and what is missing, says
-`check_dataset`, from a shell `python -m cause_lib.data check cocostuff27`.
+a set is missing on this machine says `check_dataset`, from a shell `python -m cause_lib.data check cocostuff27`.
 """
-
-from __future__ import annotations
 
 import difflib
 import math

@@ -6,8 +6,6 @@
 Ends with 0 if all that was asked for is whole, else with 1.
 """
 
-from __future__ import annotations
-
 import argparse
 
 from cause_lib.data import COUNTS, check_dataset

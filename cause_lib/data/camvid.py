@@ -8,8 +8,6 @@ Fetched file by file from the public SegNet tutorial, each held against its SHA-
 Brostow, Fauqueur and Cipolla 2009, "Semantic object classes in video"; Badrinarayanan et al. 2017, "SegNet".
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pooch

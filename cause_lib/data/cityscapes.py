@@ -8,8 +8,6 @@ void. Names and colours are the official ones; pole and pole group share a colou
 Cordts et al. 2016, "The Cityscapes Dataset for Semantic Urban Scene Understanding".
 """
 
-from __future__ import annotations
-
 from cause_lib.data.published import FACTS, check_split, find_folder, open_pairs, places
 from cause_lib.data.source import Source, spread
 from cause_lib.errors import NotFound

@@ -16,8 +16,6 @@ would become class 0 there; here they are void. Colours are this library's palet
 Caesar, Uijlings and Ferrari 2018, "COCO-Stuff"; Ji, Henriques and Vedaldi 2019 (IIC); Cho et al. 2021 (PiCIE).
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -4,8 +4,6 @@ By hand: `resume`, because pooch begins anew where its connection was cut, and V
 `pooch.Untar` lets tarfile refuse what leads out of its folder on Python 3.12 and later alone.
 """
 
-from __future__ import annotations
-
 import os
 import tarfile
 from collections.abc import Iterator, Sequence

@@ -7,8 +7,6 @@
                                             [{"name": "sky", "color": [86, 180, 233]}, ...], in the order of the ids.
 """
 
-from __future__ import annotations
-
 import json
 from contextlib import nullcontext, suppress
 from functools import lru_cache

@@ -8,8 +8,6 @@ palette.json holds those seven, the visions' matrices (normal, protan, deutan; l
 Okabe and Ito 2008, "Color Universal Design"; Ottosson 2020, "OKLab"; Machado et al. 2009 (simulation matrices).
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

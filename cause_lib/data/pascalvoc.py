@@ -12,8 +12,6 @@ instead of cutting one out, to train and to judge.
 Everingham et al. 2010, "The Pascal Visual Object Classes Challenge".
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

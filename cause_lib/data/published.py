@@ -4,8 +4,6 @@ Each is looked for in $CAUSE_DATA/<its folder>, then in the user's cache. publis
 has, and the names and colours of the classes, as published.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -60,9 +58,8 @@ def open_pairs(what: str, root: Path, images: Sequence[Path], labels: Sequence[P
     """
     folders = {path.parent for path in [*images, *labels]}
     present = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
-    said = [f"{len(gap)} of {len(paths)} {kind} (the first is '{gap[0]}')"
-            for kind, paths in (("pictures", images), ("labels", labels))
-            if (gap := [path for path in paths if path.name not in present[path.parent]])]
-    if said:
+    if said := [f"{len(gap)} of {len(paths)} {kind} (the first is '{gap[0]}')"
+                for kind, paths in (("pictures", images), ("labels", labels))
+                if (gap := [path for path in paths if path.name not in present[path.parent]])]:
         raise NotFound(f"{what} lacks {' and '.join(said)}: {layout}")
     return open_files(root, images, labels, classes, classes.values(), extra=what.split()[0], **options)

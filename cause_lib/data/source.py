@@ -1,7 +1,5 @@
 """What a data set is before it is cropped and resized: a `Source`, most read from files (`open_files`)."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -73,8 +71,7 @@ def open_files(root: Path, images: Sequence[Path], labels: Sequence[Path] | None
 def leave_out(source: Source) -> Source:
     """The source without the pictures that cannot be used; `skipped` says what they are and why.
 
-    Every file is decoded, once for a fingerprint; one warning says how many are left out. Raises ValueError if no
-    picture remains.
+    Every file is decoded, once for a fingerprint; one warning counts those left out. ValueError if none remains.
     """
     files = source.read
     if not isinstance(files, PictureFiles) or not (faults := _faults(files, source.fingerprint)):

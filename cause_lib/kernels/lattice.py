@@ -9,8 +9,6 @@ Each is a sparse matrix with few entries a row, and a product with it is `torch.
 and on CUDA. Only corners that a point touches exist: they are found by sorting keys, not by a hash table.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -46,7 +44,7 @@ class Lattice:
             values = matrix(values)
         return values
 
-    def normalised(self, weight: float = 1.0) -> Lattice:
+    def normalised(self, weight: float = 1.0) -> "Lattice":
         """The lattice of weight N K N, N = diag(K 1)^(-1/2), the symmetric one of Kraehenbuehl and Koltun."""
         splat, *blurs, slice_ = self.passes
         scale = self.filter(splat.weights.new_ones(splat.width, 1)).rsqrt()[:, 0]  # (n,)
@@ -54,7 +52,7 @@ class Lattice:
         return Lattice((replace(splat, weights=splat.weights * scale[splat.columns.long()]), *blurs,
                         replace(slice_, weights=slice_.weights * (weight * scale).repeat_interleave(corners))))
 
-    def collapsed(self) -> Lattice:
+    def collapsed(self) -> "Lattice":
         """The same filter as one matrix, points to points: faster for few points within a Gaussian and much use."""
         from scipy import sparse  # half a second to import
 
@@ -71,14 +69,9 @@ class Lattice:
 
 
 def permutohedral_lattice(features: Tensor) -> Lattice:
-    """The lattice of the b n points of a batch of point sets, one after the other, which do not see each other.
-
-    Args:
-        features: (b, d, n) floating, in standard deviations of the Gaussian.
-
-    Raises:
-        ValueError: a feature is not finite or beyond 2^20, or they span too many cells to be numbered with 62 bits.
-    """
+    """The lattice of the b n points of a batch of point sets, one after the other, which do not see each other:
+    features (b, d, n) floating, in standard deviations of the Gaussian. Raises ValueError where one is not finite or
+    beyond 2^20, or where they span too many cells to be numbered with 62 bits."""
     b, d, n = features.shape
     if not bool(features.abs().amax() < 2**20):
         raise ValueError("A lattice needs finite features below 2^20 standard deviations: look for NaN in pictures.")

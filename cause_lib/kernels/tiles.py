@@ -4,8 +4,6 @@ A pool holds projections z (k, s, p), s places of each of k concepts, of which t
 in tiles of whole concepts, the fullest first, so that no matrix of anchors by pool is ever stored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -65,13 +63,7 @@ class Pool:
     rows: Tensor | None = None  # (g,) the rows of z that hold something, the fullest first; None: all, as they lie
 
     @classmethod
-    def of_each(cls, z: Tensor, positive: Tensor, negative: Tensor) -> Pool:
-        """Projections z (g, p), each a row by itself; positive, negative (m, g) bool."""
-        held = torch.ones(len(z), dtype=torch.int64, device=z.device)
-        return cls(z[:, None], held, [1] * len(z), positive, positive | negative)
-
-    @classmethod
-    def of_rows(cls, z: Tensor, held: Tensor, counts: Tensor, positive: Tensor, negative: Tensor) -> Pool:
+    def of_rows(cls, z: Tensor, held: Tensor, counts: Tensor, positive: Tensor, negative: Tensor) -> "Pool":
         """The rows of z (k, s, p) that hold something: held (k,) places, counts (k,) the same on the CPU; positive and
         negative are (m, k) bool."""
         found = [count for count in sorted(counts.tolist(), reverse=True) if count]

@@ -5,8 +5,6 @@ every epoch, both heads and all seeds. Without, they are computed batch by batch
 cached tokens are read ahead of their use, beside the work on the batches before them.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections import deque
@@ -93,8 +91,7 @@ class FrozenFeatures:
         """Find the tokens in the run's cache, or compute them, or make ready to compute them on the way.
 
         Args:
-            role: `train` (views of the training split) or `test`.
-            image_size: side in pixels.
+            role: `train` (views of the training split) or `test`. image_size: side in pixels.
             mirrored: the tokens of the mirrored pictures instead.
         """
         self.experiment, self.accelerator, self.mirrored = experiment, accelerator, mirrored
@@ -175,7 +172,7 @@ class FrozenFeatures:
                            disable=not self.accelerator.is_main_process):
             x = tokens if head is None else head(tokens, self.grid).float()  # (b, n, d or r)
             kept = torch.stack([torch.randperm(n, generator=generator)[:each] for _ in range(len(x))]).to(x.device)
-            points.append(x.gather(1, kept[:, :, None].expand(-1, -1, x.shape[-1])).flatten(0, 1))
+            points.append(take_patches(x, kept).flatten(0, 1))
         return torch.cat(points)
 
     def _read(self, views: Tensor, patches: Tensor | None = None) -> Tensor:

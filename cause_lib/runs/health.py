@@ -8,8 +8,6 @@ The counts are in every `metrics.json`. A value beyond its limit gives a warning
 in the notes of the artefact and of all that depend on it (runs/stage.py). Nothing is stopped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -11,8 +11,6 @@ all processes (`gather`), and the bank is filled alike in each. Random numbers a
 process uses those of its pictures (`heads.ROWS`). All have the same parameters, up to rounding those of one process.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ the projections must be whole, though nothing needs them. Their 1 x 1 convolutio
 (r, d). No pickle is executed. Names as in the authors' code at `SOURCE`; formulas in heads.py and probes.py.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from pathlib import Path
@@ -42,8 +40,7 @@ class Released(NamedTuple):
 def released_files(folder: str | Path, head: str) -> dict[str, Path]:
     """File name -> path of the three that a head (`mlp` or `tr`) needs; FileNotFoundError says which are missing."""
     paths = {name: Path(folder) / name for name in ("modular.npy", f"segment_{head}.pth", f"cluster_{head}.pth")}
-    missing = [name for name, path in paths.items() if not path.is_file()]
-    if missing:
+    if missing := [name for name, path in paths.items() if not path.is_file()]:
         raise NotFound(f"{folder} has no {' and no '.join(missing)}: of the links in the tables at {SOURCE}, put "
                        f"modular.npy (from 'Concept ClusterBook'), segment_{head}.pth and cluster_{head}.pth (from "
                        "'Seg Head Parameter') into that folder.")

@@ -1,7 +1,5 @@
 """What stages and `Segmenter.save_pretrained` left, read again: heads, read-outs, backbones, runs."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping

@@ -7,8 +7,6 @@
 is made after those that it needs, by one of the processes that ask for it; the others wait and find it.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 import warnings
@@ -51,8 +49,7 @@ class Making:
             features: what it was made from; the record names their weights and the pictures left out.
             tensors: file stem -> name -> tensor.
             notes: go into the record, with the warnings and the pictures left out.
-            seconds: spent, but for training.
-            run: the training, its loss is kept as the history.
+            seconds: spent, but for training. run: the training, its loss is kept as the history.
             found: warnings of this stage; shown, and kept after those of the artefacts that this one is made from.
             metrics: of an evaluation, for its `metrics.json`, which has the record too.
         """

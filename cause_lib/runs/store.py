@@ -1,17 +1,15 @@
 """Artefacts: what a stage leaves, as a folder that is whole or absent, and that is made once.
 
-A folder is written beside its place, flushed to disk and renamed (`whole`). `artefact.json` says what made it, of which
-version and format. A stage under way keeps a checkpoint beside it: a kill costs a few updates and changes no bit.
+A folder is written beside its place, flushed to disk and renamed (`whole`). `artefact.json` says what made it. A stage
+under way keeps one checkpoint file beside the folder, so that a kill costs a few updates and changes no bit.
 
 Of the processes that ask for an artefact one makes it: it holds a lock on a file beside it (`locked`), which the
-operating system drops when its holder ends, even by a kill. What then lies half-written there was left by a killed
-process, and the next holder removes it. Without locks an artefact may be made twice, to the same bits.
+operating system drops when its holder ends, even by a kill; what lies half-written there the next holder removes.
+Without locks an artefact may be made twice, to the same bits.
 
 Written here because joblib's cache pickles its results, DVC and MLflow want a repository or a server, and none of them
 has checkpoints of unfinished work. Here an artefact is a folder of JSON and safetensors that other programs can read.
 """
-
-from __future__ import annotations
 
 import contextlib
 import errno
@@ -30,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -57,7 +55,7 @@ def whole(path: str | Path, what: str = "", way_out: str = "make room, or choose
 
     Args:
         path: its folder is made. A file that is there is replaced; a folder that is there is an error.
-        what, way_out: for the error: `Cannot write {what} {path} (the reason): {way_out}.`
+        what, way_out: what is written, and what to do, for the error: `Cannot write {what} {path} (why): {way_out}.`
         last: for a folder that may be there: its files are replaced one by one, the one of this name last.
 
     Raises:
@@ -110,9 +108,8 @@ def artefact_folder(run_dir: str | Path, stage: str, label: str, depends: dict[s
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the artefact is there; a folder under way is not. Warns, once, where other numeric code made it.
-
-    Raises ValueError where it is there, and damaged, or in a format that this version does not read."""
+    """Whether the artefact is there; a folder under way is not. Warns, once, where other numeric code made it, and
+    raises ValueError where it is damaged, or in a format that this version does not read."""
     if there := (folder / "artefact.json").is_file():
         _recognise(folder)
     return there
@@ -138,9 +135,8 @@ def libraries_of(upstream: Iterable[Path]) -> list[str]:
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
-    """What made an artefact: its `metrics.json` if it has one, else its `artefact.json`; see `as_now`.
-
-    Raises FileNotFoundError where the folder is not an artefact, ValueError where that file is damaged."""
+    """What made an artefact: its `metrics.json` if it has one, else its `artefact.json`. Raises FileNotFoundError where
+    the folder is not an artefact, ValueError where that file is damaged."""
     for path in (Path(folder) / "metrics.json", Path(folder) / "artefact.json"):
         if path.is_file():
             return _read_json(path)
@@ -213,13 +209,10 @@ def _save_tensors(named: dict[str, Tensor], path: Path, metadata: dict[str, str]
 
 
 def load_tensors(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU.
-
-    Raises FileNotFoundError where it is not there; ValueError where it is damaged, lacks one of the names that it
-    `needs`, or holds numbers that are not finite."""
+    """All tensors of a safetensors file, on the CPU. Raises FileNotFoundError where there is none, ValueError where it
+    is damaged, lacks one of the names that it `needs`, or holds numbers that are not finite."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = load_file(path)
     except FileNotFoundError:
         raise NotFound(f"{path} is missing: remove {path.parent} and run its stage again.") from None
     except Exception as error:  # safetensors raises a type of its own
@@ -267,8 +260,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
 
 def is_made(folder: Path) -> bool:
     """`is_complete`; what a maker that was killed at the very end left beside it is removed."""
-    made = is_complete(folder)
-    if made and _lock_file(folder).exists():
+    if (made := is_complete(folder)) and _lock_file(folder).exists():
         with contextlib.suppress(OSError), locked(folder):  # a folder that cannot be written can be read
             pass
     return made
@@ -302,7 +294,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def made_once(folders: Sequence[Path], accelerator: Accelerator) -> Iterator[list[Path]]:
+def made_once(folders: Sequence[Path], accelerator: "Accelerator") -> Iterator[list[Path]]:
     """The locks of several artefacts, held by the first of a run's processes; all get those still to be made."""
     with contextlib.ExitStack() as stack:
         if accelerator.is_main_process:
