@@ -80,7 +80,7 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         path, numbers = None, (key.encode() + value.numpy().tobytes() for key, value in vit.state_dict().items())
         sha256 = hashlib.sha256(b"".join(numbers)).hexdigest()
     else:
-        path = Path(weights or weights_path(weights_name))
+        path = Path(weights or weights_path(weights_name)).expanduser()
         load_strictly(vit, path, name)
         sha256 = file_sha256(path)
     description = (f"{name}: a {'' if architecture else 'small '}vision transformer (patch "

@@ -87,7 +87,7 @@ def weights_path(name: str) -> Path:
     """The weights file of `name`: from `CAUSE_WEIGHTS` (folder or file), the user's cache of the hub, or the hub."""
     if name == BUNDLED:
         return BUNDLED_PATH
-    config, where, suffix = look_up(name)[1], os.environ.get("CAUSE_WEIGHTS", ""), ".safetensors"
+    config, where, suffix = look_up(name)[1], os.path.expanduser(os.environ.get("CAUSE_WEIGHTS", "")), ".safetensors"
     if where:
         stems = _stems(name)
         paths = [Path(where) / (stem + end) for stem in stems for end in WEIGHT_SUFFIXES]

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 NOT_NUMERIC = frozenset({
     "__init__.py", "__main__.py", "code_digest.py", "config.py", "errors.py", "reference.py", "release.py", "rules.py",
     "segmenter.py", "data/__main__.py", "data/download.py", "runs/health.py",
-    "runs/notebook.py", "runs/results.py", "runs/store.py", "runs/version.py",
+    "runs/notebook.py", "runs/pictures.py", "runs/results.py", "runs/store.py", "runs/version.py",
 })
 
 #: Digits after the "+" of a version -> versions whose checkpoints it goes on from, to the same bits. A table for

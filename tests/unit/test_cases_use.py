@@ -1,0 +1,242 @@
+"""What people bring to a trained run, to the backbones and to tables: the right result, or one sentence."""
+
+import argparse
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import papermill
+import pytest
+import safetensors.torch
+import timm
+import torch
+import yaml
+from PIL import Image
+
+from cause_lib import stages
+from cause_lib.backbones import load_backbone
+from cause_lib.config import Experiment
+from cause_lib.data.images import load_label, resize_and_crop, to_tensor
+from cause_lib.errors import Refusal
+from cause_lib.heads import MLPHead
+from cause_lib.probes import ClusterProbe
+from cause_lib.segmenter import Segmenter
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def scene(h=56, w=56, seed=0):
+    """A drawn picture (h, w, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    ids = np.zeros((h, w), dtype=int)
+    ids[h // 2:], ids[h // 4:h // 2, : w // 2] = 1, 2
+    return (np.array([[90, 150, 230], [60, 140, 50], [210, 60, 40]])[ids] + rng.integers(-20, 20, (h, w, 3))).clip(
+        0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def segment():
+    """Three clusters of an untrained head that all occur."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Segmenter(load_backbone("bundled"), MLPHead(192, 8).eval(), ClusterProbe(3, 8), image_size=56,
+                         classes=["sky", "grass", "house"], colors=[[90, 150, 230], [60, 140, 50], [210, 60, 40]])
+
+
+# --- pictures ---
+
+def png(picture, kind="PNG"):
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, kind)
+    return stream
+
+
+def test_a_picture_in_any_form_gives_the_same_mask(segment, tmp_path, monkeypatch):
+    picture = scene()
+    expected = segment(Image.fromarray(picture))
+    assert len(expected.unique()) > 1
+    path = tmp_path / "a.png"
+    path.write_bytes(png(picture).getvalue())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first = torch.from_numpy(picture).permute(2, 0, 1)
+    taken = {
+        "path": path, "text": str(path), "home": "~/a.png", "bytes": path.read_bytes(), "stream": png(picture),
+        "array": picture, "array, channels first": picture.transpose(2, 0, 1), "uint8": first, "channels last":
+        first.permute(1, 2, 0), "float32": first / 255, "float64": first.double() / 255,
+        "array float32": picture.astype(np.float32) / np.float32(255), "array float64": picture / 255,
+        "opaque": np.dstack([picture, np.full((56, 56), 255, np.uint8)]), "big-endian": (picture / 255).astype(">f8"),
+        "turned twice": picture[:, :, ::-1].copy()[:, :, ::-1], "with gradient": (first / 255).requires_grad_(),
+    }
+    for name, image in taken.items():
+        assert torch.equal(segment(image), expected), name
+    with path.open("rb") as file:
+        assert torch.equal(segment(file), expected)
+    for several in ([picture, path, first], (picture,) * 2, torch.stack([first, first]), picture[None]):
+        masks = segment(several)
+        assert len(masks) == len(several) and all(torch.equal(mask, expected) for mask in masks)
+
+
+def test_grey_and_opacity(segment):
+    grey = scene()[..., 0]
+    expected = segment(Image.fromarray(grey))
+    for image in (grey, grey[..., None], grey[None], torch.from_numpy(grey), torch.from_numpy(grey)[None] / 255):
+        assert torch.equal(segment(image), expected)
+    black = grey > 128
+    assert torch.equal(segment(black), segment(Image.fromarray(black)))
+    glass = np.dstack([scene(), np.full((56, 56), 100, np.uint8)])
+    assert torch.equal(segment(glass), segment(Image.fromarray(glass, "RGBA")))
+    white = np.float32(glass[..., :3] / 255) * np.float32(100 / 255) + np.float32(155 / 255)
+    assert torch.equal(segment(np.float32(glass / 255)), segment(white))
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda p: p.astype(np.float32), r"in \[0, 1\], and this one goes from .* to 25\d: divide it by 255, or give it as uint8"),
+    (lambda p: torch.from_numpy(p).permute(2, 0, 1).double(), r"in \[0, 1\].*divide it by 255"),
+    (lambda p: (torch.from_numpy(p).permute(2, 0, 1) / 255 - 0.45) / 0.22, r"in \[0, 1\].*normalisation back"),
+    (lambda p: p / 127.5 - 1, r"in \[0, 1\].*normalisation back"),
+    (lambda p: np.where(p > 250, np.nan, p / 255), r"in \[0, 1\].* nan: replace what is not finite"),
+    (lambda p: p.astype(np.int64), "Segmenter takes .*, not an array of int64"),
+    (lambda p: torch.from_numpy(p).int(), r"Segmenter takes .*, not \(56, 56, 3\) of torch.int32"),
+    (lambda p: p[..., :2], r"Segmenter takes .*, not \(56, 56, 2\) of torch.uint8"),
+    (lambda p: p[:0], "is 56 x 0 pixels"), (lambda p: 3, "Segmenter takes .*, not int"),
+    (lambda p: {"a": p}, "Segmenter takes .*, not dict"), (lambda p: None, "Segmenter takes .*, not NoneType"),
+    (lambda p: np.array(["a"]), "Segmenter takes .*, not an array of <U1"),
+    (lambda p: b"no picture", "These bytes cannot be read as a picture"),
+    (lambda p: png(p).getvalue()[:900], "These bytes cannot be read as a picture"),
+    (lambda p: Image.open(io.BytesIO(png(p).getvalue()[:900])), "This picture cannot be read .*: open a whole file"),
+])
+def test_what_is_no_picture_is_one_sentence(segment, change, said):
+    picture = scene()
+    picture[0, 0] = 255
+    with pytest.raises(ValueError, match=said) as error:
+        segment(change(picture))
+    assert isinstance(error.value, Refusal) and "\n" not in str(error.value)
+
+
+def test_devices(segment, monkeypatch):
+    parts = segment.backbone, segment.head, segment.probe
+    rest = dict(image_size=56, classes=segment.classes, colors=segment.colors)
+    assert next(Segmenter(*parts, **rest, device="auto").head.parameters()).device.type == (
+        "cuda" if torch.cuda.is_available() else "cpu")
+    for device in ("gpu", "cuda:99", 3.5):
+        with pytest.raises(RuntimeError, match=f"device '{device}' cannot be used here .*: take \"auto\", or \"cpu\""):
+            Segmenter(*parts, **rest, device=device)
+
+
+# --- masks as files ---
+
+def test_masks_are_saved_with_their_ids_and_colours(segment, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    picture = scene(40, 90)
+    mask = segment(picture)
+    assert segment.save_mask(mask, "~/new/a.png") == tmp_path / "new/a.png"
+    saved = Image.open(tmp_path / "new/a.png")
+    assert saved.mode == "P" and np.array_equal(np.asarray(saved), mask.numpy())
+    assert np.array_equal(np.asarray(saved.convert("RGB")), segment.color(mask))
+    assert torch.equal(load_label(tmp_path / "new/a.png").long(), mask)
+    for over in (picture, Image.fromarray(picture), torch.from_numpy(picture / 255)):
+        path = segment.save_mask(mask.numpy(), tmp_path / "over.png", over=over)
+        assert np.array_equal(np.asarray(Image.open(path)), (picture.astype(int) + segment.color(mask)) // 2)
+    segment.save_mask(mask, tmp_path / "over.jpg", over=picture)
+    for given, path, more, said in (
+            (mask, "a.jpg", {}, "a.jpg would not keep the ids.*ends in .png"),
+            (mask, "a", {}, "ends in .png"), (mask, "a.xyz", {"over": picture}, "a.xyz has an ending"),
+            (mask, "a.png", {"over": picture[:-1]}, "mask is 90 x 40 pixels and the picture 90 x 39"),
+            (mask + 3, "a.png", {}, "ids from 3 to .* has 3 classes"), (-mask - 1, "a.png", {}, "ids from -"),
+            ({"a.jpg": mask}, "a.png", {}, "not dict: give one mask at a time"),
+            (mask.double(), "a.png", {}, "not .* of float64"), (mask[None], "a.png", {}, r"not \(1, 40, 90\)")):
+        with pytest.raises(ValueError, match=said):
+            segment.save_mask(given, tmp_path / path, **more)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "over.jpg", "over.png"]
+
+
+def test_more_classes_than_a_palette_has(segment, tmp_path):
+    from cause_lib.data import palette
+
+    many = Segmenter(segment.backbone, segment.head, ClusterProbe(300, 8), image_size=56,
+                     classes=[str(i) for i in range(300)], colors=palette(300))
+    ids = np.arange(300).reshape(15, 20)
+    assert np.array_equal(np.asarray(Image.open(many.save_mask(ids, tmp_path / "a.png"))), ids)
+
+
+def test_home_is_expanded(segment, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folder = segment.save_pretrained("~/mine")
+    picture = scene()
+    assert folder == tmp_path / "mine" and torch.equal(Segmenter.from_pretrained("~/mine")(picture), segment(picture))
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setenv("CAUSE_WEIGHTS", "~/weights")
+    with torch.device("meta"):
+        shapes = timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
+    safetensors.torch.save_file({key: torch.zeros(value.shape) for key, value in shapes.items()},
+                                tmp_path / "weights/vit_tiny_patch16_224.mine.safetensors")
+    path = tmp_path / "weights/vit_tiny_patch16_224.mine.safetensors"
+    assert load_backbone("vit_tiny_patch16_224.mine").weights_path == path
+    assert load_backbone("vit_tiny_patch16_224", weights=f"~/weights/{path.name}").weights_path == path
+    (tmp_path / "data/pictures/images").mkdir(parents=True)
+    Image.fromarray(scene()).save(tmp_path / "data/pictures/images/a.png")
+    monkeypatch.setenv("CAUSE_DATA", "~/data")
+    run = Experiment(dataset="folder", folder="pictures", image_size=56, head="mlp", num_concepts=4, concept_steps=1,
+                     head_steps=1, probe_steps=1, run_dir="~/runs", device="cpu", crf=False, crf_iterations=3,
+                     crf_picture="released", kmeans_restarts=1, num_classes=3)
+    stages.fit_probe(run)
+    assert Segmenter.load("~/runs").crf_iterations == 3
+    assert not (tmp_path / "~").exists()
+
+
+# --- the same pixels and the same CRF as in the evaluation ---
+
+@pytest.mark.parametrize("resize", ["nearest", "pillow", "antialiased"])
+@pytest.mark.parametrize("side", [40, 56, 61, 97, 171])
+def test_pictures_are_resized_by_the_data_sets_rule(segment, monkeypatch, resize, side):
+    from cause_lib import segmenter
+
+    seen, mask = [], []
+    predict = segmenter.predict
+
+    def look(small, *args, **kwargs):
+        seen.append(small)
+        masks = predict(small, *args, **kwargs)
+        mask.append(masks[False][0, 0])
+        return masks
+
+    monkeypatch.setattr(segmenter, "predict", look)
+    monkeypatch.setattr(segment, "resize", resize)
+    picture = scene(side, side)
+    found = segment(picture)
+    item = resize_and_crop(to_tensor(Image.fromarray(picture)), 56, resize).float() * (1 / 255)
+    assert torch.equal(seen[0][0], item)
+    centres = ((torch.arange(side) + 0.5) * 56 / side).long()
+    assert torch.equal(found, mask[0][centres[:, None], centres])
+
+
+def test_the_crf_is_that_of_the_run(tiny, tmp_path, monkeypatch):
+    from cause_lib import masks
+
+    run = tiny(head="mlp", crf=True, crf_iterations=3, crf_picture="released", smoothing=0.2, concept_steps=2,
+               head_steps=2, probe_steps=2)
+    folder = stages.evaluate(run)
+    segment, asked = Segmenter.load(folder), []
+    dense = masks.dense_crf
+    monkeypatch.setattr(masks, "dense_crf", lambda *args, **how: asked.append(how) or dense(*args, **how))
+    saved = segment.save_pretrained(tmp_path / "saved")
+    again = Segmenter.from_pretrained(saved)
+    gallery = stages.load_gallery(folder)
+    for one in (segment, again):
+        for image, counted in zip(gallery["image"], gallery["modularity.crf"]):
+            assert torch.equal(one(image, crf=True), counted.long()) or not segment.matched
+    assert asked and all(how == {"iterations": 3, "backend": "torch", "picture": "released"} for how in asked)
+    assert again.smoothing == 0.2
+    config = json.loads((saved / "config.json").read_text())
+    for key in ("crf_iterations", "crf_backend", "crf_picture"):
+        del config[key]  # as earlier versions wrote it
+    (saved / "config.json").write_text(json.dumps(config))
+    assert Segmenter.from_pretrained(saved).crf_iterations == 10
+    (saved / "config.json").write_text(json.dumps(config | {"crf_iterations": "many"}))
+    with pytest.raises(ValueError, match="config.json is damaged, crf_iterations is many"):
+        Segmenter.from_pretrained(saved)
