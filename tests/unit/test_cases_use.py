@@ -240,3 +240,136 @@ def test_the_crf_is_that_of_the_run(tiny, tmp_path, monkeypatch):
     (saved / "config.json").write_text(json.dumps(config | {"crf_iterations": "many"}))
     with pytest.raises(ValueError, match="config.json is damaged, crf_iterations is many"):
         Segmenter.from_pretrained(saved)
+
+
+# --- precision ---
+
+def test_half_precision_on_a_cpu_is_refused_before_any_work(tiny, tmp_path):
+    run = tiny(precision="fp16")
+    for stage in (stages.fit_clusterbook, stages.evaluate, stages.fit_baseline):
+        with pytest.raises(RuntimeError, match='precision "fp16" needs a GPU.*set precision to "no" or "bf16"') as error:
+            stage(run)
+        assert isinstance(error.value, Refusal)
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_what_the_record_calls_bf16_was_computed_so(tiny, monkeypatch):
+    from cause_lib.backbones import Backbone
+
+    seen, forward = set(), Backbone.forward
+
+    def look(self, images):
+        seen.add(torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu"))
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "forward", look)
+    folder = stages.fit_clusterbook(tiny(precision="bf16", concept_steps=1))
+    assert seen == {torch.bfloat16} and stages.read_record(folder)["experiment"]["precision"] == "bf16"
+
+
+# --- tables and parameters ---
+
+def checked(tmp_path, text, name="a b.csv", *, fetch=True):
+    """What `workflow.check` says of a table."""
+    from workflow import check
+    from workflow.rows import read_rows
+
+    (tmp_path / name).write_text(text)
+    return check.missing(read_rows(tmp_path / name), fetch=fetch)
+
+
+@pytest.mark.parametrize("cells, said", [
+    ({"image_size": "165"}, "bundled cuts images into 8 x 8 patches, which do not tile 165 x 165.*168 x 168"),
+    ({"train_size": "100"}, "which do not tile 100 x 100"), ({"num_heads": "5"}, "width 192, which 5 attention heads"),
+    ({"backbone": "resnet18"}, "'resnet18' is no plain vision transformer"),
+    ({"backbone": "bundeled"}, "There is no backbone 'bundeled'; the nearest names are bundled"),
+    ({"backbone": "dino_vits8.released", "num_heads": "6"}, "says two things at once"),
+    ({"precision": "fp16", "device": "cpu"}, 'precision "fp16" needs a GPU'),
+])
+def test_what_the_run_refuses_is_said_before_any_job(tmp_path, monkeypatch, cells, said):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    cells = {"dataset": "scenes", "backbone": "bundled"} | cells
+    found = checked(tmp_path, f"{','.join(cells)}\n{','.join(cells.values())}\nscenes,bundled{',' * (len(cells) - 2)}\n",
+                    fetch=False)
+    (numbers,) = (numbers for sentence, numbers in found.items() if re.search(said, sentence))
+    assert numbers == [1] and all("\n" not in sentence for sentence in found)
+
+
+def test_weights_that_do_not_fit_are_said_before_any_job(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "vit_tiny_patch16_224.mine.safetensors")
+    (sentence,) = checked(tmp_path, "dataset,backbone\nscenes,vit_tiny_patch16_224.mine\n")
+    assert "vit_tiny_patch16_224.mine.safetensors does not fit" in sentence
+
+
+@pytest.mark.parametrize("mark, called", [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_other_separators_are_named(tmp_path, mark, called):
+    with pytest.raises(ValueError, match=f"a b.csv separates its cells by {called}: save it as CSV with commas, as "
+                                         "dataset,seed"):
+        checked(tmp_path, f"dataset{mark}seed\nscenes{mark}0\n")
+
+
+def test_lines_without_a_filled_cell_are_none(tmp_path):
+    from workflow.rows import read_rows
+
+    (tmp_path / "a.csv").write_text("dataset,seed,,\nscenes,1\n,\n , ,\n\n,,,\nscenes,2,,\n")
+    assert [(row.number, row.experiment.seed) for row in read_rows(tmp_path / "a.csv")] == [(1, 1), (2, 2)]
+
+
+def test_lines_may_be_called_what_pandas_takes_for_missing(tmp_path):
+    import pandas as pd
+
+    from workflow import results
+
+    names = ["NA", "None", "null", "nan", "N/A", "mine"]
+    table = pd.DataFrame({name: [None] * len(names) for name in results.COLUMNS}).assign(
+        row=names, miou=[1.0, None, 3, 4, 5, 6], settings=[f'{{"seed": {i}}}' for i in range(len(names))])
+    table.to_csv(tmp_path / "results.csv", index=False)
+    kept = results.with_kept(table.iloc[:0], tmp_path / "results.csv")
+    assert kept["row"].tolist() == names and kept["miou"].isna().tolist() == [False, True] + [False] * 4
+    (tmp_path / "mine_rows.csv").write_text("row,miou,pacc\nNA,1.5,\nNone,2.5,3\n")
+    published = results.published_beside(tmp_path / "mine.csv")
+    assert published["row"].tolist() == ["NA", "None"] and published["pacc"].isna().tolist() == [True, False]
+    assert "| NA |" in results.markdown(kept)
+
+
+@pytest.mark.parametrize("text, said", [
+    ("lr: 1e-3", "lr must be float.*; write 1.0e-3, since YAML reads 1e-3 as text"),
+    ("clip_norm: 2E5", r"write 2\.0e\+5"), ("concept_steps: 1e3", r"write 1\.0e\+3"), ("seed: '5'", "write 5, without quotes"),
+    ("precision: no", 'precision must be str, not False.*; write "no", since YAML reads no and off'),
+    ("train_split: on", "write the word in quotes, since YAML reads yes and on"),
+    ("crf: 'no'", "write False, as in -p crf False"), ("crf: 0", "write False"), ("label_free: 'TRUE'", "write True"),
+    ("image_size: none", "write None, in YAML null"),
+    ("run_dir: 2026", 'run_dir must be str, not 2026.*; give it as text, -r run_dir 2026, or in quotes, "2026", in YAML'),
+    ("run_dir: 2026-11-27", "-r run_dir 2026-11-27"), ("folder: 1.5", "-r folder 1.5"),
+])
+def test_values_of_yaml_that_became_another_type(text, said):
+    with pytest.raises(ValueError, match=said) as error:
+        Experiment.from_dict(yaml.safe_load(text))
+    sentence = str(error.value)
+    assert "\n" not in sentence and sentence.endswith(".")
+    name = text.split(":")[0]
+    if (advice := re.search(r"write ([-+.\w\"]+),? (?:since|without|as|in)", sentence)) and advice[1] not in ("the",):
+        assert isinstance(Experiment.from_dict(yaml.safe_load(f"{name}: {advice[1]}".replace("None", "null"))), Experiment)
+
+
+@pytest.mark.parametrize("name, value, said", [("crf", "false", "write False"), ("run_dir", "2026", "-r run_dir 2026"),
+                                               ("folder", "007", "-r folder 7"), ("image_size", "null", "write None")])
+def test_values_of_papermills_command_line(name, value, said):
+    from papermill.cli import _resolve_type
+
+    with pytest.raises(ValueError, match=said):
+        Experiment.from_dict({name: _resolve_type(value)})
+    assert papermill.__version__
+
+
+def test_a_table_with_a_space_in_its_name_is_one_word():
+    done = subprocess.run(["make", "-n", "-o", ".venv/ready", "table", "TABLE=a b/it's.csv"], cwd=ROOT, text=True,
+                          capture_output=True, check=True)
+    commands = [line.strip().rstrip("\\") for line in done.stdout.splitlines() if "TABLE" in line]
+    assert len(commands) == 2
+    for command in commands:
+        words = subprocess.run(["sh", "-c", f'printf "%s\\n" {command.split("check")[-1].split("config")[-1]}'], text=True,
+                               capture_output=True, check=True, env={"TABLE": "a b/it's.csv"}).stdout.splitlines()
+        assert any(word in ("a b/it's.csv", "table=a b/it's.csv") for word in words)
