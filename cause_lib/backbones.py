@@ -66,16 +66,19 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
     heads, weights_name = vit.blocks[0].attn.num_heads, READINGS.get(name, (name,))[0]
     architecture, _, (mean, std), learned = look_up(weights_name)
     if name == RANDOM:
-        path, numbers = None, (key.encode() + value.numpy().tobytes() for key, value in vit.state_dict().items())
+        path, source = None, ""
+        numbers = (key.encode() + value.numpy().tobytes() for key, value in vit.state_dict().items())
         sha256 = hashlib.sha256(b"".join(numbers)).hexdigest()
     else:
         path = Path(weights or weights_path(weights_name)).expanduser()
-        load_strictly(vit, path, name)
+        taken = load_strictly(vit, path, name)
+        source = (f"; weights from {path.name}{taken and f' ({taken})'}; pictures normalised by mean {(*mean,)}, std "
+                  f"{(*std,)}.")
         sha256 = file_sha256(path)
     description = (f"{name}: a {'' if architecture else 'small '}vision transformer (patch "
                    f"{vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks of width {vit.embed_dim}, {heads} heads"
                    f"{'' if heads == own else f' instead of its own {own}'}){learned}"
-                   f"{f'; weights from {path.name}.' if architecture else ''}")
+                   f"{source if architecture else ''}")
     return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, positions=positions, weights_path=path,
                     weights_sha256=sha256, description=description)
 

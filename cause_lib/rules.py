@@ -65,7 +65,7 @@ def _instead(name: str, value: Any, types: tuple[type, ...], choices: tuple[str,
         return "write None, in YAML null"
     if (number := re.fullmatch(r"([-+]?)(\d+)(\.\d*)?(?:[eE]([-+]?\d+))?", text)) and {int, float} & {*types}:
         sign, whole, part, power = number.groups()
-        plain = text if power is None else f"{sign}{whole}{part or '.0'}e{int(power):+d}"  # which YAML reads as a number
+        plain = text if power is None else f"{sign}{whole}{part or '.0'}e{int(power):+d}"  # a number to YAML
         return f"write {plain}, without quotes" if plain == text else f"write {plain}, since YAML reads {text} as text"
     if str not in types or value is None or isinstance(value, str):
         return ""

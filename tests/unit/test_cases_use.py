@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -373,3 +374,167 @@ def test_a_table_with_a_space_in_its_name_is_one_word():
         words = subprocess.run(["sh", "-c", f'printf "%s\\n" {command.split("check")[-1].split("config")[-1]}'], text=True,
                                capture_output=True, check=True, env={"TABLE": "a b/it's.csv"}).stdout.splitlines()
         assert any(word in ("a b/it's.csv", "table=a b/it's.csv") for word in words)
+
+
+# --- weights ---
+
+TINY = "vit_tiny_patch16_224.mine"
+
+
+@pytest.fixture
+def shallow(monkeypatch, tmp_path):
+    """ViTs of one block, and `CAUSE_WEIGHTS`."""
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, **({"depth": 1} | kwargs)))
+    monkeypatch.setenv("CAUSE_WEIGHTS", str(tmp_path))
+    return tmp_path
+
+
+def numbers(architecture="vit_tiny_patch16_224", **changes):
+    with torch.device("meta"):
+        shapes = timm.create_model(architecture, num_classes=0, **changes).state_dict()
+    draw = torch.Generator().manual_seed(0)
+    return {key: torch.randn(value.shape, generator=draw) * 0.1 for key, value in shapes.items()}
+
+
+def below(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def other(state):
+    return {key: -value for key, value in state.items()}
+
+
+HEAD = {"head.mlp.0.weight": torch.zeros(4, 4)}
+WRAPPED = {
+    "DINO's checkpoint": (lambda s: {"student": below("module.backbone.", other(s)), "teacher": below("backbone.", s) | HEAD,
+                                     "optimizer": {"state": {}}, "epoch": 100,
+                                     "args": argparse.Namespace(arch="vit_tiny", lr=0.1)},
+                          "entry teacher, keys below backbone."),
+    "teacher alone": (lambda s: {"teacher": below("backbone.", s)}, "entry teacher, keys below backbone."),
+    "student alone": (lambda s: {"student": below("module.", s)}, "entry student, keys below module."),
+    "model": (lambda s: {"model": s, "epoch": 3}, "entry model"),
+    "state_dict in model": (lambda s: {"model": {"state_dict": s}}, "entry model, entry state_dict"),
+    "backbone": (lambda s: below("backbone.", s) | HEAD, "keys below backbone."),
+    "Lightning": (lambda s: {"state_dict": below("teacher.backbone.", s) | below("student.backbone.", other(s))},
+                  "entry state_dict, keys below teacher.backbone."),
+    "encoder": (lambda s: below("encoder.", s), "keys below encoder."),
+    "MoCo": (lambda s: {"state_dict": below("module.momentum_encoder.", s) | below("module.base_encoder.", other(s))},
+             "entry state_dict, keys below module.momentum_encoder."),
+    "compiled": (lambda s: below("_orig_mod.", s), "keys below _orig_mod."),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_backbone_is_taken_out_of_what_is_around_it(shallow, name):
+    wrap, said = WRAPPED[name]
+    state = numbers()
+    torch.save(wrap(state), shallow / f"{TINY}.pth")
+    backbone = load_backbone(TINY)
+    assert all(torch.equal(value, state[key]) for key, value in backbone.vit.state_dict().items())
+    assert f"weights from {TINY}.pth ({said});" in backbone.description
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+@pytest.mark.parametrize("how, said", [("missing", r"1 missing \(norm.weight\)"), ("unknown", r"1 unknown \(stranger\)")])
+def test_what_is_taken_out_is_held_strictly(shallow, name, how, said):
+    state = numbers()
+    if how == "missing":
+        del state["norm.weight"]
+    else:
+        state["stranger"] = torch.zeros(1)
+    torch.save(WRAPPED[name][0](state), shallow / f"{TINY}.pth")
+    with pytest.raises(ValueError, match=f"{TINY}.pth does not fit {TINY}.*{said}"):
+        load_backbone(TINY)
+
+
+def test_two_networks_of_equal_rank_are_refused(shallow):
+    torch.save(below("a.", numbers()) | below("b.", numbers()), shallow / f"{TINY}.pth")
+    with pytest.raises(ValueError, match=r"holds several networks \('a.', 'b.'\): save one's state dict"):
+        load_backbone(TINY)
+
+
+def transformers_names(state, dinov2=False):
+    """The keys that transformers writes, of one block."""
+    found = {"embeddings.cls_token": state["cls_token"], "embeddings.position_embeddings": state["pos_embed"],
+             "embeddings.mask_token": torch.zeros(1, 1), "layernorm.weight": state["norm.weight"],
+             "layernorm.bias": state["norm.bias"], "pooler.dense.weight": torch.zeros(2, 2)}
+    names = {"attention.output.dense": "attn.proj", **({"mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2", "norm1": "norm1",
+             "norm2": "norm2"} if dinov2 else {"layernorm_before": "norm1", "layernorm_after": "norm2",
+             "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"})}
+    for end in ("weight", "bias"):
+        found[f"embeddings.patch_embeddings.projection.{end}"] = state[f"patch_embed.proj.{end}"]
+        for part, value in zip(("query", "key", "value"), state[f"blocks.0.attn.qkv.{end}"].chunk(3)):
+            found[f"encoder.layer.0.attention.attention.{part}.{end}"] = value.clone()
+        for theirs, ours in names.items():
+            found[f"encoder.layer.0.{theirs}.{end}"] = state[f"blocks.0.{ours}.{end}"]
+    if dinov2:
+        found |= {f"encoder.layer.0.layer_scale{i}.lambda1": state[f"blocks.0.ls{i}.gamma"] for i in (1, 2)}
+    return found
+
+
+@pytest.mark.parametrize("prefix", ["", "vit.", "dinov2."])
+def test_names_of_transformers(shallow, prefix):
+    dinov2 = prefix == "dinov2."
+    name = "vit_small_patch14_dinov2.mine" if dinov2 else TINY
+    state = numbers(name.removesuffix(".mine"))
+    theirs = below(prefix, transformers_names(state, dinov2)) | ({"classifier.weight": torch.zeros(2, 2)} if prefix else {})
+    path = shallow / f"{name}.safetensors"
+    safetensors.torch.save_file(theirs, path)
+    backbone = load_backbone(name)
+    assert all(torch.equal(value, state[key]) for key, value in backbone.vit.state_dict().items())
+    assert "names turned into timm's" in backbone.description
+    for change, said in (({f"{prefix}encoder.layer.0.attention.attention.key.bias": None}, "missing .*attn.qkv.bias"),
+                         ({f"{prefix}encoder.layer.0.stranger": torch.zeros(1)}, r"unknown \(blocks.0.stranger\)"),
+                         ({f"{prefix}cls_token": state["cls_token"]}, "holds cls_token twice, once as")):
+        safetensors.torch.save_file({key: value.clone() for key, value in (theirs | change).items() if value is not None},
+                                    path)
+        with pytest.raises(ValueError, match=said):
+            load_backbone(name)
+
+
+@pytest.mark.parametrize("how", ["authors", "transformers"])
+def test_registers_as_their_authors_publish_them(shallow, how):
+    """Against timm's own reading of the same file."""
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    name = "vit_small_patch14_reg4_dinov2.lvd142m"
+    state = numbers("vit_small_patch14_reg4_dinov2")
+    official = {key: value for key, value in state.items() if key != "reg_token"} | {
+        "register_tokens": state["reg_token"], "mask_token": torch.zeros(1, 384),
+        "pos_embed": torch.randn(1, 1370, 384, generator=torch.Generator().manual_seed(1))}
+    vit = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0, dynamic_img_size=True).eval()
+    vit.load_state_dict(checkpoint_filter_fn(dict(official), vit))
+    if how == "transformers":
+        official = transformers_names(official, True) | {"embeddings.register_tokens": official["register_tokens"]}
+    torch.save(official, shallow / "dinov2_vits14_reg4_pretrain.pth")
+    backbone, images = load_backbone(name), torch.rand(1, 3, 518, 518)
+    with torch.no_grad():
+        expected = vit.forward_features((images - backbone.mean) / backbone.std)[:, 5:]
+    torch.testing.assert_close(backbone(images), expected, rtol=1e-4, atol=1e-4)
+    torch.save(official | {"pos_embed": torch.zeros(3)}, shallow / "dinov2_vits14_reg4_pretrain.pth")
+    with pytest.raises(ValueError, match="of another shape .pos_embed|holds pos_embed twice"):
+        load_backbone(name)
+
+
+def test_mean_and_std_are_said(shallow):
+    torch.save(numbers(), shallow / f"{TINY}.pth")
+    said = load_backbone(TINY).description
+    assert "pictures normalised by mean (0.5, 0.5, 0.5), std (0.5, 0.5, 0.5)." in said and ". " not in said[:-1]
+    assert "normalised" not in load_backbone("bundled").description
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_pickle_of_another_protocol(shallow, protocol, old):
+    path, state = shallow / "a.pth", numbers()
+    torch.save(state, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not old)
+    try:  # some torch may read some of them
+        assert torch.equal(load_backbone(TINY, weights=path).vit.pos_embed, state["pos_embed"])
+    except ValueError as error:
+        assert f"a.pth is a pickle of protocol {protocol}, and without running code only protocol 2" in str(error)
+        assert "torch.save(state, path)" in str(error) and isinstance(error, Refusal)
+    path.write_bytes(pickle.dumps({"a": 1}, protocol=protocol))
+    with pytest.raises(ValueError, match=f"a pickle of protocol {protocol}, and without"):
+        load_backbone(TINY, weights=path)
