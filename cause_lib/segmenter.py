@@ -316,20 +316,15 @@ class Segmenter:
         return self.colors[mask_ids(mask, len(self.colors))]
 
     def save_mask(self, mask: Tensor | np.ndarray, path: str | Path, *, over: Any = None) -> Path:
-        """Write a mask as a picture file: an indexed PNG that holds the ids, and shows the classes' colours.
+        """Write a mask as a picture file, and return its path: an indexed PNG of the ids, in the classes' colours.
 
         Args:
             mask: whole numbers (h, w), as calling the Segmenter gives for one picture.
-            path: ends in `.png`; its folder is made, a file there is replaced (`~`: your home).
-            over: the picture of the mask, as for calling: the file is then that picture, half covered by the colours,
-                and may be of any format; it holds no ids.
-
-        Returns:
-            The path. With more than 256 classes the PNG is grey, of 16 bits.
+            path: ends in `.png`; a file there is replaced (`~`: your home). Above 256 classes it is 16 bits of grey.
+            over: the mask's picture, as for calling: then the file, of any format, is that, half under the colours.
 
         Raises:
-            ValueError: no mask of these classes, a name of another ending, or a picture of another size. OSError: it
-            cannot be written.
+            ValueError: no mask of these classes, another ending or size. OSError: it cannot be written.
 
         Examples:
             >>> from cause_lib.heads import MLPHead

@@ -183,12 +183,10 @@ def load_strictly(vit: nn.Module, path: Path, name: str) -> str:
 
 def _of_one_network(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
     """The keys below what stands before a ViT's first layer, such as `backbone.` or `module.`, without it; and it."""
-    prefixes = [found[1] for key in state if (found := FIRST.fullmatch(key))]
-    if len(prefixes) > 1:
-        prefixes = [prefix for prefix in prefixes if FOLLOWERS.search(prefix)] or prefixes
-    if len(prefixes) > 1:
+    prefixes = [found[1] for key in state if (found := FIRST.fullmatch(key))] or [""]
+    prefix, *others = [one for one in prefixes if FOLLOWERS.search(one)] or prefixes
+    if others:
         raise InputError(f"{path} holds several networks ({', '.join(map(repr, prefixes))}): save one's state dict.")
-    prefix = prefixes[0] if prefixes else ""
     return {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}, prefix
 
 
@@ -204,7 +202,7 @@ def _as_timm(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], b
         found[name] = value
     for key in [*filter(QKV.fullmatch, found)]:
         trio = [key.replace("query", part).replace("q_proj", f"{part[0]}_proj") for part in ("query", "key", "value")]
-        if len({tuple(found[one].shape) for one in trio if one in found}) == 1 and all(one in found for one in trio):
+        if len({tuple(found[one].shape) if one in found else one for one in trio}) == 1:
             found[QKV.sub(r"\1attn.qkv.\2", key)] = torch.cat([found.pop(one) for one in trio])
     return found, found.keys() != state.keys()
 
@@ -284,14 +282,10 @@ def read_part(path: Path, wrappers: tuple[str, ...] = ()) -> tuple[dict[str, Ten
 
 def _protocol(path: Path) -> int:
     """Of a pickle, torch's or a plain one, the protocol; 0 for another file."""
-    with contextlib.suppress(Exception):
-        if not zipfile.is_zipfile(path):
-            with path.open("rb") as file:
-                start = file.read(2)
-        else:
-            with zipfile.ZipFile(path) as archive, archive.open(
-                    next(name for name in archive.namelist() if name.endswith("data.pkl"))) as file:
-                start = file.read(2)
+    with contextlib.suppress(Exception), path.open("rb") as file:
+        archive = zipfile.ZipFile(file) if zipfile.is_zipfile(file) else None
+        inside = archive and next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        start = archive.read(inside) if archive else (file.seek(0), file.read(2))[1]
         return start[1] if start[0] == 0x80 and start[1] < 10 else 0
     return 0
 

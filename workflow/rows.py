@@ -163,7 +163,8 @@ def _add(jobs: dict[str, dict[str, Job]], row: Row, stage: str) -> str:
     name = _name(row.experiment, stage)
     parameters = row.parameters
     if stage == "baseline":  # the same whichever line needs it, and no head's settings in a notebook without a head
-        parameters = {key: value for key, value in parameters.items() if key in (*STAGE_FIELDS[KEYS[stage]], *PLACES)}
+        kept = {*STAGE_FIELDS[KEYS[stage]], *PLACES, "reading"}  # which decides some of these fields
+        parameters = {key: value for key, value in parameters.items() if key in kept}
     return jobs[stage].setdefault(name, Job(stage, name, parameters, row.experiment, needs)).output
 
 

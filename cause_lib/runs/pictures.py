@@ -25,11 +25,11 @@ def usable_device(device: str | torch.device | None) -> torch.device | None:
         return None
     try:
         found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        torch.zeros(1, device=found).tolist()
+        torch.zeros(1, device=found).cpu()  # that it can be named says little
         return found
-    except Exception as error:  # torch raises RuntimeError, AssertionError, NotImplementedError, TypeError, ...
-        reason = " ".join(str(error).split())[:100]
-        raise RunError(f"device {str(device)!r} cannot be used here ({reason}): take \"auto\", or \"cpu\".") from error
+    except Exception as error:  # RuntimeError, AssertionError, NotImplementedError, TypeError, ...
+        raise RunError(f"device '{device}' cannot be used here ({' '.join(str(error).split())[:100]}): take \"auto\", "
+                       "or \"cpu\".") from error
 
 
 def picture_tensor(image: Any) -> Tensor:
@@ -45,73 +45,50 @@ def picture_tensor(image: Any) -> Tensor:
     """
     if isinstance(image, (str, os.PathLike)):
         return to_tensor(load_image(Path(image).expanduser()))
-    if isinstance(image, (bytes, bytearray, memoryview)) or hasattr(image, "read"):
-        image = _decoded(image if hasattr(image, "read") else io.BytesIO(image))
-    if isinstance(image, Image.Image):
+    image = io.BytesIO(image) if isinstance(image, (bytes, bytearray, memoryview)) else image
+    if isinstance(image, Image.Image) or hasattr(image, "read"):
         try:
-            return to_tensor(to_rgb(image))
+            return to_tensor(to_rgb(image if isinstance(image, Image.Image) else Image.open(image)))
         except Refusal:
             raise
-        except Exception as error:  # Pillow reads lazily: a file that is cut off ends here
-            raise InputError(f"This picture cannot be read ({' '.join(str(error).split())}): open a whole file."
-                             ) from error
-    last = not isinstance(image, Tensor)
-    if isinstance(image, np.ndarray) and image.dtype.kind in "bfu" and image.dtype.itemsize <= 16:
+        except Exception as error:  # of a decoder: OSError, SyntaxError, EOFError, struct.error, ...
+            raise InputError(f"This picture cannot be read ({type(error).__name__}): give a whole file, such as a JPEG "
+                             "or a PNG.") from error
+    last = isinstance(image, np.ndarray)
+    if last and image.dtype.kind in "bfu":  # into memory of its own: views may be turned round or read-only
         kind = np.float32 if image.dtype.kind == "f" else image.dtype.newbyteorder("=")
-        image = torch.from_numpy(np.array(image, dtype=kind, order="C"))  # of its own: views may be turned or read-only
-    if not isinstance(image, Tensor):
-        kind = f"an array of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(f"Segmenter takes {TAKEN}, not {kind}.")
-    image = image.detach().to(torch.uint8) * 255 if image.dtype == torch.bool else image.detach()
-    planes = _planes(image, last)
-    if image.dtype == torch.uint8:
-        return planes if len(planes) == 3 else to_tensor(to_rgb(
-            Image.fromarray(planes.permute(1, 2, 0).cpu().contiguous().numpy(), "RGBA")))
-    planes = planes.float()
-    _refuse_range(planes)
-    return planes if len(planes) == 3 else planes[:3] * planes[3:] + (1 - planes[3:])  # on white, as of files
-
-
-def _decoded(file: Any) -> Image.Image:
-    try:
-        picture = Image.open(file)
-        picture.load()
-        return picture
-    except Exception as error:  # of a decoder: OSError, SyntaxError, EOFError, struct.error, ...
-        raise InputError(f"These bytes cannot be read as a picture ({type(error).__name__}): give those of a whole "
-                         "file, such as a JPEG or a PNG.") from error
-
-
-def _planes(image: Tensor, last: bool) -> Tensor:
-    """Channels first, three or four of them. last: whether channels come last where both orders fit."""
-    shape, known = tuple(image.shape), (1, 3, 4)
-    if image.ndim == 2:
-        return image.expand(3, *shape)
-    fits = image.ndim == 3 and (shape[0] in known, shape[2] in known)
-    if not fits or not any(fits) or not (image.dtype == torch.uint8 or image.is_floating_point()):
-        raise InputError(f"Segmenter takes {TAKEN}, not {shape} of {image.dtype}.")
-    if fits[1] and (last or not fits[0]):
+        image = torch.from_numpy(np.array(image, dtype=kind, order="C"))
+    shape = tuple(getattr(image, "shape", ()))
+    fits = [len(shape) in (2, 3) and (len(shape) == 2 or shape[axis] in (1, 3, 4)) for axis in (0, -1)]
+    if not isinstance(image, Tensor) or not any(fits) or not (
+            image.dtype in (torch.uint8, torch.bool) or image.is_floating_point()):
+        what = f"{shape} of {image.dtype}" if hasattr(image, "dtype") else type(image).__name__
+        raise InputError(f"Segmenter takes {TAKEN}, not {what}.")
+    image = image.to(torch.uint8) * 255 if image.dtype == torch.bool else image
+    if image.ndim == 3 and fits[1] and (last or not fits[0]):
         image = image.permute(2, 0, 1)
-    return image.expand(3, -1, -1) if len(image) == 1 else image
+    image = image.expand(3, *image.shape[-2:]) if image.ndim == 2 or len(image) == 1 else image
+    if image.dtype == torch.uint8:
+        return image if len(image) == 3 else to_tensor(to_rgb(Image.fromarray(
+            np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()), "RGBA")))
+    _refuse_range(image := image.float())
+    return image if len(image) == 3 else image[:3] * image[3:] + (1 - image[3:])  # on white, as of files
 
 
 def _refuse_range(image: Tensor) -> None:
     low, high = (float(bound) for bound in image.aminmax()) if image.numel() else (0.0, 1.0)
-    if -SLACK <= low and high <= 1 + SLACK:
-        return
-    way = "replace what is not finite" if not np.isfinite([low, high]).all() else (
-        "divide it by 255, or give it as uint8" if low >= -SLACK and high <= 256 else
-        "take its normalisation back (times std, plus mean), or cut it off at 0 and 1")
-    raise InputError(f"Images are in [0, 1], and this one goes from {low:.4g} to {high:.4g}: {way}.")
+    if not (-SLACK <= low and high <= 1 + SLACK):
+        way = "divide it by 255, or give it as uint8" if -SLACK <= low and high <= 256 else (
+            "take its normalisation back (times std, plus mean), and replace what is not finite")
+        raise InputError(f"Images are in [0, 1], and this one goes from {low:.4g} to {high:.4g}: {way}.")
 
 
 def mask_ids(mask: Any, count: int) -> np.ndarray:
     """A mask as int64 (h, w) with ids below `count`; ValueError if it is none."""
-    ids = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask
+    ids = mask.cpu().numpy() if isinstance(mask, Tensor) else mask
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size:
-        what = f"{tuple(ids.shape)} of {ids.dtype}" if isinstance(ids, np.ndarray) else f"{type(ids).__name__}"
-        raise InputError(f"A mask is whole numbers (h, w), as a Segmenter gives for one picture, not {what}: give one "
-                         "mask at a time.")
+        what = f"{ids.shape} of {ids.dtype}" if isinstance(ids, np.ndarray) else type(ids).__name__
+        raise InputError(f"A mask is whole numbers (h, w), not {what}: give one mask at a time.")
     if ids.min() < 0 or ids.max() >= count:
         raise InputError(f"This mask has ids from {ids.min()} to {ids.max()}, and this Segmenter has {count} classes: "
                          "give a mask of its own.")
@@ -121,26 +98,20 @@ def mask_ids(mask: Any, count: int) -> np.ndarray:
 def write_mask(ids: np.ndarray, colors: np.ndarray, path: str | Path, over: Any = None) -> Path:
     """Write ids (h, w) as an indexed PNG, or their colours half over the picture `over`; see `Segmenter.save_mask`."""
     path = Path(path).expanduser()
+    if path.suffix.lower() != ".png" and (over is None or path.suffix.lower() not in Image.registered_extensions()):
+        raise InputError(f"{path} would not keep a mask as it is: give it a name that ends in .png.")
     if over is not None:
-        picture = to_uint8(picture_tensor(over)).permute(1, 2, 0).cpu().numpy()  # (h, w, 3)
-        if picture.shape[:2] != ids.shape:
-            raise InputError(f"The mask is {ids.shape[1]} x {ids.shape[0]} pixels and the picture {picture.shape[1]} x "
-                             f"{picture.shape[0]}: give the picture that the mask is of.")
+        picture = picture_tensor(over)
+        picture = picture if picture.dtype == torch.uint8 else (picture * 255).round().clamp(0, 255).to(torch.uint8)
+        if tuple(picture.shape[1:]) != ids.shape:
+            raise InputError(f"The mask is {ids.shape[1]} x {ids.shape[0]} pixels and the picture {picture.shape[2]} x "
+                             f"{picture.shape[1]}: give the picture that the mask is of.")
+        picture = picture.permute(1, 2, 0).detach().cpu().numpy()  # (h, w, 3)
         image = Image.fromarray(((picture.astype(np.uint16) + colors[ids]) // 2).astype(np.uint8))
-    elif path.suffix.lower() != ".png":
-        raise InputError(f"{path} would not keep the ids of a mask as they are: give it a name that ends in .png.")
-    elif len(colors) > 256:  # more than an indexed PNG holds
-        image = Image.fromarray(ids.astype(np.uint16))
     else:
-        image = Image.fromarray(ids.astype(np.uint8))
-        image.putpalette(colors.tobytes())
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise InputError(f"{path} has an ending that is no picture's: give it a name that ends in .png or .jpg.")
+        image = Image.fromarray(ids.astype(np.uint8 if len(colors) <= 256 else np.uint16))  # what a palette can hold
+        if len(colors) <= 256:
+            image.putpalette(colors.tobytes())
     with whole(path, "the mask") as beside:
         image.save(beside)
     return path
-
-
-def to_uint8(image: Tensor) -> Tensor:
-    """uint8 as it is, floating in [0, 1] times 255."""
-    return image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)
