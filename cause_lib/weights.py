@@ -255,7 +255,8 @@ def read_part(path: Path, wrappers: tuple[str, ...] = ()) -> tuple[dict[str, Ten
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path), []
-        with getattr(torch.serialization, "safe_globals", lambda _: contextlib.nullcontext())([argparse.Namespace]):
+        settings = [argparse.Namespace] * bool(wrappers)  # which lie beside an entry
+        with getattr(torch.serialization, "safe_globals", contextlib.nullcontext)(settings):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file, unpickling and unpacking raise whatever they stumble over
         if (protocol := _protocol(path)) > 2:
