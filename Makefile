@@ -72,11 +72,12 @@ clean:
 # A table of experiments, e.g. make table TABLE=experiments/camvid.csv; DRY=1 says what it would do and what it lacks.
 # PROFILE is one of workflow/profiles; GPUS is for one job; SNAKEMAKE is given on to Snakemake as it is.
 TABLE ?= experiments/quickstart.csv
+export TABLE
 PROFILE ?= local
 GPUS ?= 1
 .PHONY: table
 table: $(READY)
-	$(BIN)/python -m workflow.check $(if $(DRY),,--fetch) $(TABLE)
+	$(BIN)/python -m workflow.check $(if $(DRY),,--fetch) "$$TABLE"
 	@$(BIN)/python -c 'import snakemake' 2> /dev/null || { echo 'Tables are run by Snakemake, which needs Python 3.11 or newer: rm -r .venv, then make PYTHON=python3.11 table'; exit 1; }
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(PROFILE) \
-	  --config table=$(TABLE) gpus=$(GPUS) $(if $(DRY),--dry-run --quiet rules) $(SNAKEMAKE)
+	  --config table="$$TABLE" gpus=$(GPUS) $(if $(DRY),--dry-run --quiet rules) $(SNAKEMAKE)

@@ -62,11 +62,44 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
     """
     if positions not in POSITIONS:
         raise InputError(f"positions must be one of {', '.join(POSITIONS)}, not {positions!r}.")
+    vit, own = _built(name, num_heads)
+    heads, weights_name = vit.blocks[0].attn.num_heads, READINGS.get(name, (name,))[0]
+    architecture, _, (mean, std), learned = look_up(weights_name)
+    if name == RANDOM:
+        path, source = None, ""
+        numbers = (key.encode() + value.numpy().tobytes() for key, value in vit.state_dict().items())
+        sha256 = hashlib.sha256(b"".join(numbers)).hexdigest()
+    else:
+        path = Path(weights or weights_path(weights_name)).expanduser()
+        taken = load_strictly(vit, path, name)
+        source = (f"; weights from {path.name}{taken and f' ({taken})'}; pictures normalised by mean {(*mean,)}, std "
+                  f"{(*std,)}.")
+        sha256 = file_sha256(path)
+    description = (f"{name}: a {'' if architecture else 'small '}vision transformer (patch "
+                   f"{vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks of width {vit.embed_dim}, {heads} heads"
+                   f"{'' if heads == own else f' instead of its own {own}'}){learned}"
+                   f"{source if architecture else ''}")
+    return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, positions=positions, weights_path=path,
+                    weights_sha256=sha256, description=description)
+
+
+def check_backbone(name: str, *sizes: int, num_heads: int | None = None) -> None:
+    """Whether a backbone can be read with so many heads, and pictures of these sides be cut into its patches.
+
+    Raises ValueError in the words of `load_backbone`; asks for no weights.
+    """
+    vit, _ = _built(name, num_heads)
+    for side in sizes:
+        _grid_of(name, vit.patch_embed.patch_size[0], side, side)
+
+
+def _built(name: str, num_heads: int | None) -> tuple[VisionTransformer, int]:
+    """An architecture, read with so many heads, without weights (but for `bundled.random`); and its own heads."""
     weights_name, reading = READINGS.get(name, (name, None))
     if reading is not None and num_heads not in (None, reading):
         raise InputError(f"{name} means {weights_name} read with {reading} attention heads, so num_heads={num_heads} "
                          f"says two things at once: take {weights_name!r} with num_heads, or {name!r} without.")
-    architecture, _, (mean, std), learned = look_up(weights_name)
+    architecture = look_up(weights_name)[0]
     build = partial(_empty_vit, architecture, name) if architecture else partial(_own_vit, name)
     vit = build()
     own = vit.blocks[0].attn.num_heads
@@ -74,21 +107,15 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
     if heads < 1 or vit.embed_dim % heads:
         raise InputError(f"{name} has tokens of width {vit.embed_dim}, which {heads} attention heads cannot share "
                          f"evenly: num_heads must divide it, as its own {own} do; give one that does, or none.")
-    if heads != own:
-        vit = build(num_heads=heads)
-    if name == RANDOM:
-        path, numbers = None, (key.encode() + value.numpy().tobytes() for key, value in vit.state_dict().items())
-        sha256 = hashlib.sha256(b"".join(numbers)).hexdigest()
-    else:
-        path = Path(weights or weights_path(weights_name))
-        load_strictly(vit, path, name)
-        sha256 = file_sha256(path)
-    description = (f"{name}: a {'' if architecture else 'small '}vision transformer (patch "
-                   f"{vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks of width {vit.embed_dim}, {heads} heads"
-                   f"{'' if heads == own else f' instead of its own {own}'}){learned}"
-                   f"{f'; weights from {path.name}.' if architecture else ''}")
-    return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, positions=positions, weights_path=path,
-                    weights_sha256=sha256, description=description)
+    return vit if heads == own else build(num_heads=heads), own
+
+
+def _grid_of(name: str, patch: int, h: int, w: int) -> tuple[int, int]:
+    if h < patch or w < patch or h % patch or w % patch:
+        good = [max(1, round(side / patch)) * patch for side in (h, w)]
+        raise InputError(f"{name} cuts images into {patch} x {patch} patches, which do not tile "
+                         f"{h} x {w} pixels; the nearest size that they tile is {good[0]} x {good[1]}.")
+    return h // patch, w // patch
 
 
 class Backbone(nn.Module):
@@ -110,7 +137,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         if image_size is not None:
-            self._grid(image_size, image_size)
+            _grid_of(name, self.patch_size, image_size, image_size)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Frozen means frozen: stays in evaluation mode whatever is asked."""
@@ -125,7 +152,7 @@ class Backbone(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise InputError(f"images must be floating point in [0, 1] of shape (b, 3, h, w), "
                              f"not {images.dtype} of shape {tuple(images.shape)}.")
-        grid, vit = self._grid(*images.shape[-2:]), self.vit
+        grid, vit = _grid_of(self.name, self.patch_size, *images.shape[-2:]), self.vit
         with torch.inference_mode():
             x = vit.patch_embed((images - self.mean) / self.std).flatten(1, 2)       # (b, n, d)
             prefix = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
@@ -155,14 +182,6 @@ class Backbone(nn.Module):
             q, k, _ = heads.permute(2, 0, 3, 1, 4)  # (b, heads, prefix + n, .) each
             weights = (module.q_norm(q) * module.scale @ module.k_norm(k).transpose(-2, -1)).softmax(dim=-1)
         return weights.clone()
-
-    def _grid(self, h: int, w: int) -> tuple[int, int]:
-        patch = self.patch_size
-        if h < patch or w < patch or h % patch or w % patch:
-            good = [max(1, round(side / patch)) * patch for side in (h, w)]
-            raise InputError(f"{self.name} cuts images into {patch} x {patch} patches, which do not tile "
-                             f"{h} x {w} pixels; the nearest size that they tile is {good[0]} x {good[1]}.")
-        return h // patch, w // patch
 
 
 def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1, *,

@@ -206,7 +206,7 @@ class Experiment:
         "what is made is written below it", stages="pass", aliases="output out_dir output_dir")
     device: str = _field("auto", "`auto`, `cpu` or `cuda`",
         "these are the devices that are tested", stages="pass", choices=("auto", "cpu", "cuda"), aliases="gpu cuda")
-    precision: str = _field("no", "`no`, `bf16` or `fp16`",
+    precision: str = _field("no", "`no`, `bf16`, or, on a GPU, `fp16`",
         "networks run in these number formats", stages="features", choices=("no", "bf16", "fp16"), aliases="fp16 amp")
     cache_gb: float = _field(4.0, "frozen features are kept on disk below this size in GB, and recomputed every epoch "
         "above it", "it is a size on disk, and 0 keeps nothing there", 0.0, stages="pass")

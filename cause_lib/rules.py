@@ -4,11 +4,13 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from cause_lib.errors import InputError
 
 LARGEST, LONGEST = 10**9, 4096  # numbers, and characters of text, beyond which a value is a slip
+SWITCH = {word: True for word in ("true", "yes", "on", "1")} | {word: False for word in ("false", "no", "off", "0")}
 NEVER = object()  # equal to no parameter's value
 
 
@@ -47,10 +49,31 @@ def checked(name: str, value: Any, types: tuple[type, ...], rule: Rule | None = 
         value = int(value)
     if not isinstance(value, types) or is_bool and bool not in types:
         wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
-        raise InputError(f"Parameter {name} must be {wanted}, not {_shown(given)} ({type(given).__name__}){because}")
+        kind = type(given).__name__ + _instead(name, given, types, rule.choices if rule else ())
+        raise InputError(f"Parameter {name} must be {wanted}, not {_shown(given)} ({kind}){because}")
     if rule is not None and (wanted := _wanted(value, rule)):
         raise InputError(f"Parameter {name} must be {wanted}, not {_shown(given)}{because}")
     return value
+
+
+def _instead(name: str, value: Any, types: tuple[type, ...], choices: tuple[str, ...]) -> str:
+    """What to write where YAML or papermill read a value as another type than was meant, `; ...`; "" if unknown."""
+    text = " ".join(_shown(value).strip("'").split()) if isinstance(value, (str, int, float)) else str(value)
+    if bool in types and text.lower() in SWITCH:
+        return f"; write {SWITCH[text.lower()]}, as in -p {name} {SWITCH[text.lower()]}"
+    if type(None) in types and text.lower() in ("none", "null", "~"):
+        return "; write None, in YAML null"
+    number = re.fullmatch(r"([-+]?\d+)(\.\d*)?(?:[eE]([-+]?\d+))?", text)
+    if isinstance(value, str) and number and {int, float} & {*types}:
+        whole, part, power = number.groups()
+        plain = f"{whole}{part or '.0'}e{int(power):+d}" if power else text  # a number to YAML
+        return f"; write {plain}, {'without quotes' if plain == text else f'since YAML reads {text} as text'}"
+    if str not in types or not isinstance(value, (int, float, date)) or len(text) > 30:
+        return ""
+    if isinstance(value, bool):
+        meant = next((f'"{word}"' for word in choices if SWITCH.get(word) is value), "the word in quotes")
+        return f"; write {meant}, since YAML reads {'yes and on' if value else 'no and off'} without quotes as {value}"
+    return f'; give it as text, -r {name} {text}, or in quotes, "{text}", in YAML'
 
 
 def _nearest(name: str, names: Collection[str]) -> list[str]:

@@ -3,6 +3,7 @@
     segment = Segmenter.load("runs/camvid")
     mask = segment("street.jpg")            # int64 (h, w), class ids, at the picture's own size
     masks = segment("my_pictures/")         # {"a.jpg": mask, ...}
+    segment.save_mask(mask, "street.png")   # ids, with the classes' colours as its palette
 
 To give it away, `save_pretrained` and `push_to_hub` write a folder that `from_pretrained` reads, as the Hugging Face
 hub's libraries do: weights as safetensors, the rest as JSON, a model card. `from_release` reads the authors' files.
@@ -13,6 +14,7 @@ not measured; its form is the hub's (Mitchell et al. 2019, "Model cards for mode
 """
 
 import json
+import os
 import shutil
 import tempfile
 import warnings
@@ -24,17 +26,18 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cause_lib.backbones import BUNDLED, Backbone, load_backbone
-from cause_lib.data import CORRUPT, load_image, palette, to_rgb
-from cause_lib.data.images import pillow_places, to_tensor
+from cause_lib.config import Experiment
+from cause_lib.data import CORRUPT, palette
+from cause_lib.data.images import RESIZE, pillow_places
 from cause_lib.data.source import list_pictures
 from cause_lib.errors import InputError, NotFound
 from cause_lib.heads import TRHead
 from cause_lib.masks import predict
+from cause_lib.runs.pictures import mask_ids, picture_tensor, usable_device, write_mask
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, FORMAT, MAKE_ANEW, WEIGHTS, load_head, load_probe,
                                   open_backbone, read_assignment, read_config, read_experiment, refused, restore,
@@ -42,6 +45,7 @@ from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, FORMAT, MAKE_ANEW, WEI
 from cause_lib.runs.store import library_version, read_record, whole
 from cause_lib.weights import file_sha256, licence_of
 
+CRF = ("crf_iterations", "crf_backend", "crf_picture")
 LONGEST = 32  # times its short side: attention takes the square of the patches
 
 
@@ -50,7 +54,8 @@ class Segmenter:
 
     Attributes:
         classes: c names; colors: uint8 (c, 3); a mask holds indices into both.
-        resize: how pictures are brought to the working size, as in the run, see `Experiment`.
+        resize, crf_iterations, crf_backend, crf_picture: how pictures are brought to the working size, and the CRF's
+            settings, as in the run, see `Experiment`.
         matched: whether clusters were matched to classes by an evaluation with labels; if not, ids are clusters.
         record: the `metrics.json` (or `artefact.json`) that it comes from, or None.
     """
@@ -58,8 +63,11 @@ class Segmenter:
     def __init__(self, backbone: Backbone, head: nn.Module, probe: nn.Module, *, image_size: int, classes: list[str],
                  colors: Sequence[Sequence[int]] | np.ndarray, assignment: list[int] | None = None,
                  readout: str = "modularity", resize: str = "nearest", smoothing: float = 0.0,
-                 record: dict[str, Any] | None = None, device: str | torch.device | None = None) -> None:
+                 record: dict[str, Any] | None = None, device: str | torch.device | None = None,
+                 crf_iterations: int = 10, crf_backend: str = "torch", crf_picture: str = "rgb") -> None:
+        device = usable_device(device)
         self.backbone, self.head, self.probe = (module.to(device) for module in (backbone, head, probe))
+        self.crf_iterations, self.crf_backend, self.crf_picture = crf_iterations, crf_backend, crf_picture
         self.image_size, self.classes, self.readout = image_size, classes, readout
         self.colors = np.array(colors, dtype=np.uint8)
         self.resize, self.smoothing, self.record = resize, smoothing, record
@@ -74,12 +82,13 @@ class Segmenter:
             run: a folder of `evaluate` or `fit_probe`, or a run_dir that holds exactly one such run. Where the authors'
                 released files were judged, those are read again.
             readout: `modularity`, `kmeans`, or what the run has of `concepts` and `linear`.
+            device: such as `cpu`, `cuda`, or `auto`: the GPU where there is one.
 
         Raises:
-            FileNotFoundError: nothing trained there. ValueError: several runs there, the message lists them; no such
-            read-out; or the backbone's weights are not those that the run was trained with.
+            RuntimeError: no such device. FileNotFoundError: nothing trained there. ValueError: several runs there, the
+            message lists them; no such read-out; or the backbone's weights are not those that the run was trained with.
         """
-        folder = run_folder(Path(run))
+        folder, device = run_folder(Path(run).expanduser()), usable_device(device)
         with refused(f"{folder} is damaged, its record is not what its stage wrote", MAKE_ANEW,
                      (LookupError, TypeError, AttributeError)):
             record = read_record(folder)
@@ -93,22 +102,23 @@ class Segmenter:
                                      "back, or evaluate again.")
                 return cls.from_release(experiment.release, backbone, head=experiment.head, record=record,
                                         classes=record["dataset"]["classes"], colors=record["dataset"]["colors"],
-                                        assignment=read_assignment(record, readout), **same)
+                                        assignment=read_assignment(record, readout), **same,
+                                        **_judged_by(experiment))
             assignment, judged = None, record
             for path in sorted((folder.parent.parent / "evaluation").glob("*/metrics.json")):
                 metrics = read_record(path.parent)
                 if metrics["upstream"].get("probe") == f"probe/{folder.name}":
                     assignment, judged = read_assignment(metrics, readout) or assignment, metrics
             return cls(backbone, load_head(folder), load_probe(folder, readout), classes=record["notes"]["classes"],
-                       colors=record["notes"]["colors"], assignment=assignment, record=judged,
-                       smoothing=read_experiment(judged, folder).smoothing, **same)
+                       colors=record["notes"]["colors"], assignment=assignment, record=judged, **same,
+                       **_judged_by(read_experiment(judged, folder)))
 
     @classmethod
     def from_release(cls, folder: str | Path, backbone: str | Backbone, *, head: str = "tr",
                      image_size: int | None = None, classes: Sequence[str] | None = None,
                      colors: Sequence[Sequence[int]] | np.ndarray | None = None, assignment: list[int] | None = None,
                      readout: str = "modularity", resize: str = "nearest", device: str | torch.device = "cpu",
-                     record: dict[str, Any] | None = None) -> "Segmenter":
+                     record: dict[str, Any] | None = None, **settings: Any) -> "Segmenter":
         """From the files that the authors of CAUSE released, see `cause_lib.runs.released`.
 
         Args:
@@ -118,11 +128,13 @@ class Segmenter:
             classes, colors: c names, (c, 3) in 0 to 255; None: numbers, and a palette.
             assignment: class of each cluster, as an evaluation finds it. None: a mask has cluster ids.
             readout: `modularity` or `linear`. resize: see `Experiment`. record: kept for the model card.
+            device: as for `load`. settings: `smoothing`, `crf_iterations`, `crf_backend` and `crf_picture`.
 
         Raises:
             As `load_released`. ValueError: the backbone has another width, there is no such read-out, or classes,
             colors or assignment do not fit the c clusters.
         """
+        folder, device = Path(folder).expanduser(), usable_device(device)
         released = load_released(folder, head)
         probes = {"modularity": released.cluster, "linear": released.linear}
         if readout not in probes:
@@ -139,7 +151,7 @@ class Segmenter:
         return cls(backbone, released.head, probes[readout], image_size=image_size or side * patch, record=record,
                    classes=list(classes) if classes is not None else [str(i) for i in range(count)],
                    colors=palette(count) if colors is None else colors, assignment=assignment, readout=readout,
-                   resize=resize, device=device)
+                   resize=resize, device=device, **settings)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None,
@@ -148,13 +160,13 @@ class Segmenter:
 
         Args:
             name: a folder, or the name of a model on the Hugging Face hub, `owner/model`, which is fetched once.
-            revision: a branch, tag or commit of the latter.
+            revision: a branch, tag or commit of the latter. device: as for `load`.
 
         Raises:
             FileNotFoundError: there is no such folder and the hub gave nothing. ValueError: it holds no Segmenter, is
             damaged, or the backbone's weights here are not those that the head was trained with.
         """
-        folder = Path(name)
+        folder, device = Path(name).expanduser(), usable_device(device)
         if not folder.is_dir():
             import huggingface_hub
 
@@ -172,8 +184,8 @@ class Segmenter:
         backbone = load_backbone(wanted["name"], num_heads=wanted["num_heads"], positions=wanted["positions"],
                                  weights=folder / BACKBONE if wanted["included"] else None)
         _refuse_others(backbone, folder / WEIGHTS, wanted["sha256"], dim)
-        kept = ("image_size", "classes", "colors", "assignment", "readout", "resize", "smoothing", "record")
-        return cls(backbone, head, probe, **{key: config[key] for key in kept}, device=device)
+        kept = ("image_size", "classes", "colors", "assignment", "readout", "resize", "smoothing", "record", *CRF)
+        return cls(backbone, head, probe, **{key: config[key] for key in kept if key in config}, device=device)
 
     def save_pretrained(self, folder: str | Path, *, name: str | None = None, licence: str | None = None) -> Path:
         """Write a folder that `from_pretrained` reads, to the same bits: weights, `config.json` and a model card.
@@ -181,13 +193,13 @@ class Segmenter:
         The weights of the backbone are named by SHA-256 and not copied, but for those of `bundled`.
 
         Args:
-            folder: made if it is not there. name: what the card tells to load, if not this folder's name.
-            licence: what you give the head away under, for the card.
+            folder: made if it is not there (`~`: your home). name: what the card tells to load, if not this folder's
+                name. licence: what you give the head away under, for the card.
 
         Raises:
             OSError: it cannot be written; what was in the folder stays.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         vit, kind = self.backbone, "tr" if isinstance(self.head, TRHead) else "mlp"
         with whole(folder, "the Segmenter", "choose a folder with room that can be written", last=CONFIG) as beside:
             beside.mkdir()
@@ -198,6 +210,7 @@ class Segmenter:
                       "grid": self.head.grid if kind == "tr" else [1, 1], "image_size": self.image_size,
                       "resize": self.resize, "smoothing": self.smoothing, "sha256": file_sha256(beside / WEIGHTS),
                       "classes": self.classes, "colors": self.colors.tolist(),
+                      **{key: getattr(self, key) for key in CRF},
                       "assignment": self._assignment.tolist() if self.matched else None,
                       "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
                                    "sha256": vit.weights_sha256, "included": vit.name == BUNDLED},
@@ -224,32 +237,33 @@ class Segmenter:
         return str(place)
 
     @torch.no_grad()
-    def __call__(self, image: str | Path | Image.Image | Tensor, *, crf: bool = False,
-                 allow_corrupt: str = "stop") -> Tensor | dict[str, Tensor]:
-        """The mask of a picture, or of every picture in a folder.
+    def __call__(self, image: Any, *, crf: bool = False, allow_corrupt: str = "stop") -> Any:
+        """The mask of a picture, or of every picture in a list or a folder.
 
         Args:
-            image: a file, a folder, a PIL picture, or a tensor (3, h, w) floating in [0, 1].
-            crf: sharpen with the dense CRF, at the working size.
+            image: a file or a folder (`~`: your home), a file's bytes or an open binary file, a Pillow picture, or an
+                array or a tensor: (h, w), (h, w, 3) or (3, h, w), uint8, or floating in [0, 1]. Or a list of these, or
+                a batch (b, 3, h, w).
+            crf: sharpen with the dense CRF, at the working size, with the run's settings.
             allow_corrupt: of a folder, `stop` at a picture that cannot be used, or `skip` it, with a warning.
 
         Returns:
-            int64 (h, w) of class ids at the picture's own size; for a folder, file name -> mask.
+            int64 (h, w) of class ids at the picture's own size, on the CPU; a list of them for a list or a batch; for a
+            folder, file name -> mask.
 
         Raises:
             FileNotFoundError: no such file. ValueError: the file is damaged, the folder has no pictures that can be
-            used, the tensor is of another shape, or a picture is more than 32 times as long as it is wide.
+            used, the tensor is of another shape or kind or beyond [0, 1], or a picture is more than 32 times as long as
+            it is wide. RuntimeError: the CRF's backend is not installed.
         """
         what = "This picture"
-        if isinstance(image, (str, Path)):
-            if Path(image).is_dir():
-                return self._folder(Path(image), crf, allow_corrupt)
-            what, image = f"The picture {image}", load_image(image)
-        if isinstance(image, Image.Image):
-            image = to_tensor(to_rgb(image)).float() * (1 / 255)
-        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise InputError(f"Segmenter takes a tensor (3, h, w), floating in [0, 1], "
-                             f"not {tuple(image.shape)} of {image.dtype}.")
+        if isinstance(image, (list, tuple)) or getattr(image, "ndim", 0) == 4:
+            return [self(one, crf=crf, allow_corrupt=allow_corrupt) for one in image]
+        if isinstance(image, (str, os.PathLike)):
+            what, image = f"The picture {image}", Path(image).expanduser()
+            if image.is_dir():
+                return self._folder(image, crf, allow_corrupt)
+        image = picture_tensor(image)
         h, w = image.shape[1:]
         if not 0 < max(h, w) <= LONGEST * min(h, w):
             raise InputError(f"{what} is {w} x {h} pixels, and nothing longer than {LONGEST} times its short side is "
@@ -257,15 +271,24 @@ class Segmenter:
         # The short side as in training, the long side as the picture has it, both whole patches.
         scale, patch = self.image_size / min(h, w), self.backbone.patch_size
         size = [max(1, round(side * scale / patch)) * patch for side in (h, w)]
-        rows, columns = map(pillow_places, (h, w), size)
-        image = image[:, rows[:, None], columns] if self.resize == "pillow" else image
-        how = {"mode": "bilinear", "antialias": True} if self.resize == "antialiased" else {"mode": "nearest"}
-        small = F.interpolate(image[None].to(self.backbone.mean.device), size=size, **how)  # (1, 3, rows p, columns p)
+        small = self._resized(image.to(self.backbone.mean.device), size)[None]  # (1, 3, rows p, columns p)
+        small = small.float() * (1 / 255) if small.dtype == torch.uint8 else small
         grid = (size[0] // patch, size[1] // patch)
         masks = predict(small, self.backbone(small), self.backbone(small.flip(-1)), grid, self.head, [self.probe],
-                        smoothing=self.smoothing, crf=crf)
+                        smoothing=self.smoothing, crf=crf, iterations=self.crf_iterations, backend=self.crf_backend,
+                        picture=self.crf_picture)
         mask = self._assignment[masks[crf][:, 0].cpu()]  # (1, rows p, columns p)
-        return F.interpolate(mask[:, None].double(), size=(h, w), mode="nearest")[0, 0].long()
+        return F.interpolate(mask[:, None].double(), size=(h, w), mode="nearest-exact")[0, 0].long()
+
+    def _resized(self, image: Tensor, size: list[int]) -> Tensor:
+        """A picture (3, h, w) at this size, of the same dtype, by the data sets' rule, see cause_lib/data/images.py."""
+        if self.resize == "pillow":
+            rows, columns = map(pillow_places, image.shape[1:], size)
+            return image[:, rows[:, None], columns]
+        from torchvision.transforms.v2 import InterpolationMode, functional  # takes as long to import as torch
+
+        return functional.resize(image, size, InterpolationMode(RESIZE[self.resize]),
+                                 antialias=self.resize == "antialiased")
 
     def _folder(self, folder: Path, crf: bool, allow_corrupt: str) -> dict[str, Tensor]:
         """File name -> mask of each picture, and what `allow_corrupt` says of those that have none."""
@@ -288,9 +311,37 @@ class Segmenter:
             warnings.warn(f"{said} and are left out (allow_corrupt='skip'); the first: {faults[0]}", stacklevel=3)
         return masks
 
-    def color(self, mask: Tensor) -> np.ndarray:
-        """A mask (h, w) as a picture: uint8 (h, w, 3)."""
-        return self.colors[mask.numpy()]
+    def color(self, mask: Tensor | np.ndarray) -> np.ndarray:
+        """A mask (h, w) of ids as a picture: uint8 (h, w, 3). Raises ValueError for ids that are no class here."""
+        return self.colors[mask_ids(mask, len(self.colors))]
+
+    def save_mask(self, mask: Tensor | np.ndarray, path: str | Path, *, over: Any = None) -> Path:
+        """Write a mask as a picture file, and return its path: an indexed PNG of the ids, in the classes' colours.
+
+        Args:
+            mask: whole numbers (h, w), as calling the Segmenter gives for one picture.
+            path: ends in `.png`; a file there is replaced (`~`: your home). Above 256 classes it is 16 bits of grey.
+            over: the mask's picture, as for calling: then the file, of any format, is that, half under the colours.
+
+        Raises:
+            ValueError: no mask of these classes, another ending or size. OSError: it cannot be written.
+
+        Examples:
+            >>> from cause_lib.heads import MLPHead
+            >>> from cause_lib.probes import ClusterProbe
+            >>> segment = Segmenter(load_backbone("bundled"), MLPHead(192, 4), ClusterProbe(2, 4), image_size=48,
+            ...                     classes=["sky", "sea"], colors=[[90, 150, 230], [0, 60, 120]])
+            >>> mask = segment(np.zeros((60, 90, 3), dtype=np.uint8))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     segment.save_mask(mask, f"{folder}/mask.png").name
+            'mask.png'
+        """
+        return write_mask(mask_ids(mask, len(self.colors)), self.colors, path, over)
+
+
+def _judged_by(experiment: Experiment) -> dict[str, Any]:
+    """What of a run's judging makes its masks beside the weights."""
+    return {key: getattr(experiment, key) for key in ("smoothing", *CRF)}
 
 
 def _refuse_others(backbone: Backbone, path: Path | str, sha256: str | None = None, dim: int | None = None) -> None:

@@ -10,13 +10,18 @@ hub, licences and statistics of pictures are timm's pretrained configs. What tim
     READINGS    name -> whose weights, read with so many heads: CAUSE's released code builds DINO's ViT-S with twelve
     SMALL       name of a ViT of ours -> how its description ends
     LICENCES    name -> the licence, where timm has none; empty where the authors' pages name none
+    RENAMES     pattern -> what it becomes: keys of transformers, and of DINOv2's authors, as timm's
 """
 
+import argparse
+import contextlib
 import difflib
 import json
 import os
 import pickle  # for the error that torch raises, nothing else
+import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -34,12 +39,16 @@ from cause_lib.errors import InputError, NotFound
 _FACTS = json.loads(Path(__file__).with_name("backbones.json").read_text(encoding="utf8"))
 BACKBONES, HUB_SHA256, READINGS = _FACTS["BACKBONES"], _FACTS["HUB_SHA256"], _FACTS["READINGS"]
 AUTHORS = {name: SimpleNamespace(**published) for name, published in _FACTS["AUTHORS"].items()}
-SMALL, LICENCES = _FACTS["SMALL"], _FACTS["LICENCES"]
+SMALL, LICENCES, RENAMES = _FACTS["SMALL"], _FACTS["LICENCES"], _FACTS["RENAMES"]
 BUNDLED, RANDOM = SMALL  # of one architecture; the second has seeded random weights, to compare with
 BUNDLED_PATH = Path(__file__).with_name("bundled.safetensors")
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
-# Keys that no token depends on: classifiers, the norm after pooling, the token of a masked patch. Others are an error.
-UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "mask_token")
+# Keys that no token depends on: classifiers, what comes after pooling, a masked patch's token. Others are an error.
+UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "mask_token", "pooler.", "classifier.")
+PARTS = ("model", "state_dict", "teacher", "target_encoder", "encoder", "module", "net", "backbone", "student")
+FOLLOWERS = re.compile(r"teacher|target|ema|momentum")  # of two networks in one file, the one that is used afterwards
+FIRST = re.compile(r"(.*?)(?:embeddings\.patch_embeddings\.projection|patch_embed\.proj)\.(?:0\.)?weight")
+QKV = re.compile(r"(blocks\.\d+\.)attention\.(?:attention\.)?(?:query|q_proj)\.(weight|bias)")
 
 
 # --- from a name to its file ---
@@ -87,7 +96,7 @@ def weights_path(name: str) -> Path:
     """The weights file of `name`: from `CAUSE_WEIGHTS` (folder or file), the user's cache of the hub, or the hub."""
     if name == BUNDLED:
         return BUNDLED_PATH
-    config, where, suffix = look_up(name)[1], os.environ.get("CAUSE_WEIGHTS", ""), ".safetensors"
+    config, where, suffix = look_up(name)[1], os.path.expanduser(os.environ.get("CAUSE_WEIGHTS", "")), ".safetensors"
     if where:
         stems = _stems(name)
         paths = [Path(where) / (stem + end) for stem in stems for end in WEIGHT_SUFFIXES]
@@ -146,16 +155,56 @@ def _from_hub(repository: str, file: str) -> Path:
 
 # --- from a file to tensors ---
 
-def load_strictly(vit: nn.Module, path: Path, name: str) -> None:
-    """Fill a backbone from a file, every key and shape accounted for; raises as `refuse_misfits`."""
+def load_strictly(vit: nn.Module, path: Path, name: str) -> str:
+    """Fill a backbone from a file, every key and shape accounted for; raises as `refuse_misfits`.
+
+    Of a file with more in it than one network, returns in words what was taken; "" for a plain state dict.
+    """
     if name in AUTHORS:
         found = strip_prefixes(read_tensors(path, (AUTHORS[name].inside,)), ("module.", "backbone."), path)
-        unused = (*UNUSED_KEYS, *AUTHORS[name].unused)
+        unused, taken = (*UNUSED_KEYS, *AUTHORS[name].unused), []
     else:
-        found, unused = read_tensors(path, ("model", "state_dict")), UNUSED_KEYS  # MAE wraps its own in "model"
+        (found, taken), unused = read_part(path, PARTS), UNUSED_KEYS
+        found, prefix = _of_one_network(found, path)
+        found, renamed = _as_timm(found, path)
+        taken = ([f"entry {name}" for name in taken] + [f"keys below {prefix}"] * bool(prefix)
+                 + ["names turned into timm's"] * renamed)
     found = {key: value for key, value in found.items() if not key.startswith(unused)}
-    refuse_misfits(found, {key: tuple(value.shape) for key, value in vit.state_dict().items()}, path, name)
+    expected = {key: tuple(value.shape) for key, value in vit.state_dict().items()}
+    positions, token = found.get("pos_embed"), found.get("cls_token")
+    rows = expected.get("pos_embed", (0, 0, 0))
+    if getattr(vit, "no_embed_class", False) and token is not None and positions is not None and (
+            tuple(token.shape), tuple(positions.shape)) == ((1, 1, rows[2]), (1, rows[1] + 1, rows[2])):
+        found |= {"cls_token": token + positions[:, :1], "pos_embed": positions[:, 1:]}  # as timm keeps them
+    refuse_misfits(found, expected, path, name)
     vit.load_state_dict({key: value.float() for key, value in found.items()}, strict=True, assign=True)
+    return ", ".join(taken)
+
+
+def _of_one_network(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
+    """The keys below what stands before a ViT's first layer, such as `backbone.` or `module.`, without it; and it."""
+    prefixes = [found[1] for key in state if (found := FIRST.fullmatch(key))] or [""]
+    prefix, *others = [one for one in prefixes if FOLLOWERS.search(one)] or prefixes
+    if others:
+        raise InputError(f"{path} holds several networks ({', '.join(map(repr, prefixes))}): save one's state dict.")
+    return {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}, prefix
+
+
+def _as_timm(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], bool]:
+    """Keys by `RENAMES`, query, key and value as one; and whether there were any. ValueError if two become one."""
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = key
+        for pattern, ours in RENAMES.items():
+            name = re.sub(pattern, ours, name)
+        if name in found:
+            raise InputError(f"{path} holds {name} twice, once as {key}: keep one of them.")
+        found[name] = value
+    for key in [*filter(QKV.fullmatch, found)]:
+        trio = [key.replace("query", part).replace("q_proj", f"{part[0]}_proj") for part in ("query", "key", "value")]
+        if len({tuple(found[one].shape) if one in found else one for one in trio}) == 1:
+            found[QKV.sub(r"\1attn.qkv.\2", key)] = torch.cat([found.pop(one) for one in trio])
+    return found, found.keys() != state.keys()
 
 
 def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path, what: str) -> None:
@@ -191,33 +240,55 @@ def strip_prefixes(state: Mapping[str, Tensor], prefixes: tuple[str, ...], path:
 
 
 def read_tensors(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """The tensors of a weights file, or those of its entry `wrappers`; whatever is beside that entry is left alone.
+    """The tensors of `read_part`."""
+    return read_part(path, wrappers)[0]
 
-    Runs no code, as unpickling would: ValueError for more than tensors, numbers, texts and containers of them;
-    FileNotFoundError for no file.
+
+def read_part(path: Path, wrappers: tuple[str, ...] = ()) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors of a weights file, or of its entry named first in `wrappers`, and so on inwards; and these entries.
+
+    Whatever is beside an entry is left alone. Runs no code, as unpickling would: ValueError for more than tensors,
+    numbers, texts, `argparse.Namespace` (DINO's settings) and containers of them; FileNotFoundError for no file.
     """
     if not path.is_file():  # a pipe would be waited for, without end
         raise NotFound(f"{path} is no file: put a weights file there.")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path} holds more than tensors (or is damaged) and is not opened, since unpickling runs "
-                         f"code; save its state dict alone, best as safetensors.") from error
+            return safetensors.torch.load_file(path), []
+        settings = [argparse.Namespace] * bool(wrappers)  # which lie beside an entry
+        with getattr(torch.serialization, "safe_globals", contextlib.nullcontext)(settings):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file, unpickling and unpacking raise whatever they stumble over
+        if (protocol := _protocol(path)) > 2:
+            raise InputError(f"{path} is a pickle of protocol {protocol}, and without running code only protocol 2 is "
+                             "read: save its state dict again by torch.save(state, path), or as safetensors."
+                             ) from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise InputError(f"{path} holds more than tensors (or is damaged) and is not opened, since unpickling runs "
+                             f"code; save its state dict alone, best as safetensors.") from error
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path} is no readable weights file ({reason}): fetch or save it again.") from error
-    for wrapper in wrappers:
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
+    taken: list[str] = []
+    while isinstance(state, dict) and (inner := next((w for w in wrappers if isinstance(state.get(w), dict)), None)):
+        state = state[inner]
+        taken.append(inner)
     if not isinstance(state, dict) or not state or not all(
             isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
             for key, value in state.items()):
         neither = f", neither itself nor as {' or '.join(wrappers)}" if wrappers else ""
         raise InputError(f"{path} holds no state dict (names to tensors){neither}: save the state_dict() alone, "
                          "best as safetensors.")
-    return state
+    return state, taken
+
+
+def _protocol(path: Path) -> int:
+    """Of a pickle, torch's or a plain one, the protocol; 0 for another file."""
+    with contextlib.suppress(Exception), path.open("rb") as file:
+        archive = zipfile.ZipFile(file) if zipfile.is_zipfile(file) else None
+        inside = archive and next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        start = archive.read(inside) if archive else (file.seek(0), file.read(2))[1]
+        return start[1] if start[0] == 0x80 and start[1] < 10 else 0
+    return 0
 
 
 def file_sha256(path: Path) -> str:

@@ -4,8 +4,8 @@
     python -m workflow.check --fetch experiments/published.csv    fetches what its source lets anybody fetch, and ends
                                                                   with an error if anything is still missing
 
-Every data set is opened and every weights file looked for, so what is said is what the run itself would say, but for
-all lines at once and one line for each thing that is missing.
+Every data set is opened, every weights file read and every size held against its backbone's patches, so what is said is
+what the run itself would say, but for all lines at once and one line for each thing that is missing or refused.
 """
 
 from __future__ import annotations
@@ -44,18 +44,27 @@ def missing(rows: Iterable[Row], *, fetch: bool) -> dict[str, list[int]]:
     this is called for the first time, as `main` does: the hub's client reads it once.
     """
     # PyTorch and timm take seconds to import, and a table that cannot be read should be refused at once.
-    from cause_lib.backbones import weights_fingerprint
+    from cause_lib.backbones import check_backbone, weights_fingerprint
     from cause_lib.data import load_dataset
-    from cause_lib.runs.released import released_files
+    from cause_lib.runs.loop import refuse_precision
+    from cause_lib.runs.released import load_released
+    from cause_lib.runs.saved import open_backbone
 
     sentences: dict[tuple, str | None] = {}
     found: dict[str, list[int]] = {}
     for row in rows:
         experiment = row.experiment
-        looks = {("weights", experiment.backbone): lambda e=experiment: weights_fingerprint(e.backbone)}
+        name, heads = experiment.backbone, experiment.num_heads
+        trained = [experiment.train_size] if row.stage == "evaluation" and not experiment.release else []
+        sizes = (experiment.image_size, *trained)
+        looks = {("precision", experiment.precision, experiment.device): lambda e=experiment: refuse_precision(
+                     e, e.device),
+                 ("backbone", name, heads, sizes): lambda n=name, h=heads, s=sizes: check_backbone(n, *s, num_heads=h),
+                 ("weights", name): lambda n=name: weights_fingerprint(n),
+                 ("read", name, heads): lambda e=experiment: open_backbone(e, None)}
         splits = [(experiment.test_split, experiment.test_images)]
         if experiment.release:
-            looks["release", experiment.release, experiment.head] = lambda e=experiment: released_files(
+            looks["release", experiment.release, experiment.head] = lambda e=experiment: load_released(
                 e.release, e.head)
         else:
             splits.insert(0, (experiment.train_split, experiment.train_images))

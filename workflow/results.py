@@ -95,11 +95,16 @@ def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     """`table`, and those lines of the file at `path`, if there is one, whose settings `table` has no result of."""
     if not Path(path).is_file():
         return table
-    kept = pd.read_csv(path)
+    kept = read_table(path)
     if "miou_all" in kept:  # written before `miou` was the published mean, see cause_lib.runs.store.as_now
         kept = kept.rename(columns={"miou": "miou_present", "miou_all": "miou"})
     frames = [frame for frame in (table, kept[~kept["settings"].isin(table["settings"])]) if len(frame)]
     return pd.concat(frames, ignore_index=True).reindex(columns=table.columns) if frames else table
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A CSV file whose empty cells alone are missing: a line may be called NA or None."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -113,7 +118,7 @@ def markdown(table: pd.DataFrame) -> str:
 def published_beside(table: str | Path) -> pd.DataFrame | None:
     """The published numbers that belong to a table, or None."""
     path = Path(table).with_name(f"{Path(table).stem}_rows.csv")
-    return pd.read_csv(path) if path.is_file() else None
+    return read_table(path) if path.is_file() else None
 
 
 def main(source: str, as_csv: str, as_markdown: str | None = None) -> None:

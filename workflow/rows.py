@@ -77,7 +77,7 @@ class Job:
 
 
 def read_rows(table: str | Path) -> list[Row]:
-    """The lines of a table.
+    """The lines of a table; lines without any filled cell are none.
 
     Raises:
         FileNotFoundError: there is no such table.
@@ -92,12 +92,20 @@ def read_rows(table: str | Path) -> list[Row]:
         names, *lines = [*csv.reader(io.StringIO(text))] or [[]]
     except (UnicodeDecodeError, OSError, csv.Error) as error:
         raise ValueError(f"{table} cannot be read as a table ({error}): save it as CSV, in UTF-8.") from None
+    for mark, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if len(names) == 1 and mark in names[0]:
+            raise ValueError(f"{table} separates its cells by {called}: save it as CSV with commas, as "
+                             f"{names[0].replace(mark, ',')[:60]}.")
+    while names and not names[-1].strip():  # which spreadsheets leave beside a table
+        names.pop()
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"{table} has the column {twice[0]!r} more than once: keep the one that you mean.")
     rows = []
-    for number, cells in enumerate((line for line in lines if line), start=1):
+    for number, cells in enumerate((line for line in lines if "".join(line).strip()), start=1):
         try:
+            while len(cells) > len(names) and not cells[-1].strip():
+                cells.pop()
             if len(cells) != len(names):
                 raise ValueError(f"it has {len(cells)} cells, and the heading has {len(names)}: make them as many.")
             filled = {name: text for name, text in zip(names, cells) if text != ""}
@@ -155,7 +163,8 @@ def _add(jobs: dict[str, dict[str, Job]], row: Row, stage: str) -> str:
     name = _name(row.experiment, stage)
     parameters = row.parameters
     if stage == "baseline":  # the same whichever line needs it, and no head's settings in a notebook without a head
-        parameters = {key: value for key, value in parameters.items() if key in (*STAGE_FIELDS[KEYS[stage]], *PLACES)}
+        kept = {*STAGE_FIELDS[KEYS[stage]], *PLACES, "reading"}  # which decides some of these fields
+        parameters = {key: value for key, value in parameters.items() if key in kept}
     return jobs[stage].setdefault(name, Job(stage, name, parameters, row.experiment, needs)).output
 
 

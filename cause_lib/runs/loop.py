@@ -57,6 +57,13 @@ def generator_for(experiment: Experiment, *what: Any) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for(experiment, *what))
 
 
+def refuse_precision(experiment: Experiment, device: str) -> None:
+    """RuntimeError for fp16 on a device of type `cpu`: accelerate would compute, and record, something else."""
+    if experiment.precision == "fp16" and device == "cpu":
+        raise RunError('precision "fp16" needs a GPU, and this run is on the CPU: set precision to "no" or "bf16", or '
+                       'device to "cuda" where there is one.')
+
+
 @contextlib.contextmanager
 def session(experiment: Experiment) -> Iterator[Accelerator]:
     """An Accelerator for the run's device and precision; global random numbers are as before when it ends."""
@@ -67,6 +74,7 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
     patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=6))  # while the first process fills the cache
     accelerator = Accelerator(cpu=experiment.device == "cpu" or several and not torch.cuda.is_available(),
                               mixed_precision=experiment.precision, kwargs_handlers=[patience] if several else None)
+    refuse_precision(experiment, accelerator.device.type)
     # None: all GPUs here; of several processes each looks at its own only.
     forked = None if not several else [accelerator.device] if accelerator.device.type == "cuda" else []
     deterministic = torch.are_deterministic_algorithms_enabled()

@@ -39,7 +39,8 @@ class Released(NamedTuple):
 
 def released_files(folder: str | Path, head: str) -> dict[str, Path]:
     """File name -> path of the three that a head (`mlp` or `tr`) needs; FileNotFoundError says which are missing."""
-    paths = {name: Path(folder) / name for name in ("modular.npy", f"segment_{head}.pth", f"cluster_{head}.pth")}
+    names, place = ("modular.npy", f"segment_{head}.pth", f"cluster_{head}.pth"), Path(folder).expanduser()
+    paths = {name: place / name for name in names}
     if missing := [name for name, path in paths.items() if not path.is_file()]:
         raise NotFound(f"{folder} has no {' and no '.join(missing)}: of the links in the tables at {SOURCE}, put "
                        f"modular.npy (from 'Concept ClusterBook'), segment_{head}.pth and cluster_{head}.pth (from "

@@ -139,7 +139,9 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     c, side = len(config["classes"]) if isinstance(config.get("classes"), list) else 0, range(1, 4097)
     forms = {
         "sha256": str, "readout": ("modularity", "kmeans", "concepts", "linear"), "grid": [side, 2], "image_size": side,
-        "resize": ("nearest", "antialiased", "pillow"), "smoothing": (float, range(2**53)), "classes": [str, c],
+        "resize": ("nearest", "antialiased", "pillow"), "smoothing": (float, range(2**53)),
+        "crf_iterations": (..., range(1, 1001)), "crf_backend": (..., "torch", "pydensecrf"),
+        "crf_picture": (..., "rgb", "released"), "classes": [str, c],
         "colors": [[range(256), 3], c], "assignment": (None, [range(c), c]), "record": (None, dict),
         "backbone": dict, "backbone.name": str, "backbone.sha256": str, "backbone.num_heads": (None, side),
         "backbone.positions": str, "backbone.included": bool,

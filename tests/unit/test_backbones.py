@@ -490,8 +490,7 @@ def test_authors_files_load_strictly(authors, shallow, tmp_path, monkeypatch, ca
         load(lambda content: content[key].update({"module.cls_token": torch.zeros(1), "cls_token": torch.zeros(1)}))
     with pytest.raises(ValueError, match=f"neither itself nor as {key}"):
         load(lambda content: content.update({key: 7}))
-    with pytest.raises(ValueError, match="more than tensors"):
-        load(lambda content: content.update(args=argparse.Namespace(arch="vit")))
+    load(lambda content: content.update(args=argparse.Namespace(arch="vit")))  # settings, which run nothing
     with pytest.raises(ValueError, match="more than tensors"):
         load(lambda content: content.update(args=Runs()))
     assert "code has run" not in capsys.readouterr().out

@@ -92,8 +92,8 @@ def test_errors_help(trained, tmp_path, monkeypatch):
         segment(tmp_path / "broken.jpg")
     with pytest.raises(FileNotFoundError, match="nowhere.jpg"):
         segment(tmp_path / "nowhere.jpg")
-    with pytest.raises(ValueError, match=r"takes a tensor \(3, h, w\)"):
-        segment(torch.zeros(4, 4))
+    with pytest.raises(ValueError, match=r"Segmenter takes .* a tensor \(h, w\).*, not \(4,\) of torch.float32"):
+        segment(torch.zeros(4))
 
 
 def test_two_runs_in_one_place_must_be_told_apart(trained):
@@ -139,7 +139,7 @@ def test_what_is_saved_gives_the_same_bits(trained, tmp_path, head, readout):
     for name in ("head", "probe"):
         ours, theirs = getattr(segment, name).state_dict(), getattr(again, name).state_dict()
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-    for name in ("classes", "matched", "image_size", "readout", "resize"):
+    for name in ("classes", "matched", "image_size", "readout", "resize", "crf_iterations", "crf_backend", "crf_picture"):
         assert getattr(segment, name) == getattr(again, name)
     assert np.array_equal(segment.colors, again.colors)
     again.save_pretrained(tmp_path / "b", name="a")
@@ -195,7 +195,7 @@ def test_a_head_that_was_not_judged_has_no_numbers(tiny, tmp_path, label_free):
     segment.save_pretrained(tmp_path / "mine")
     text = (tmp_path / "mine/README.md").read_text()
     assert "It was not judged." in text and "named none; ask them" in text
-    assert f"labels in training | {'none' if label_free else 'yes, in step 3'}" in text
+    assert f"labels in training | {'none' if label_free else 'yes, in steps 2 and 3'}" in text
     again, picture = Segmenter.from_pretrained(tmp_path / "mine"), torch.rand(3, 48, 48)
     assert torch.equal(again(picture), segment(picture)) and not again.matched
 
@@ -327,7 +327,7 @@ def test_released_files_are_judged_without_training(tiny, tmp_path, release, mon
         assert (assignment[cosine.argmax(dim=1)[0]] == mask).double().mean() > 0.999
     assert segment.matched and segment.classes == ["sky", "grass", "house"]
     text = (segment.save_pretrained(tmp_path / "mine") / "README.md").read_text()
-    assert "(released files) on data" in text and "yes, in step 3" in text
+    assert "(released files) on data" in text and "yes, in steps 2 and 3" in text
     assert torch.equal(Segmenter.from_pretrained(tmp_path / "mine")(image[0]), segment(image[0]))
 
     # other files in the same place are another release, and never taken for the ones that were judged
