@@ -222,8 +222,10 @@ def test_pictures_without_labels_get_masks_and_no_scores(tmp_path):
     run = Experiment(dataset="folder", folder=str(folder), run_dir=str(tmp_path / "runs"), num_classes=3, **TINY)
     record = read_record(stages.evaluate(run))
     assert record["results"][0]["miou"] is None and record["results"][0]["clusters_used"] >= 1
-    with pytest.raises(ValueError, match="label_free=False needs labels"):
-        stages.fit_probe(run.replace(label_free=False))
+    for stage in (stages.evaluate, stages.fit_probe, stages.fit_head):  # before anything is trained
+        with pytest.raises(ValueError, match="label_free=False needs labels, and folder .* has none: set label_free"):
+            stage(run.replace(label_free=False, run_dir=str(tmp_path / "refused")))
+    assert not list((tmp_path / "refused").rglob("*.*"))
 
 
 def test_one_picture_one_concept_one_class(tmp_path):
