@@ -106,6 +106,12 @@ def test_the_library_is_label_free_unless_asked(head):
     assert all(found.floor == 0 for found in released.values())
 
 
+@pytest.mark.parametrize("head", ["mlp", "tr"])
+def test_the_released_reading_is_label_free_too(head):
+    found = label_share(training_of(Experiment(head=head, reading="released", **SMALL)), lambda label: label, torch.zeros_like)
+    assert found == dict.fromkeys(("head 2", "head 3", "centroids"), Share(0.0, 0.0, 0.0))
+
+
 def test_the_two_ways_can_be_had_apart():
     run = Experiment(head="mlp", label_free=False, labels_in_norm=False, **SMALL)
     found = label_share(training_of(run), lambda label: label, torch.zeros_like)

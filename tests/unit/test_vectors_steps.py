@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from vectors import CENTROIDS, gap, load, tensor, to_ours, unpack
+from vectors import CENTROIDS, gap, load, make_head, tensor, to_ours, unpack
 
 from cause_lib import steps
 from cause_lib.clusterbook import Clusterbook, thin_pictures
@@ -55,24 +55,18 @@ def double(monkeypatch):
     torch.set_default_dtype(before)
 
 
-def given(file, case, inputs, monkeypatch, step=None):
-    """The experiment of a case, its labels, and its random choices handed in."""
+def given(file, case, inputs, monkeypatch):
+    """The experiment of a case, its labels, and its random choices handed in.
+
+    Clip, decay and what labels reach are what the presets say of the data set, the head and `label_free`.
+    """
     data, kind = case.split("/")
     own = "own_" if kind == "own" else ""
-    free = kind in ("outside", "frozen")
-    run = Experiment(dataset=data, head="tr" if "_tr" in file else "mlp", label_free=free, **SIZES)
-    # the presets alone say clip, decay and what labels reach
-    kept, rows = tensor(inputs[f"{own}kept"]), inputs.get(f"{own}bank_rows")
-    calls = iter(range(5))
-    state = {}
-
-    def kept_patches(experiment, grid, generator, size, part):
-        state["step"] = next(calls)
-        return kept[state["step"]]
-
-    monkeypatch.setattr(steps, "kept_patches", kept_patches)
-    if rows is not None:
-        monkeypatch.setattr(steps, "share_of_each", lambda *_: tensor(rows[state["step"]][rows[state["step"]] >= 0]))
+    run = Experiment(dataset=data, head="tr" if "_tr" in file else "mlp", label_free=kind in ("outside", "frozen"), **SIZES)
+    patterns = iter(tensor(inputs[f"{own}kept"]))
+    monkeypatch.setattr(steps, "kept_patches", lambda *_: next(patterns))
+    rows = iter(tensor(inputs.get(f"{own}bank_rows", np.zeros((0, 0), int))))
+    monkeypatch.setattr(steps, "share_of_each", lambda *_: (drawn := next(rows))[drawn >= 0])
     labels = tensor(inputs["labels"])
     return run, Views(torch.zeros_like(labels) if kind == "zeros" else labels)
 
@@ -85,8 +79,6 @@ def weights_of(module):
 def test_step_2_is_theirs(double, monkeypatch, file, case):
     inputs, found = load("step2_inputs"), load(file)
     run, views = given(file, case, inputs, monkeypatch)
-    packing = load("step2_tr_cocostuff27")["names"] if "_tr" in file else found["names"]
-    assert list(packing) == list(found["names"])
     start = unpack(found["init"], found["names"], found["shapes"])
     model = steps.head_run(run, Path("unused"), Clusterbook(tensor(inputs["codebook"])), Accelerator(cpu=True), views)
     parts = {"head": (model.state["student"]["head"], "head"), "projection": (model.state["student"]["projection"], "projection_head"),
@@ -114,7 +106,6 @@ def test_step_3_is_theirs(double, monkeypatch, file, case):
     run, views = given(file, case, inputs, monkeypatch)
     start = unpack(found["init"], found["names"], found["shapes"])
     book = tensor(inputs["codebook"])
-    from vectors import make_head
     head = make_head(start, book, grid=(12, 12))
     linear = LinearProbe(27, 12)
     linear.load_state_dict(to_ours(start, "linear"))
