@@ -98,6 +98,7 @@ def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     kept = pd.read_csv(path)
     if "miou_all" in kept:  # written before `miou` was the published mean, see cause_lib.runs.store.as_now
         kept = kept.rename(columns={"miou": "miou_present", "miou_all": "miou"})
+        kept = kept[kept["label_free"].astype(bool)]  # of other steps, as in `evaluations`
     frames = [frame for frame in (table, kept[~kept["settings"].isin(table["settings"])]) if len(frame)]
     return pd.concat(frames, ignore_index=True).reindex(columns=table.columns) if frames else table
 
