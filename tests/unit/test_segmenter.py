@@ -195,7 +195,7 @@ def test_a_head_that_was_not_judged_has_no_numbers(tiny, tmp_path, label_free):
     segment.save_pretrained(tmp_path / "mine")
     text = (tmp_path / "mine/README.md").read_text()
     assert "It was not judged." in text and "named none; ask them" in text
-    assert f"labels in training | {'none' if label_free else 'yes, in step 3'}" in text
+    assert f"labels in training | {'none' if label_free else 'yes, in steps 2 and 3'}" in text
     again, picture = Segmenter.from_pretrained(tmp_path / "mine"), torch.rand(3, 48, 48)
     assert torch.equal(again(picture), segment(picture)) and not again.matched
 
@@ -327,7 +327,7 @@ def test_released_files_are_judged_without_training(tiny, tmp_path, release, mon
         assert (assignment[cosine.argmax(dim=1)[0]] == mask).double().mean() > 0.999
     assert segment.matched and segment.classes == ["sky", "grass", "house"]
     text = (segment.save_pretrained(tmp_path / "mine") / "README.md").read_text()
-    assert "(released files) on data" in text and "yes, in step 3" in text
+    assert "(released files) on data" in text and "yes, in steps 2 and 3" in text
     assert torch.equal(Segmenter.from_pretrained(tmp_path / "mine")(image[0]), segment(image[0]))
 
     # other files in the same place are another release, and never taken for the ones that were judged
