@@ -166,9 +166,9 @@ class Experiment:
         "labels (COCO-Stuff-27 TR 2, MLP 0.1; Cityscapes 1; other sets 1e9, no bound)",
         "gradients are scaled down to this length, and without any length nothing moves", 1e-12, stages="probe",
         since=None)
-    probe_dropout: float | None = _field(None, "share of features dropped while centroids train (None: 0 without "
-        "labels, as released `dropout`)", "it is the share of features dropped, and some have to stay", 0.0, 0.999,
-        stages="probe", since=0.0)
+    probe_dropout: float | None = _field(None, "share of features dropped while centroids train (None: `dropout`, as "
+        "released; 0 without labels in the reading `paper`)", "it is the share of features dropped, and some have to "
+        "stay", 0.0, 0.999, stages="probe", since=0.0)
     probe_start: str | None = _field(None, "`uniform` random centroids, as published, or those of `kmeans`",
         "centroids start in these ways", stages="probe", choices=("uniform", "kmeans"), since="uniform")
     probe_steps: int | None = _field(None, "updates of step 3 (TR five epochs, MLP one)",

@@ -78,7 +78,8 @@ def evaluations(run_dir: str | Path) -> dict[str, Path]:
     paths = sorted(Path(run_dir).glob("*evaluation/*/metrics.json"), key=lambda path: path.stat().st_mtime)
     records = ((path.parent, read_record(path.parent)) for path in paths)
     return {_name(Experiment.from_dict(record["experiment"]), record["stage"]): folder for folder, record in records
-            if record["experiment"]["label_free"] or "labels_in_norm" in record["experiment"]}  # else of other steps
+            if record["stage"] == "baseline_evaluation" or record["experiment"]["label_free"]
+            or record["experiment"].get("release") or "labels_in_norm" in record["experiment"]}  # else of other steps
 
 
 def _name(experiment: Experiment, stage: str) -> str:
@@ -98,6 +99,8 @@ def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     kept = read_table(path)
     if "miou_all" in kept:  # written before `miou` was the published mean, see cause_lib.runs.store.as_now
         kept = kept.rename(columns={"miou": "miou_present", "miou_all": "miou"})
+        made_alike = kept["label_free"].astype(bool) | kept["settings"].str.contains('"release"')
+        kept = kept[made_alike]  # without what other steps made, as in `evaluations`
     frames = [frame for frame in (table, kept[~kept["settings"].isin(table["settings"])]) if len(frame)]
     return pd.concat(frames, ignore_index=True).reindex(columns=table.columns) if frames else table
 

@@ -112,6 +112,21 @@ def test_results_are_found_without_the_pictures(table, monkeypatch):
     assert results.results(read_rows(ROOT / "experiments/published.csv")).empty
 
 
+def test_runs_that_other_steps_made_are_no_results_and_all_others_are(tmp_path):
+    """Earlier versions used labels in step 3 alone; their baselines and evaluations of released files stay."""
+    run = Experiment(run_dir=str(tmp_path), label_free=False)
+    records = {"evaluation/then": run, "evaluation/now": run, "evaluation/files": run.replace(release="there"),
+               "baseline_evaluation/then": run, "evaluation/free": run.replace(label_free=True)}
+    for place, experiment in records.items():
+        fields = experiment.to_dict()
+        if not place.endswith("now"):
+            del fields["labels_in_norm"]
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "metrics.json").write_text(json.dumps({"stage": place.split("/")[0], "experiment": fields}))
+    found = {folder.relative_to(tmp_path).as_posix() for folder in results.evaluations(tmp_path).values()}
+    assert found == {*records} - {"evaluation/then"}
+
+
 def test_results_of_several_machines_add_up(table, tmp_path, capsys):
     target = tmp_path / "book/results.csv"
     results.main(str(table), str(target))
@@ -127,7 +142,9 @@ def test_results_of_several_machines_add_up(table, tmp_path, capsys):
     before = again.rename(columns={"miou": "miou_all", "miou_present": "miou"})  # as earlier versions wrote it
     before.to_csv(target, index=False)
     results.main(str(table), str(target))
-    pd.testing.assert_frame_equal(pd.read_csv(target), again)
+    of_now = again[again["label_free"] | (again["library"] != "other")].reset_index(drop=True)  # with labels: other steps
+    assert len(of_now) < len(again)
+    pd.testing.assert_frame_equal(pd.read_csv(target), of_now)
     shown = (tmp_path / "results.md").read_text()
     assert shown.count("\n") == 22 and "settings" not in shown and "total_seconds" in shown
 

@@ -29,7 +29,8 @@ LONG = TINY | dict(concept_steps=20, head_steps=20, probe_steps=20, batch_size=5
                    crf_iterations=2)
 RUNS = [dict(head="tr", stage="probe"), dict(head="tr", label_free=False, stage="evaluation"),
         dict(head="mlp", stage="probe"), dict(head="tr", bank_capacity=0, stage="head"),
-        dict(head="mlp", bank_capacity=0, cache_gb=0.0, seed=1, stage="probe")]
+        dict(head="mlp", bank_capacity=0, cache_gb=0.0, seed=1, stage="probe"),
+        dict(head="mlp", reading="released", label_free=False, cache_gb=0.0, seed=2, stage="probe")]
 
 
 def arguments(run_dir: Path, stage: str, **changes) -> list[str]:
@@ -95,7 +96,7 @@ def test_losses_of_twenty_updates_are_those_of_one_process(place):
             assert len(losses[0]) == 20 and losses[0].unique().numel() > 10
             torch.testing.assert_close(*losses, atol=1e-5, rtol=0)
             assert one["notes"] == two["notes"]
-    assert compared == 2 + 5 + 4  # clusterbooks of two seeds, heads, probes
+    assert compared == 3 + 6 + 5  # clusterbooks of three seeds, heads, probes
 
 
 def test_what_is_learnt_and_the_bank_are_those_of_one_process(place):
@@ -120,7 +121,7 @@ def test_what_is_learnt_and_the_bank_are_those_of_one_process(place):
                 else:
                     assert torch.equal(two[key], value), f"{name}: {key}"
     kept = [load_file(place / "two" / name) for name in names(place / "two", "kept/0/head/*")]
-    assert sorted(len(state.get("bank/projections", ())) > 0 for state in kept) == [False, False, True, True, True]
+    assert sorted(len(state.get("bank/projections", ())) > 0 for state in kept) == [False, False, True, True, True, True]
     assert not (place / "two/kept/1").exists()  # the first process writes, and it alone
 
 

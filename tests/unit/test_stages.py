@@ -179,8 +179,36 @@ def test_released_step_three_trains_the_head_with_labels(tiny):
     assert [r["readout"] for r in record["results"]] == ["modularity", "kmeans", "linear"]
 
 
+@pytest.mark.parametrize("changes, dropped", [({}, 0), ({"label_free": False}, 0.2), ({"reading": "released"}, 0.2),
+                                              ({"label_free": False, "labels_in_norm": False}, 0.2),
+                                              ({"label_free": False, "probe_dropout": 0.0}, 0), ({"probe_dropout": 0.5}, 0.5)])
+def test_step_three_begins_where_step_two_ended(tiny, monkeypatch, changes, dropped):
+    """With its head and, if it has one, its linear probe; features are dropped while centroids train, or not."""
+    run, begun, probe_run = tiny(concept_steps=2, head_steps=2, probe_steps=1, dropout=0.2, **changes), [], stages.probe_run
+
+    def seen(experiment, folder, head, *rest):
+        made = probe_run(experiment, folder, head, *rest)
+        begun.append((head.dropout if head.training else 0,
+                      {name: value.clone() for name, value in head.state_dict().items()},
+                      {name: value.clone() for name, value in made.state.get("linear", torch.nn.Module()).state_dict().items()}))
+        return made
+
+    monkeypatch.setattr(stages, "probe_run", seen)
+    stages.fit_probe(run)
+    (share, head, linear), = begun
+    assert share == dropped
+    before = load_file(stages.fit_head(run) / "head.safetensors")
+    assert head.keys() == before.keys() and all(torch.equal(head[name], before[name]) for name in head)
+    assert bool(linear) != run.label_free
+    if run.labels_in_norm:
+        trained = load_file(stages.fit_head(run) / "probe.safetensors")
+        assert all(torch.equal(value, trained[f"linear.{name}"]) for name, value in linear.items())
+
+
 @pytest.mark.parametrize("stage, changes", [("fit_clusterbook", {}), ("fit_head", {}), ("fit_probe", {}),
-                                            ("fit_probe", {"label_free": False}), ("evaluate", {})])
+                                            ("fit_probe", {"label_free": False}), ("evaluate", {}),
+                                            ("fit_head", {"label_free": False, "reading": "released"}),
+                                            ("fit_probe", {"label_free": False, "reading": "released"})])
 def test_a_stage_stopped_on_its_way_goes_on_to_the_same_bits(tiny, tmp_path, stage, changes, monkeypatch):
     whole = getattr(stages, stage)(tiny(run_dir=str(tmp_path / "whole"), **changes))
     run = tiny(run_dir=str(tmp_path / "cut"), **changes)
@@ -222,8 +250,10 @@ def test_pictures_without_labels_get_masks_and_no_scores(tmp_path):
     run = Experiment(dataset="folder", folder=str(folder), run_dir=str(tmp_path / "runs"), num_classes=3, **TINY)
     record = read_record(stages.evaluate(run))
     assert record["results"][0]["miou"] is None and record["results"][0]["clusters_used"] >= 1
-    with pytest.raises(ValueError, match="label_free=False needs labels"):
-        stages.fit_probe(run.replace(label_free=False))
+    for stage in (stages.evaluate, stages.fit_probe, stages.fit_head):  # before anything is trained
+        with pytest.raises(ValueError, match="label_free=False needs labels, and folder .* has none: set label_free"):
+            stage(run.replace(label_free=False, run_dir=str(tmp_path / "refused")))
+    assert not list((tmp_path / "refused").rglob("*.*"))
 
 
 def test_one_picture_one_concept_one_class(tmp_path):

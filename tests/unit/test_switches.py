@@ -7,12 +7,15 @@ import torch.nn.functional as F
 from PIL import Image
 from test_stages import bits
 
-from cause_lib import stages
+from cause_lib import stages, steps
 from cause_lib.backbones import load_backbone
+from cause_lib.clusterbook import Clusterbook, thin_pictures
 from cause_lib.config import STAGE_FIELDS, Experiment
 from cause_lib.data import load_dataset, resize_and_crop
+from cause_lib.runs import judging
 from cause_lib.runs.features import FrozenFeatures, open_dataset
-from cause_lib.runs.loop import session
+from cause_lib.runs.loop import generator_for, kept_patches, session
+from cause_lib.runs.parallel import WHOLE, Part
 from cause_lib.segmenter import Segmenter
 
 AWAY = {"resize": "antialiased", "num_heads": 6, "positions": "antialiased", "shared_start": True}
@@ -101,6 +104,60 @@ def test_tokens_follow_the_switch_kept_or_not(tiny, name, cache_gb):
 def test_positions_matter_only_away_from_the_native_size(tiny):
     plain, other = tiny(train_images=1), tiny(train_images=1, positions="antialiased")
     assert torch.equal(tokens(plain, 160), tokens(other, 160))
+
+
+# --- patches ---
+
+def test_patches_are_kept_as_said_and_of_each_part_its_own():
+    """By `thinning`: one pattern, the edge too; or of each picture its own, complete blocks alone. Of any two parts."""
+    def kept(thinning, part=WHOLE):
+        run = Experiment(thinning=thinning, thin=4)
+        return kept_patches(run, (14, 15), generator_for(run, "head", 3), 5, part)
+
+    one, own = kept("batch"), kept("picture")
+    assert one.shape == (16,) and own.shape == (5, 9) and len({tuple(row) for row in own.tolist()}) == 5
+    assert torch.equal(own, thin_pictures((14, 15), 4, generator_for(Experiment(), "head", 3), 5))
+    parts = [Part(0, 2, 5), Part(2, 5, 5)]
+    assert torch.equal(torch.cat([kept("picture", part) for part in parts]), own)
+    assert all(torch.equal(kept("batch", part), one) for part in parts)
+
+
+def test_step_one_learns_from_the_patches_that_are_kept(tiny, monkeypatch):
+    seen, loss = [], steps.modularity_loss
+    monkeypatch.setattr(steps, "modularity_loss", lambda tokens, *rest: (seen.append(tokens.shape[1]), loss(tokens, *rest))[1])
+    for thinning in ("batch", "picture"):
+        stages.fit_clusterbook(tiny(concept_steps=1, thin=4, thinning=thinning))
+    assert seen == [4, 1]  # of 6 x 6
+
+
+def test_the_teacher_drops_features_too(tiny):
+    run = tiny()
+    with session(run) as accelerator:
+        features = FrozenFeatures(run, "train", 48, accelerator)
+        made = steps.head_run(run, None, Clusterbook(torch.rand(12, features.dim)), accelerator, features)
+    assert all(made.state[name].training and made.state[name]["head"].dropout == 0.1 for name in ("student", "teacher"))
+
+
+def test_labels_are_those_of_the_pictures_whose_tokens_are_seen(tiny, monkeypatch):
+    asked = {"stream": [], "pictures": []}
+    for name, views in asked.items():
+        method = getattr(FrozenFeatures, name)
+        monkeypatch.setattr(FrozenFeatures, name, lambda self, batches, *rest, method=method, views=views: (
+            views.append([batch.tolist() for batch in batches]), method(self, batches, *rest))[1])
+    run = tiny(head="mlp", label_free=False, concept_steps=1, head_steps=9, probe_steps=7)
+    stages.fit_probe(run)
+    assert [len(views) for views in asked["pictures"] if len(views) in (9, 7)] == [9, 7]
+    for steps_made in (9, 7):  # of step 2, of step 3
+        (labels,), tokens = ([views for views in asked[name] if len(views) == steps_made] for name in ("pictures", "stream"))
+        assert labels in tokens
+
+
+def test_the_crf_sees_the_picture_as_said(tiny, monkeypatch):
+    seen, predict = [], judging.predict
+    monkeypatch.setattr(judging, "predict", lambda *rest, **options: (seen.append(options["picture"]), predict(*rest, **options))[1])
+    for picture in ("rgb", "released"):
+        stages.evaluate_baseline(tiny(crf=True, crf_iterations=1, crf_picture=picture))
+    assert list(dict.fromkeys(seen)) == ["rgb", "released"]
 
 
 # --- the teacher's start ---
