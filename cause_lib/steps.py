@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from cause_lib.clusterbook import Clusterbook, modularity_loss, take_patches
 from cause_lib.config import Experiment
 from cause_lib.contrast import ConceptBank, concept_contrastive_loss, share_of_each
-from cause_lib.errors import InputError
 from cause_lib.heads import MLPHead, TRHead, ema_update, projection
 from cause_lib.probes import ClusterProbe, LinearProbe
 from cause_lib.runs.features import FrozenFeatures
@@ -148,9 +147,6 @@ def probe_run(experiment: Experiment, folder: Path, head: MLPHead | TRHead, star
 def supervision(experiment: Experiment, stage: str, steps: int, features: FrozenFeatures,
                 accelerator: Accelerator) -> tuple[LinearProbe, Callable[[Tensor, int, Part], Tensor]]:
     """What labels add: a new linear probe, and its cross-entropy (x, step, part) on features x (b, n, r)."""
-    if not features.dataset.has_labels:
-        raise InputError(f"label_free=False needs labels, and {experiment.dataset} {experiment.folder} has none: "
-                         "set label_free to True.")
     linear = LinearProbe(features.dataset.num_classes, experiment.reduced_dim).to(accelerator.device)
     pictures = None  # read for their labels alone
 

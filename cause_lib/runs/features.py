@@ -74,9 +74,13 @@ def open_dataset(experiment: Experiment, role: str, image_size: int) -> Segmenta
     """The pictures of a run: role `train` gives its training views, `test` the whole pictures it is judged on."""
     split, crops, limit = {"train": (experiment.train_split, experiment.crops, experiment.train_images),
                            "test": (experiment.test_split, "none", experiment.test_images)}[role]
-    return load_dataset(experiment.dataset, split, image_size=image_size, folder=experiment.folder, crops=crops,
-                        crop_ratio=experiment.crop_ratio, limit=limit, num_classes=experiment.num_classes,
-                        resize=experiment.resize, allow_corrupt=experiment.allow_corrupt)
+    dataset = load_dataset(experiment.dataset, split, image_size=image_size, folder=experiment.folder, crops=crops,
+                           crop_ratio=experiment.crop_ratio, limit=limit, num_classes=experiment.num_classes,
+                           resize=experiment.resize, allow_corrupt=experiment.allow_corrupt, judged=role == "test")
+    if role == "train" and not experiment.label_free and not dataset.has_labels:
+        raise InputError(f"label_free=False needs labels, and {experiment.dataset} {experiment.folder} has none: "
+                         "set label_free to True.")
+    return dataset
 
 
 class FrozenFeatures:
