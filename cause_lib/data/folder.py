@@ -23,8 +23,8 @@ from cause_lib.data.source import (Source, endings, fingerprint_files, is_litter
                                    open_files, spread)
 from cause_lib.errors import InputError, NotFound
 
-LAYOUT = ("expected <folder>/images/, <folder>/<split>/images/ or <folder>/images/<split>/ with jpg, png, webp, bmp or "
-          "tif files")
+LAYOUT = ("expected <folder>/images/ or <folder>/<split>/images/ (or <folder>/images/<split>/) with jpg, png, webp, "
+          "bmp, tif or gif files")
 SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")  # names of folders in images/
 MOST_CLASSES = 10_000  # as `Experiment.num_classes`; a larger id is a colour or a depth taken for a label
 DEFAULT_CLUSTERS = 27  # where there are no labels: the number of the paper's main table
@@ -51,8 +51,9 @@ def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int 
                       "are trained on, and not judged", stacklevel=2)
     pairs = spread([pair for pair in pairs if pair[1]] if found and judged else pairs, limit)
     images, labels = [image for image, _ in pairs], [label for _, label in pairs] if found else None
-    classes, colors, codes = name_classes(root, home, num_classes, allow_corrupt == "stop")
-    colored = codes.in_color or any(in_color(label) for label in [label for label in labels or () if label][:1])
+    mine = [label for label in found or () if label]
+    classes, colors, codes = name_classes(root, home, mine, num_classes, allow_corrupt == "stop")
+    colored = codes.in_color or any(map(in_color, mine[:1]))
     read = [codes.table, codes.colors if colored else ()]  # beyond what the files say
     return open_files(root, images, labels, classes, colors, codes=codes, below=below, contents=True,
                       skipped=[(name, "it has no label") for name in bare] if judged else (),
@@ -112,12 +113,16 @@ def all_labels(root: Path) -> tuple[Path, ...]:
     return tuple(label for labels in found for label in labels if label)
 
 
-def name_classes(root: Path, home: Path, num_classes: int | None, stop: bool) -> tuple[list[str], np.ndarray, Codes]:
-    """Names, colours and codes: from classes.json, else from the ids in the labels of all splits, else clusters."""
+def name_classes(root: Path, home: Path, mine: Sequence[Path], num_classes: int | None, stop: bool
+                 ) -> tuple[list[str], np.ndarray, Codes]:
+    """Names, colours and codes: from classes.json, else from the ids in the labels of all splits, else clusters.
+
+    mine: the labels of the split in `home`, of which some are read to see whether classes.json has their values.
+    """
     files = all_labels(root)
     listed = next((path for path in (home / "classes.json", root / "classes.json") if path.is_file()), None)
     classes, colors, codes = read_classes(listed) if listed else ([], None, by_order(MOST_CLASSES))
-    looked = tuple(spread(files, LOOK if listed else None))
+    looked = tuple(spread(mine, LOOK)) if listed else files
     found = count_pixels(looked, fingerprint_files(root, looked, contents=True), codes, stop)
     if said := _what_is_odd(found, classes):
         warnings.warn(f"In the labels of '{root}' {said}: if that is not meant, say in its classes.json what each value "

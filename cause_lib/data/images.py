@@ -126,10 +126,10 @@ def _read(path: str | Path, convert: Callable[[Image.Image, str], Any]) -> Any:
     if Path(path).suffix.lower() in HEIC:
         reads_heic()
     try:
-        picture = Image.open(path)
-        layout = str([part[3] for part in picture.tile])
-        picture.load()  # Pillow reads lazily: without this a truncated file would fail far from here
-        return convert(picture, layout)
+        with Image.open(path) as picture:
+            layout = str([part[3] for part in picture.tile])
+            picture.load()  # Pillow reads lazily: without this a truncated file would fail far from here
+            return convert(picture, layout)
     except Refusal:
         raise
     except Exception as error:  # of a decoder: OSError, SyntaxError, EOFError, struct.error, ...

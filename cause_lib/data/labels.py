@@ -54,8 +54,8 @@ class Codes:
             if self.in_color or (stored != stored[..., :1]).any():
                 color = stored[~known][0].tolist()
                 raise InputError(f"label '{path}' has the colour {color}, which classes.json gives to no class, or to "
-                                 'two: save it with one channel of class ids, or write each class into classes.json as '
-                                 f'{{"name": ..., "color": {color}}}')
+                                 f'two: write {{"name": ..., "color": {color}}} into it, for every class (`python -m '
+                                 'cause_lib.data classes` prints the colours), or save labels with one channel of ids')
             stored = stored[..., 0].astype(np.int32)  # ids, three times the same
         table = np.array([*self.table, *[UNKNOWN] * (VOID + 1 - len(self.table)), -1], dtype=np.int32)  # -1: the last
         table[VOID] = -1 if table[VOID] == UNKNOWN else table[VOID]
