@@ -146,9 +146,11 @@ class Tally:
             if not with_crf:  # the CRF removes small regions by design
                 found += health.of_clusters(name, pixels, experiment.recipe)
             gallery[row] = torch.tensor(numbers["assignment"], dtype=torch.int16)[gallery[row].long()]
+        *pixels, void = counted.counts[:-1].view(dataset.num_classes, -1).sum(dim=0).tolist()  # of the labels, by class
+        found += health.of_labels(pixels, void, dataset.classes) if dataset.has_labels else []
         metrics = {"results": results, "dataset": {
             "name": experiment.folder or experiment.dataset, "split": dataset.split, "images": len(dataset),
-            "classes": dataset.classes, "colors": dataset.colors.tolist(), "labelled": dataset.has_labels,
+            "classes": dataset.classes, "colors": dataset.colors.tolist(), "labelled": dataset.has_labels and any(pixels),
             "skipped": {"count": len(dataset.skipped), "pictures": dict(dataset.skipped)}}}
         if concepts:
             metrics["concepts"] = health.in_use(self.wins) | {"used": int((self.wins > 0).sum()),
