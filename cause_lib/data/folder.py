@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cause_lib.data.labels import Codes, by_order, count_pixels, in_color, read_classes
+from cause_lib.data.labels import Codes, by_order, count_pixels, in_color, read_classes, what_is_odd
 from cause_lib.data.palette import palette
 from cause_lib.data.published import find_folder, places
 from cause_lib.data.source import (Source, endings, fingerprint_files, is_litter, labels_of, list_files, list_pictures,
@@ -53,8 +53,7 @@ def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int 
     images, labels = [image for image, _ in pairs], [label for _, label in pairs] if found else None
     mine = [label for label in found or () if label]
     classes, colors, codes = name_classes(root, home, mine, num_classes, allow_corrupt == "stop")
-    colored = codes.in_color or any(map(in_color, mine[:1]))
-    read = [codes.table, codes.colors if colored else ()]  # beyond what the files say
+    read = [codes.table, codes.colors if codes.in_color or any(map(in_color, mine[:1])) else ()]  # of the labels
     return open_files(root, images, labels, classes, colors, codes=codes, below=below, contents=True,
                       skipped=[(name, "it has no label") for name in bare] if judged else (),
                       extra=len(classes) if read == [by_order(len(classes)).table, ()] else [len(classes), *read])
@@ -124,24 +123,10 @@ def name_classes(root: Path, home: Path, mine: Sequence[Path], num_classes: int 
     classes, colors, codes = read_classes(listed) if listed else ([], None, by_order(MOST_CLASSES))
     looked = tuple(spread(mine, LOOK)) if listed else files
     found = count_pixels(looked, fingerprint_files(root, looked, contents=True), codes, stop)
-    if said := _what_is_odd(found, classes):
-        warnings.warn(f"In the labels of '{root}' {said}: if that is not meant, say in its classes.json what each value "
-                      f"means; `python -m cause_lib.data classes '{root}'` prints one to begin with", stacklevel=3)
+    if said := what_is_odd(found, classes, str(root)):
+        warnings.warn(said, stacklevel=3)
     if listed and files:
         return classes, colors, codes
     kind, count = ("class", max(max(found, default=-1) + 1, num_classes or 1)) if files else (
         "cluster", num_classes or len(classes) or DEFAULT_CLUSTERS)  # nothing matches clusters to names
     return [f"{kind} {i}" for i in range(count)], palette(count), by_order(count)
-
-
-def _what_is_odd(found: dict[int, int], classes: list[str]) -> str:
-    """What of the pixels of each class, -1 void, makes scores that say nothing, or classes that never occur."""
-    ids, void = [i for i in found if i >= 0], f"{found.get(-1, 0) / max(1, sum(found.values())):.0%} of all pixels void"
-    if len(ids) == 1:
-        return f"there is one class, {classes[ids[0]] if classes else ids[0]}, and {void}, so that any mask is right"
-    if found and not ids:
-        return "every pixel is void, so that nothing can be judged"
-    if not classes and ids and len(ids) <= ids[-1]:
-        shown = ", ".join(map(str, ids[:8])) + ", ..." * (len(ids) > 8)
-        return f"{len(ids)} of {ids[-1] + 1} ids occur ({shown}; {void}), and the others are classes without a pixel"
-    return ""

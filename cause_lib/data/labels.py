@@ -25,7 +25,6 @@ from cause_lib.errors import InputError
 VOID = 255  # unlabelled pixels in label files, unless classes.json says otherwise; -1 in every tensor
 UNKNOWN = -2  # a value that means nothing
 COLOR = 1 << 24  # added to a colour, 0xRRGGBB, so that no id is taken for one
-LARGEST = 65_535  # value in classes.json: 16 bits
 FORMS = ('a list of class names, or of {"name": ..., "color": [red, green, blue]}, or an object {"0": "ground", "255": '
          '"road", "7": null} of values in the label files, null for void')
 
@@ -47,8 +46,7 @@ class Codes:
         stored = load_stored(path, self.in_color)  # int32 (h, w), or uint8 (h, w, 3)
         if stored.ndim == 3:
             keys, meant = np.array(sorted([*self.colors, (2 * COLOR, UNKNOWN)]), dtype=np.int32).T
-            packed = pack(stored)
-            places = np.searchsorted(keys, packed)
+            places = np.searchsorted(keys, packed := pack(stored))
             if (known := keys[places] == packed).all():
                 return torch.from_numpy(meant[places])
             if self.in_color or (stored != stored[..., :1]).any():
@@ -57,22 +55,17 @@ class Codes:
                                  f'two: write {{"name": ..., "color": {color}}} into it, for every class (`python -m '
                                  'cause_lib.data classes` prints the colours), or save labels with one channel of ids')
             stored = stored[..., 0].astype(np.int32)  # ids, three times the same
-        table = np.array([*self.table, *[UNKNOWN] * (VOID + 1 - len(self.table)), -1], dtype=np.int32)  # -1: the last
+        table = np.array([*self.table, *[UNKNOWN] * (VOID + 2 - len(self.table)), UNKNOWN, -1], dtype=np.int32)
         table[VOID] = -1 if table[VOID] == UNKNOWN else table[VOID]
-        low, high = int(stored.min()), int(stored.max())
-        if low < -1 or high > len(table) - 2:
-            raise InputError(self._refusal(path, low if low < -1 else high))
-        classes = table[stored]
+        classes = table[stored.clip(-2, len(table) - 2)]  # -1 picks the last, whatever is out of range the one before
         if (strange := classes == UNKNOWN).any():
-            raise InputError(self._refusal(path, int(stored[strange].max())))
+            ids = [i for i, found in enumerate(self.table) if found != UNKNOWN]
+            listed = (f"ids go from 0 to {len(ids) - 1}" if len(ids) == len(self.table) else
+                      f"classes.json lists {', '.join(map(str, ids[:8]))}{', ...' * (len(ids) > 8)}")
+            raise InputError(f"label '{path}' has the class id {stored[strange][0]}, but {listed} ({VOID} is void): "
+                             "correct the label, or list in classes.json what each value means "
+                             '({"0": "a name", ...}, null for void)')
         return torch.from_numpy(classes)
-
-    def _refusal(self, path: Path, value: int) -> str:
-        ids = [str(i) for i, found in enumerate(self.table) if found != UNKNOWN]
-        listed = (f"ids go from 0 to {len(ids) - 1}" if len(ids) == len(self.table) else
-                  f"classes.json lists {', '.join(ids[:8])}{', ...' * (len(ids) > 8)}")
-        return (f"label '{path}' has the class id {value}, but {listed} ({VOID} is void): correct the label, or list "
-                f'the values in classes.json ({{"{max(0, value)}": "a name", ...}}, null for void)')
 
 
 def by_order(count: int) -> Codes:
@@ -81,7 +74,7 @@ def by_order(count: int) -> Codes:
 
 
 def pack(picture: np.ndarray) -> np.ndarray:
-    """A picture uint8 (h, w, 3) as 0xRRGGBB + COLOR: int32 (h, w)."""
+    """Colours uint8 (..., 3) as 0xRRGGBB + COLOR: int32 (...)."""
     return COLOR + picture.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
 
 
@@ -90,19 +83,33 @@ def count_pixels(files: tuple[Path, ...], fingerprint: str, codes: Codes, stop: 
     """Class -> pixels in these labels, -1 void; not `stop`: labels that cannot be used are passed over."""
     total = torch.zeros(0, dtype=torch.int64)
     for path in tqdm(files, desc="classes in the labels", unit="file", delay=2, leave=False):
-        try:
+        with suppress(*() if stop else (ValueError, OSError)):
             counts = torch.bincount(codes.read(path).flatten() + 1, minlength=len(total))
-        except (ValueError, OSError):
-            if stop:
-                raise
-            continue
-        counts[:len(total)] += total
-        total = counts
+            counts[:len(total)] += total
+            total = counts
     return {i - 1: count for i, count in enumerate(total.tolist()) if count}
 
 
+def what_is_odd(pixels: dict[int, int], classes: Sequence[str], folder: str = "") -> str:
+    """A sentence on labels in which any mask is right, none is, or, where no `classes` are named, ids never occur; else
+    "". pixels: of each class, -1 void. folder: of these labels; "": they are those of the judged pictures."""
+    ids = [i for i, count in sorted(pixels.items()) if count and i >= 0]
+    shown = ", ".join(map(str, ids[:8])) + ", ..." * (len(ids) > 8)
+    void = f"{pixels.get(-1, 0) / max(1, sum(pixels.values())):.0%} of all pixels void"
+    if len(ids) == 1:
+        said = f"there is one class, {classes[ids[0]] if classes else shown}, and {void}, so that any mask is right"
+    elif pixels and not ids:
+        said = "every pixel is void, so that nothing can be judged"
+    elif ids and not classes and len(ids) <= ids[-1]:
+        said = f"{len(ids)} of {ids[-1] + 1} ids occur ({shown}; {void}), and the others are classes without a pixel"
+    else:
+        return ""
+    return (f"In the labels of {folder or 'the judged pictures'} {said}: if that is not meant, say in classes.json what "
+            f"each value means; `python -m cause_lib.data classes '{folder or '<folder>'}'` prints one to begin with.")
+
+
 def in_color(path: Path) -> bool:
-    """Whether this label holds colours; False if it cannot be read, which its item says."""
+    """Whether this label holds colours; what cannot be read does not."""
     with suppress(ValueError, OSError):
         return load_stored(path).ndim == 3
     return False
@@ -122,10 +129,9 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray, Codes]:
     """Names, colours (uint8 (c, 3)) and codes from a classes.json. Raises ValueError naming it if it is not one."""
     try:
         given = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark before the text
-        by_value = isinstance(given, dict)
-        if not by_value and not isinstance(given, list):
+        if not isinstance(given, (list, dict)):
             raise InputError("it is neither a list nor an object")
-        names, shown, codes = [], {}, {}
+        by_value, names, shown, codes = isinstance(given, dict), [], {}, {}
         for key, entry in [(_key(key), entry) for key, entry in given.items()] if by_value else enumerate(given):
             if by_value and entry is None:
                 codes[key] = -1
@@ -156,10 +162,9 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray, Codes]:
 def _key(key: str) -> int:
     """The value that a key of classes.json stands for: "7", or "#ff0000" for a colour in the label files."""
     if key.startswith("#"):
-        red, green, blue = ImageColor.getrgb(key)[:3]
-        return COLOR + (red << 16) + (green << 8) + blue
-    if not (key.isascii() and key.isdecimal() and int(key) <= LARGEST):
-        raise InputError(f"'{key[:60]}' is neither a value from 0 to {LARGEST} nor a colour as '#ff0000'")
+        return int(pack(np.array(_rgb(key))))
+    if not (key.isascii() and key.isdecimal() and int(key) < 1 << 16):
+        raise InputError(f"'{key[:60]}' is neither a value from 0 to 65535 nor a colour as '#ff0000'")
     return int(key)
 
 

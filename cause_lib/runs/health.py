@@ -57,15 +57,3 @@ def of_clusters(readout: str, counts: Tensor, recipe: str) -> list[str]:
     dead, c = in_use(counts)["dead"], len(counts)
     said = f"Read-out {readout}: {dead} of {c} clusters have no pixel of the evaluated pictures: {ADVICE[recipe]}."
     return [said] if dead > DEAD_CLUSTERS * c else []
-
-
-def of_labels(pixels: Sequence[int], void: int, classes: Sequence[str]) -> list[str]:
-    """After evaluation: label pixels of each class, and void ones, of the judged pictures."""
-    present = [name for name, count in zip(classes, pixels) if count]
-    if not present:
-        return ["The labels of the judged pictures are void in every pixel, so there are no scores: save labels with the "
-                "classes' ids, or say in classes.json what their values mean."]
-    said = (f"The labels of the judged pictures hold one class, {present[0]}, and {void / (void + sum(pixels)):.0%} of "
-            "their pixels are void, so that any mask is right: judge on pictures with several classes, or say in "
-            "classes.json what the labels' values mean.")
-    return [said] if len(present) == 1 else []

@@ -307,7 +307,7 @@ def test_void_alone_ends_in_empty_numbers(tmp_path):
     for path in folder.rglob("labels/*.png"):
         save(path, np.full((56, 64), 255, np.uint8))
     run = Experiment(dataset="folder", folder=str(folder), run_dir=str(tmp_path / "runs"), **TINY)
-    with pytest.warns(UserWarning, match="labels of the judged pictures are void in every pixel"):
+    with pytest.warns(UserWarning, match="In the labels of the judged pictures every pixel is void"):
         record = read_record(stages.evaluate(run))
     assert not record["dataset"]["labelled"] and {one["miou"] for one in record["results"]} == {None}
     segment = Segmenter.load(run.run_dir)
@@ -323,7 +323,7 @@ def test_one_class_is_said_with_the_number(tmp_path):
     for path in folder.rglob("labels/*.png"):
         save(path, np.where(np.eye(56, 64), 255, 0).astype(np.uint8))
     run = Experiment(dataset="folder", folder=str(folder), run_dir=str(tmp_path / "runs"), **TINY)
-    with pytest.warns(UserWarning, match="judged pictures hold one class, sky, and 2% of their pixels are void"):
+    with pytest.warns(UserWarning, match="judged pictures there is one class, sky, and 2% of all pixels void"):
         record = read_record(stages.evaluate_baseline(run))
     assert any("one class" in sentence for sentence in record["notes"]["warnings"])
 
