@@ -47,8 +47,8 @@ def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int 
     pairs = [*zip(pictures, found or [None] * len(pictures))]
     bare = [image.relative_to(below).as_posix() for image, label in pairs if found and not label]
     if bare:
-        warnings.warn(f"{len(bare)} of {len(pairs)} pictures in '{below}' have no label (the first is '{bare[0]}'): they "
-                      "are trained on, and not judged", stacklevel=2)
+        warnings.warn(f"{len(bare)} of {len(pairs)} pictures in '{below}' have no label (the first is '{bare[0]}'): "
+                      "they are trained on, and not judged", stacklevel=2)
     pairs = spread([pair for pair in pairs if pair[1]] if found and judged else pairs, limit)
     images, labels = [image for image, _ in pairs], [label for _, label in pairs] if found else None
     mine = [label for label in found or () if label]
@@ -74,9 +74,9 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
     inner = sorted(path.name for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
     named = [name for name in inner if name.casefold() in SPLITS]
     if split in inner:
-        if loose := [path for path in images.iterdir() if path.suffix.lower() in endings() and not is_litter(path.name)]:
-            warnings.warn(f"{len(loose)} pictures lie in '{images}' beside its splits and are passed over: move them into "
-                          f"'{below}', or away", stacklevel=3)
+        if loose := [path for path in list_files(images, endings())[0] if path.parent == images]:
+            warnings.warn(f"{len(loose)} pictures lie in '{images}' beside its splits and are passed over: move them "
+                          f"into '{below}', or away", stacklevel=3)
         return root, below
     if images.is_dir() and not named:
         return root, images
@@ -96,10 +96,9 @@ def find_labels(pictures: Sequence[Path], home: Path, below: Path) -> list[Path 
         return None
     if not any(labels):
         there = sorted(path.name for path in list_files(place, ())[1])
-        raise NotFound(f"none of {len(pictures)} pictures in '{below}' has its label in '{place}' (the first is "
-                       f"'{pictures[0].name}', its label would be '{pictures[0].stem}.png', and "
-                       f"{f'there is {there[0]!r}' if there else 'nothing is there'}): name labels as their pictures, or "
-                       "take the folder away")
+        raise NotFound(f"none of {len(pictures)} pictures in '{below}' has its label in '{place}' (that of the first "
+                       f"would be '{pictures[0].stem}.png', and there is {repr(there[0]) if there else 'nothing'}): name "
+                       "labels as their pictures, or take the folder away")
     return labels
 
 

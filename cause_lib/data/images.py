@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +109,10 @@ def pillow_places(old: int, new: int) -> Tensor:
 @cache
 def reads_heic() -> bool:
     """Whether the package pillow-heif is there, which is then set up to read HEIC."""
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+        return True
+    return False
 
 
 def _read(path: str | Path, convert: Callable[[Image.Image, str], Any]) -> Any:

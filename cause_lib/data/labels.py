@@ -53,7 +53,8 @@ class Codes:
                 color = stored[~known][0].tolist()
                 raise InputError(f"label '{path}' has the colour {color}, which classes.json gives to no class, or to "
                                  f'two: write {{"name": ..., "color": {color}}} into it, for every class (`python -m '
-                                 'cause_lib.data classes` prints the colours), or save labels with one channel of ids')
+                                 'cause_lib.data classes <folder>` prints the colours), or save labels with one channel '
+                                 'of ids')
             stored = stored[..., 0].astype(np.int32)  # ids, three times the same
         table = np.array([*self.table, *[UNKNOWN] * (VOID + 2 - len(self.table)), UNKNOWN, -1], dtype=np.int32)
         table[VOID] = -1 if table[VOID] == UNKNOWN else table[VOID]
@@ -104,8 +105,9 @@ def what_is_odd(pixels: dict[int, int], classes: Sequence[str], folder: str = ""
         said = f"{len(ids)} of {ids[-1] + 1} ids occur ({shown}; {void}), and the others are classes without a pixel"
     else:
         return ""
-    return (f"In the labels of {folder or 'the judged pictures'} {said}: if that is not meant, say in classes.json what "
-            f"each value means; `python -m cause_lib.data classes '{folder or '<folder>'}'` prints one to begin with.")
+    where, named = (f"'{folder}'",) * 2 if folder else ("the judged pictures", "<folder>")
+    return (f"In the labels of {where} {said}: if that is not meant, say in classes.json what each value means; "
+            f"`python -m cause_lib.data classes {named}` prints one to begin with.")
 
 
 def in_color(path: Path) -> bool:

@@ -126,9 +126,9 @@ def list_pictures(folder: Path) -> list[Path]:
     if others:
         kinds = Counter(path.suffix.lower() or "without an ending" for path in others).most_common()
         said = ", ".join(f"{count} {kind}" for kind, count in kinds[:5]) + ", ..." * (len(kinds) > 5)
-        remedy = ": install the package pillow-heif, or save them as jpg" if any(kind in HEIC for kind, _ in kinds) else ""
-        warnings.warn(f"{len(others)} of {len(found) + len(others)} files below '{folder}' are not read as pictures and "
-                      f"are passed over ({said}){remedy}", stacklevel=2)
+        remedy = ": install the package pillow-heif, or save them as jpg" * any(kind in HEIC for kind, _ in kinds)
+        warnings.warn(f"{len(others)} of {len(found) + len(others)} files below '{folder}' are not read as pictures "
+                      f"and are passed over ({said}){remedy}", stacklevel=2)
     return sorted(found, key=order)
 
 
@@ -163,8 +163,8 @@ def is_litter(name: str) -> bool:
 def labels_of(images: Sequence[Path], folder: Path, below: Path | None = None) -> list[Path | None]:
     """The label of every picture, `<folder>/<its name>.png` or another ending of LABEL_SUFFIXES, None where none is.
 
-    below: the pictures' folder, whose sub-folders `folder` has too; or all labels lie in `folder` itself. By default, it
-    is each picture's own, and FileNotFoundError names the first without a label. ValueError if two would share one.
+    below: the pictures' folder, whose sub-folders `folder` has too; or all labels lie in `folder` itself. By default,
+    it is each picture's own, and FileNotFoundError names the first without a label. ValueError if two would share one.
     """
     found = sorted(list_files(folder, LABEL_SUFFIXES)[0], key=lambda path: -LABEL_SUFFIXES.index(path.suffix.lower()))
     present = {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}

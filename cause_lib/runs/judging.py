@@ -152,7 +152,8 @@ class Tally:
             found.append(said)
         metrics = {"results": results, "dataset": {
             "name": experiment.folder or experiment.dataset, "split": dataset.split, "images": len(dataset),
-            "classes": dataset.classes, "colors": dataset.colors.tolist(), "labelled": dataset.has_labels and any(pixels),
+            "classes": dataset.classes, "colors": dataset.colors.tolist(),
+            "labelled": dataset.has_labels and any(pixels),
             "skipped": {"count": len(dataset.skipped), "pictures": dict(dataset.skipped)}}}
         if concepts:
             metrics["concepts"] = health.in_use(self.wins) | {"used": int((self.wins > 0).sum()),
