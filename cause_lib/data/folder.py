@@ -97,8 +97,8 @@ def find_labels(pictures: Sequence[Path], home: Path, below: Path) -> list[Path 
     if not any(labels):
         there = sorted(path.name for path in list_files(place, ())[1])
         raise NotFound(f"none of {len(pictures)} pictures in '{below}' has its label in '{place}' (that of the first "
-                       f"would be '{pictures[0].stem}.png', and there is {repr(there[0]) if there else 'nothing'}): name "
-                       "labels as their pictures, or take the folder away")
+                       f"would be '{pictures[0].stem}.png', and there is {repr(there[0]) if there else 'nothing'}): "
+                       "name labels as their pictures, or take the folder away")
     return labels
 
 

@@ -53,8 +53,8 @@ class Codes:
                 color = stored[~known][0].tolist()
                 raise InputError(f"label '{path}' has the colour {color}, which classes.json gives to no class, or to "
                                  f'two: write {{"name": ..., "color": {color}}} into it, for every class (`python -m '
-                                 'cause_lib.data classes <folder>` prints the colours), or save labels with one channel '
-                                 'of ids')
+                                 'cause_lib.data classes <folder>` prints the colours), or save labels with one '
+                                 'channel of ids')
             stored = stored[..., 0].astype(np.int32)  # ids, three times the same
         table = np.array([*self.table, *[UNKNOWN] * (VOID + 2 - len(self.table)), UNKNOWN, -1], dtype=np.int32)
         table[VOID] = -1 if table[VOID] == UNKNOWN else table[VOID]
