@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -39,7 +40,14 @@ def load_image(path: str | Path) -> Image.Image:
     Of a 16-bit grey picture whose values all stay below 4096 these are 12 bits, below 256 they are 8: no black picture.
     Raises FileNotFoundError if there is no such file, ValueError if it cannot be decoded or has floating-point pixels.
     """
-    return _read(path, lambda picture, _: to_rgb(picture, f"'{path}'"))
+    def upright(picture: Image.Image, layout: str) -> Image.Image:
+        rgb = to_rgb(picture, f"'{path}'")
+        if re.search(r"(RGB|LA).*;16", layout) and max(high for _, high in rgb.getextrema()) < TWELVE_BITS >> 8:
+            warnings.warn(f"'{path}' has 16 bits a colour and values below {TWELVE_BITS}, of which 4 bits are read: "
+                          "save it with 8 bits", stacklevel=2)
+        return rgb
+
+    return _read(path, upright)
 
 
 def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:

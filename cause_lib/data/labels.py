@@ -131,8 +131,6 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray, Codes]:
     """Names, colours (uint8 (c, 3)) and codes from a classes.json. Raises ValueError naming it if it is not one."""
     try:
         given = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark before the text
-        if not isinstance(given, (list, dict)):
-            raise InputError("it is neither a list nor an object")
         by_value, names, shown, codes = isinstance(given, dict), [], {}, {}
         for key, entry in [(_key(key), entry) for key, entry in given.items()] if by_value else enumerate(given):
             if by_value and entry is None:
@@ -145,8 +143,8 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray, Codes]:
             names += [name] * (i == len(names))
             if key >= COLOR or "color" in entry:
                 shown[i] = _rgb(entry["color"]) if "color" in entry else (key >> 16 & 255, key >> 8 & 255, key & 255)
-        if not names:
-            raise InputError("it names no class")
+        if not (names and isinstance(given, (list, dict))):
+            raise InputError("it is neither a list nor an object, or names no class")
         colors = palette(len(names))
         colors[[*shown]] = [*shown.values()] if shown else colors[:0]
     except (ValueError, TypeError, LookupError, ArithmeticError, OSError, RecursionError) as error:

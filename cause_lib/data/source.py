@@ -142,16 +142,11 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list[
     found, others, seen = [], [], set()
     for base, folders, files in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(base))
-        inner = []
-        for name in (name for name in (*folders, *files) if not is_litter(name)):
-            path = Path(base, name)
-            if path.suffix.lower() in suffixes:  # also a folder: reading it says what is wrong
-                found.append(path)
-            elif name not in folders:
-                others.append(path)
-            elif os.path.realpath(path) not in seen:  # links may lead in a circle
-                inner.append(name)
-        folders[:] = inner
+        inner: list[Path] = []
+        for path in (Path(base, name) for name in (*folders, *files) if not is_litter(name)):
+            # A folder may end so, too: reading it says what is wrong.
+            (found if path.suffix.lower() in suffixes else inner if path.name in folders else others).append(path)
+        folders[:] = [path.name for path in inner if os.path.realpath(path) not in seen]  # links may lead in a circle
     return found, others
 
 
@@ -166,7 +161,8 @@ def labels_of(images: Sequence[Path], folder: Path, below: Path | None = None) -
     below: the pictures' folder, whose sub-folders `folder` has too; or all labels lie in `folder` itself. By default,
     it is each picture's own, and FileNotFoundError names the first without a label. ValueError if two would share one.
     """
-    found = sorted(list_files(folder, LABEL_SUFFIXES)[0], key=lambda path: -LABEL_SUFFIXES.index(path.suffix.lower()))
+    found = list_files(folder, LABEL_SUFFIXES)[0]  # of several of one name, the first ending counts
+    found.sort(key=lambda path: (-LABEL_SUFFIXES.index(path.suffix.lower()), path))
     present = {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
     keys = [path.relative_to(below or path.parent).with_suffix("").as_posix() for path in images]
     known, labels, owners = set(keys), [], {}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, draw_folder
+from faults.pictures import png
 from PIL import Image
 
 from cause_lib import Segmenter, stages
@@ -298,6 +299,18 @@ def test_sixteen_bit_files_of_fewer_bits_are_not_black(tmp_path, step, suffix):
     save(tmp_path / "b.tif", grey.astype(np.int32) * step)
     for path in (tmp_path / f"a.{suffix}", tmp_path / "b.tif"):
         assert np.array_equal(np.asarray(load_image(path))[..., 0], grey)
+
+
+def test_colours_of_twelve_bits_that_pillow_cuts_off_are_said(tmp_path):
+    """Pillow reads 16 bits a colour as the upper 8; it writes none, so the file is put together here."""
+    for name, step in (("dark", 16), ("whole", 257)):
+        values = (scene()[0].astype(np.uint16) * step).astype(">u2")
+        (tmp_path / f"{name}.png").write_bytes(png(24, 20, 16, 2, b"".join(b"\0" + row.tobytes() for row in values)))
+    with pytest.warns(UserWarning, match=r"dark\.png' has 16 bits a colour and values below 4096"):
+        load_image(tmp_path / "dark.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(np.asarray(load_image(tmp_path / "whole.png")), scene()[0])
 
 
 # --- runs ---
