@@ -297,7 +297,7 @@ class Segmenter:
         masks, faults = {}, []
         for path in tqdm(list_pictures(folder), desc="segment", leave=False):
             try:
-                masks[path.name] = self(path, crf=crf)
+                masks[path.relative_to(folder).as_posix()] = self(path, crf=crf)
             except (ValueError, OSError) as error:
                 if allow_corrupt == "stop":
                     raise

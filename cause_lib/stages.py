@@ -27,7 +27,7 @@ from cause_lib.config import PASS_FIELDS, Experiment
 from cause_lib.errors import InputError
 from cause_lib.probes import concept_kmeans, cosine_kmeans
 from cause_lib.runs import health
-from cause_lib.runs.features import FrozenFeatures
+from cause_lib.runs.features import FrozenFeatures, refuse_unlabelled
 from cause_lib.runs.judging import judge, load_gallery
 from cause_lib.runs.loop import Run, generator_for, seed_for, session, train
 from cause_lib.runs.released import load_released, released_fingerprint
@@ -86,6 +86,7 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
     groups: dict[tuple, dict[Path, Experiment]] = {}
     for folder, experiment in zip(folders, experiments):
         if not is_made(folder):
+            refuse_unlabelled(experiment)
             groups.setdefault(tuple(getattr(experiment, name) for name in PASS_FIELDS), {})[folder] = experiment
     for members in groups.values():
         books = {folder: fit_clusterbook(experiment) for folder, experiment in members.items()}

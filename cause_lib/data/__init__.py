@@ -34,7 +34,7 @@ CORRUPT = ("stop", "skip")  # what may become of a file that cannot be used
 def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", crops: str = "none",
                  crop_ratio: float = 0.5, limit: int | None = None, num_classes: int | None = None,
                  level: str = "object", resize: str = "nearest", allow_corrupt: str = "stop",
-                 download: bool = True) -> SegmentationDataset:
+                 download: bool = True, judged: bool = False) -> SegmentationDataset:
     """A torch Dataset of {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}.
 
     name: "scenes" (generated; splits train, val, pretrain), "camvid" (train, val, test), "folder" (your own, any
@@ -51,6 +51,7 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     allow_corrupt: what becomes of a file that cannot be used: "stop", an error when its item is asked for; or "skip":
         all are decoded here, and those are left out, counted and warned of. A published set that lacks files stops.
     download: whether a set that is not on this machine may be fetched.
+    judged: for a "folder" of which some pictures have labels, those alone.
 
     Raises ValueError for arguments that make no sense, FileNotFoundError for missing files, RuntimeError for a failed
     download; a file that cannot be used is a ValueError naming it, when its item is asked for.
@@ -70,7 +71,7 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     size = image_size if crops == "none" else math.ceil(image_size / crop_ratio)  # a crop of a drawing stays sharp
     source = getattr(import_module(f"cause_lib.data.{DATASETS[name]}"), f"open_{DATASETS[name]}")(
         split, name=name, size=size, folder=folder, limit=limit, num_classes=num_classes, level=level,
-        download=download, allow_corrupt=allow_corrupt)
+        download=download, allow_corrupt=allow_corrupt, judged=judged)
     if allow_corrupt == "skip":
         source = leave_out(source)
     if num_classes not in (None, len(source.classes)):

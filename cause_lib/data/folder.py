@@ -1,100 +1,131 @@
 """Anybody's own pictures.
 
     <folder>/images/*.jpg|png|...           one set for every split, or
-    <folder>/<split>/images/*.jpg|png|...   one set a split;
-    labels/<stem>.png                       beside images/, optional: class ids, 255 = void;
-    classes.json                            beside them or one level up, optional: ["sky", ...] or
-                                            [{"name": "sky", "color": [86, 180, 233]}, ...], in the order of the ids.
+    <folder>/<split>/images/*.jpg|png|...   one set a split, or
+    <folder>/images/<split>/*.jpg|png|...   the same;
+    labels/<name of the picture>.png        beside images/, with the same sub-folders, optional: a class id or colour a
+                                            pixel, 255 = void; a picture without one is trained on, and not judged;
+    classes.json                            beside them or one level up, optional: labels.py has its forms.
+
+Sub-folders of images/ that are not named as a split belong to the set.
 """
 
-import json
-from contextlib import nullcontext, suppress
-from functools import lru_cache
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageColor
-from tqdm.auto import tqdm
 
-from cause_lib.data.images import VOID, load_label
+from cause_lib.data.labels import Codes, by_order, count_pixels, in_color, read_classes, what_is_odd
 from cause_lib.data.palette import palette
 from cause_lib.data.published import find_folder, places
-from cause_lib.data.source import Source, fingerprint_files, labels_of, list_pictures, open_files, spread
+from cause_lib.data.source import (Source, endings, fingerprint_files, is_litter, labels_of, list_files, list_pictures,
+                                   open_files, spread)
 from cause_lib.errors import InputError, NotFound
 
-LAYOUT = "expected <folder>/images/ or <folder>/<split>/images/ with jpg, png, webp, bmp or tif files"
+LAYOUT = ("expected <folder>/images/ or <folder>/<split>/images/ (or <folder>/images/<split>/) with jpg, png, webp, "
+          "bmp, tif or gif files")
+SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")  # names of folders in images/
 MOST_CLASSES = 10_000  # as `Experiment.num_classes`; a larger id is a colour or a depth taken for a label
 DEFAULT_CLUSTERS = 27  # where there are no labels: the number of the paper's main table
+LOOK = 200  # labels that are read at the start where classes.json names the classes
 
 
-def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str, **_
-                ) -> Source:
+def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str,
+                judged: bool, **_) -> Source:
     """The pictures of `split` in `folder`, a path or a name looked up below $CAUSE_DATA.
 
-    Raises FileNotFoundError for a missing folder, no pictures or a missing label, ValueError for a bad classes.json.
-    With allow_corrupt="skip" a missing label is no error here, and ids are read off the labels that can be read.
+    judged: where some pictures have a label, those alone; the others are `skipped`. Raises FileNotFoundError for a
+    missing folder, no pictures, or labels of other pictures alone, ValueError for a bad classes.json. With
+    allow_corrupt="skip" classes are read off the labels that can be read.
     """
+    root = find_root(folder)
+    home, below = find_split(root, split)
+    if not (pictures := list_pictures(below)):
+        raise NotFound(f"'{below}' holds no pictures: {LAYOUT}")
+    found = find_labels(pictures, home, below)
+    pairs = [*zip(pictures, found or [None] * len(pictures))]
+    bare = [image.relative_to(below).as_posix() for image, label in pairs if found and not label]
+    if bare:
+        warnings.warn(f"{len(bare)} of {len(pairs)} pictures in '{below}' have no label (the first is '{bare[0]}'): "
+                      "they are trained on, and not judged", stacklevel=2)
+    pairs = spread([pair for pair in pairs if pair[1]] if found and judged else pairs, limit)
+    images, labels = [image for image, _ in pairs], [label for _, label in pairs] if found else None
+    mine = [label for label in found or () if label]
+    classes, colors, codes = name_classes(root, home, mine, num_classes, allow_corrupt == "stop")
+    read = [codes.table, codes.colors if codes.in_color or any(map(in_color, mine[:1])) else ()]  # of the labels
+    return open_files(root, images, labels, classes, colors, codes=codes, below=below, contents=True,
+                      skipped=[(name, "it has no label") for name in bare] if judged else (),
+                      extra=len(classes) if read == [by_order(len(classes)).table, ()] else [len(classes), *read])
+
+
+def find_root(folder: str) -> Path:
+    """The folder of that path, or of that name below $CAUSE_DATA. Raises FileNotFoundError if there is none."""
     if not folder:
         raise InputError("dataset 'folder' needs folder=..., a path or a name below CAUSE_DATA; " + LAYOUT)
-    root = find_folder([Path(folder).expanduser(), *places(folder)[:-1]], LAYOUT)
-    home = root / split if (root / split / "images").is_dir() else root
-    if not (home / "images").is_dir():
-        others = sorted(path.parent.name for path in root.glob("*/images"))
-        hint = f" (it has the splits {', '.join(others)})" if others else ""
-        raise NotFound(f"no pictures for split '{split}' in '{root}'{hint}: {LAYOUT}")
-    images = spread(list_pictures(home / "images"), limit)
-    if not images:
-        raise NotFound(f"'{home / 'images'}' holds no pictures: {LAYOUT}")
-    stop = allow_corrupt == "stop"
-    labels = labels_of(images, home / "labels", all_there=stop) if (home / "labels").is_dir() else None
-    classes, colors = name_classes(root, home, num_classes, stop)
-    return open_files(root, images, labels, classes, colors, contents=True, extra=len(classes))
+    return find_folder([Path(folder).expanduser(), *places(folder)[:-1]], LAYOUT)
 
 
-def name_classes(root: Path, home: Path, num_classes: int | None, stop: bool) -> tuple[list[str], np.ndarray]:
-    """Class names and colours: from classes.json, else from the ids in the labels of all splits, else clusters."""
-    label_folders = [path for path in [root / "labels", *sorted(root.glob("*/labels"))] if path.is_dir()]
+def find_split(root: Path, split: str) -> tuple[Path, Path]:
+    """Where images/ and labels/ of `split` lie, and the folder of its pictures. FileNotFoundError names the others."""
+    if (root / split / "images").is_dir():
+        return root / split, root / split / "images"
+    images, below = root / "images", root / "images" / split
+    inner = sorted(path.name for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
+    named = [name for name in inner if name.casefold() in SPLITS]
+    if split in inner:
+        if loose := [path for path in list_files(images, endings())[0] if path.parent == images]:
+            warnings.warn(f"{len(loose)} pictures lie in '{images}' beside its splits and are passed over: move them "
+                          f"into '{below}', or away", stacklevel=3)
+        return root, below
+    if images.is_dir() and not named:
+        return root, images
+    others = named + sorted(path.parent.name for path in root.glob("*/images") if not is_litter(path.parent.name))
+    hint = f" (it has the splits {', '.join(others)})" if others else ""
+    raise NotFound(f"no pictures for split '{split}' in '{root}'{hint}: {LAYOUT}")
+
+
+def find_labels(pictures: Sequence[Path], home: Path, below: Path) -> list[Path | None] | None:
+    """The label of each picture or None; None for all where no folder holds any.
+
+    Raises FileNotFoundError for a folder of labels none of which is a picture's.
+    """
+    folder = home / "labels"
+    place = folder / below.relative_to(home / "images")  # of a split, which may be unlabelled
+    if not folder.is_dir() or not any(labels := labels_of(pictures, folder, home / "images")) and not place.is_dir():
+        return None
+    if not any(labels):
+        there = sorted(path.name for path in list_files(place, ())[1])
+        raise NotFound(f"none of {len(pictures)} pictures in '{below}' has its label in '{place}' (that of the first "
+                       f"would be '{pictures[0].stem}.png', and there is {repr(there[0]) if there else 'nothing'}): "
+                       "name labels as their pictures, or take the folder away")
+    return labels
+
+
+def all_labels(root: Path) -> tuple[Path, ...]:
+    """The labels of all pictures of all splits; those of no picture do not count."""
+    homes = [root, *sorted(path for path in root.glob("*") if not is_litter(path.name))]
+    pairs = [(home / "images", home / "labels") for home in homes]
+    found = [labels_of(sorted(list_files(images, endings())[0]), labels, images)
+             for images, labels in pairs if images.is_dir() and labels.is_dir()]
+    return tuple(label for labels in found for label in labels if label)
+
+
+def name_classes(root: Path, home: Path, mine: Sequence[Path], num_classes: int | None, stop: bool
+                 ) -> tuple[list[str], np.ndarray, Codes]:
+    """Names, colours and codes: from classes.json, else from the ids in the labels of all splits, else clusters.
+
+    mine: the labels of the split in `home`, of which some are read to see whether classes.json has their values.
+    """
+    files = all_labels(root)
     listed = next((path for path in (home / "classes.json", root / "classes.json") if path.is_file()), None)
-    classes, colors = read_classes(listed) if listed else ([], None)
-    if listed and label_folders:
-        return classes, colors
-    kind, count = "cluster", num_classes or len(classes) or DEFAULT_CLUSTERS  # nothing matches clusters to names
-    if label_folders:
-        files = tuple(path for folder in label_folders for path in sorted(folder.glob("*.png")))
-        largest = largest_id(files, fingerprint_files(root, files, contents=True), stop)
-        kind, count = "class", max(largest + 1, num_classes or 1)
-    return [f"{kind} {i}" for i in range(count)], palette(count)
-
-
-@lru_cache(maxsize=8)
-def largest_id(files: tuple[Path, ...], fingerprint: str, stop: bool) -> int:
-    """The largest id in these labels, -1 if all is void; not `stop`: labels that cannot be used are passed over."""
-    largest = -1
-    for path in tqdm(files, desc="class ids in the labels", unit="file", delay=2, leave=False):
-        with nullcontext() if stop else suppress(ValueError, OSError):
-            if (found := int(load_label(path).max())) >= MOST_CLASSES:
-                raise InputError(f"label '{path}' has the class id {found}, for at most {MOST_CLASSES} classes: save "
-                                 f"it again with ids from 0 ({VOID} is void), or name the classes in classes.json")
-            largest = max(largest, found)
-    return largest
-
-
-def read_classes(path: Path) -> tuple[list[str], np.ndarray]:
-    """Names and colours (uint8 (c, 3)) from a classes.json. Raises ValueError naming the file if it is not one."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a mark before the text
-        named = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
-        names, colors = [entry["name"] for entry in named], palette(len(named))
-        if not (names and isinstance(entries, list) and all(isinstance(name, str) for name in names)):
-            raise InputError("no list, an empty one, or a name that is no text")
-        for i, entry in enumerate(named):
-            if "color" in entry:
-                color = entry["color"]
-                red, green, blue = ImageColor.getrgb(color)[:3] if isinstance(color, str) else color
-                if not all(type(part) is int and 0 <= part <= 255 for part in (red, green, blue)):
-                    raise InputError(f"the colour {color} is not three whole numbers from 0 to 255")
-                colors[i] = red, green, blue
-    except (ValueError, TypeError, LookupError, ArithmeticError, OSError, RecursionError) as error:
-        raise InputError(f"'{path}' is not a list of class names, or of {{\"name\": ..., \"color\": [red, green, "
-                         f"blue]}} ({' '.join(str(error).split())}): correct it, or take it away") from error
-    return names, colors
+    classes, colors, codes = read_classes(listed) if listed else ([], None, by_order(MOST_CLASSES))
+    looked = tuple(spread(mine, LOOK)) if listed else files
+    found = count_pixels(looked, fingerprint_files(root, looked, contents=True), codes, stop)
+    if said := what_is_odd(found, classes, str(root)):
+        warnings.warn(said, stacklevel=3)
+    if listed and files:
+        return classes, colors, codes
+    kind, count = ("class", max(max(found, default=-1) + 1, num_classes or 1)) if files else (
+        "cluster", num_classes or len(classes) or DEFAULT_CLUSTERS)  # nothing matches clusters to names
+    return [f"{kind} {i}" for i in range(count)], palette(count), by_order(count)

@@ -11,7 +11,12 @@ Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers";
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +27,9 @@ from torch import Tensor
 
 from cause_lib.errors import InputError, NotFound, Refusal
 
-VOID = 255  # unlabelled pixels in label files; -1 in every tensor
+HEIC = (".heic", ".heif", ".hif")  # read with the package pillow-heif
 RESIZE = {"nearest": "nearest-exact", "antialiased": "bilinear", "pillow": None}  # name -> torchvision's interpolation
+TWELVE_BITS = 4096  # a 16-bit picture whose values all stay below was taken with 12 bits; below 256, with 8
 ELONGATED = 8  # times as long as it is short, from which on a picture is cut before it is resized
 
 
@@ -31,9 +37,17 @@ def load_image(path: str | Path) -> Image.Image:
     """The picture at `path` as a person would see it: 8-bit RGB, upright.
 
     EXIF rotation is applied; grey-scale, palette, CMYK and 16-bit pictures are converted; transparency becomes white.
+    Of a 16-bit grey picture whose values all stay below 4096 these are 12 bits, below 256 they are 8: no black picture.
     Raises FileNotFoundError if there is no such file, ValueError if it cannot be decoded or has floating-point pixels.
     """
-    return _read(path, lambda picture: to_rgb(picture, f"'{path}'"))
+    def upright(picture: Image.Image, layout: str) -> Image.Image:
+        rgb = to_rgb(picture, f"'{path}'")
+        if re.search(r"(RGB|LA).*;16", layout) and max(high for _, high in rgb.getextrema()) < TWELVE_BITS >> 8:
+            warnings.warn(f"'{path}' has 16 bits a colour and values below {TWELVE_BITS}, of which 4 bits are read: "
+                          "save it with 8 bits", stacklevel=2)
+        return rgb
+
+    return _read(path, upright)
 
 
 def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
@@ -42,22 +56,28 @@ def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
     if picture.mode == "F":
         raise InputError(f"{name} has floating-point pixels, which have no agreed range: save it as 8-bit PNG")
     if picture.mode.startswith("I"):  # Pillow would clip 16 bits at 255
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
+        values = np.asarray(picture).clip(0, 65535)
+        step = 1 if values.max() < 256 else 16 if values.max() < TWELVE_BITS else 257
+        picture = Image.fromarray((values // step).astype(np.uint8))
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     return picture.convert("RGB")
 
 
-def load_label(path: str | Path) -> Tensor:
-    """A label file (one channel of class ids, usually PNG) as int32 (h, w); 255 becomes -1.
+def load_stored(path: str | Path, in_color: bool = False) -> np.ndarray:
+    """The values of a label file as they are stored: int32 (h, w), or of a picture in colour uint8 (h, w, 3).
 
-    Raises FileNotFoundError if there is no such file, ValueError if it cannot be decoded or is not one channel.
+    in_color: of grey and palette pictures, their colours. Raises FileNotFoundError if there is no such file, ValueError
+    if it cannot be decoded, or has neither one channel nor colours.
     """
-    picture = _read(path)
+    # Pillow spreads grey of 2 or 4 bits over 0 to 255, and says so in the layout that it reads.
+    picture, bits = _read(path, lambda picture, layout: (picture, re.search(r"\bL;([24])", layout)))
+    if picture.mode in ("RGB", "RGBA") or in_color and picture.mode in ("1", "L", "P"):
+        return np.asarray(picture.convert("RGB"))
     if picture.mode not in ("1", "L", "P", "I") and not picture.mode.startswith("I;16"):
         raise InputError(f"label '{path}' is a {picture.mode} picture: save it with one channel of class ids")
-    label = torch.from_numpy(np.asarray(picture).astype(np.int32))  # (h, w); of a palette picture these are the ids
-    return label.masked_fill(label == VOID, -1)
+    stored = np.asarray(picture).astype(np.int32)  # of a palette picture these are the ids
+    return stored // {"2": 85, "4": 17}[bits[1]] if bits else stored
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
@@ -94,15 +114,30 @@ def pillow_places(old: int, new: int) -> Tensor:
     return torch.from_numpy(steps.cumsum().astype(np.int64))  # one after the other, rounding and all
 
 
-def _read(path: str | Path, convert: Callable[[Image.Image], Any] = lambda picture: picture) -> Any:
-    """What `convert` makes of the picture at `path`. Raises ValueError naming the file for whatever goes wrong."""
+@cache
+def reads_heic() -> bool:
+    """Whether the package pillow-heif is there, which is then set up to read HEIC."""
+    with suppress(ImportError):
+        import_module("pillow_heif").register_heif_opener()
+        return True
+    return False
+
+
+def _read(path: str | Path, convert: Callable[[Image.Image, str], Any]) -> Any:
+    """What `convert` makes of the picture at `path` and the layout of its pixels in the file.
+
+    Raises ValueError naming the file for whatever goes wrong.
+    """
     if not Path(path).is_file():  # a pipe would be waited for, without end
         what = "is no file (a folder, a pipe, or a link to nothing)" if os.path.lexists(path) else "is not there"
         raise NotFound(f"there is no picture at '{path}', which {what}: put one there or take the name out")
+    if Path(path).suffix.lower() in HEIC:
+        reads_heic()
     try:
-        picture = Image.open(path)
-        picture.load()  # Pillow reads lazily: without this a truncated file would fail far from here
-        return convert(picture)
+        with Image.open(path) as picture:
+            layout = str([part[3] for part in picture.tile])
+            picture.load()  # Pillow reads lazily: without this a truncated file would fail far from here
+            return convert(picture, layout)
     except Refusal:
         raise
     except Exception as error:  # of a decoder: OSError, SyntaxError, EOFError, struct.error, ...

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,10 +18,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cause_lib.data.images import VOID, load_image, load_label, to_tensor
+from cause_lib.data.images import HEIC, load_image, reads_heic, to_tensor
+from cause_lib.data.labels import VOID, Codes, by_order
 from cause_lib.errors import InputError, NotFound
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k",
+            ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".mpo")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # which keep every value
+LITTER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # of file managers, as names that begin with a dot
 
 
 @dataclass(frozen=True)
@@ -38,34 +44,38 @@ class Source:
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Reads pictures and, if there are any, their labels: a `Source.read`. table: the class of each id, -1 void."""
+    """Reads pictures and, if there are any, their labels, None for a picture without: a `Source.read`."""
 
     images: tuple[Path, ...]
-    labels: tuple[Path, ...] | None
-    table: tuple[int, ...]
+    labels: tuple[Path | None, ...] | None
+    codes: Codes
 
     def __call__(self, index: int) -> tuple[Tensor, Tensor]:
         image = to_tensor(load_image(path := self.images[index]))  # (3, h, w)
-        if self.labels is None:
+        if self.labels is None or (label_path := self.labels[index]) is None:
             return image, torch.full(image.shape[1:], -1, dtype=torch.int32)
-        label = load_label(label_path := self.labels[index])  # (h, w)
+        label = self.codes.read(label_path)  # (h, w)
         if label.shape != image.shape[1:]:
             raise InputError(f"label '{label_path}' is {label.shape[1]} x {label.shape[0]} pixels and its picture "
                              f"'{path}' is {image.shape[2]} x {image.shape[1]}: save the label again in the same size")
-        for bound in map(int, label.aminmax()):
-            if not -1 <= bound < len(self.table):
-                raise InputError(f"label '{label_path}' has the class id {bound}, but ids go from 0 to "
-                                 f"{len(self.table) - 1} ({VOID} is void): correct the label, or the list of classes")
-        return image, torch.tensor([*self.table, -1], dtype=torch.int32)[label.long()]  # -1 picks the last
+        return image, label
 
 
-def open_files(root: Path, images: Sequence[Path], labels: Sequence[Path] | None, classes: Iterable[str], colors: Any,
-               *, table: Sequence[int] = (), squash: bool = False, **fingerprint: Any) -> Source:
-    """Pictures and labels below `root` as a Source. table: `PictureFiles`'; by default, ids are classes."""
+def open_files(root: Path, images: Sequence[Path], labels: Sequence[Path | None] | None, classes: Iterable[str],
+               colors: Any, *, table: Sequence[int] = (), codes: Codes | None = None, below: Path | None = None,
+               skipped: Iterable[tuple[str, str]] = (), squash: bool = False, **fingerprint: Any) -> Source:
+    """Pictures and labels below `root` as a Source.
+
+    table: the class of each id, -1 void, or `codes`; by default, ids are classes. below: the folder that names are
+    relative to; by default, each picture's own.
+    """
     classes = list(classes)
-    read = PictureFiles(tuple(images), labels and tuple(labels), tuple(table or range(len(classes))))
-    return Source([path.name for path in images], classes, np.array([*colors], dtype=np.uint8), read,
-                  fingerprint_files(root, [*images, *(labels or ())], **fingerprint), labels is not None, squash=squash)
+    codes = codes or (Codes(tuple(table)) if table else by_order(len(classes)))
+    names = [path.relative_to(below).as_posix() if below else path.name for path in images]
+    files = [*images, *(path for path in labels or () if path)]
+    return Source(names, classes, np.array([*colors], dtype=np.uint8),
+                  PictureFiles(tuple(images), labels and tuple(labels), codes),
+                  fingerprint_files(root, files, **fingerprint), labels is not None, tuple(skipped), squash)
 
 
 def leave_out(source: Source) -> Source:
@@ -78,9 +88,9 @@ def leave_out(source: Source) -> Source:
         return source
     images, labels = (paths and tuple(path for i, path in enumerate(paths) if i not in faults)
                       for paths in (files.images, files.labels))
-    names = [path.name for path in images]
+    names = [name for i, name in enumerate(source.names) if i not in faults]
     return replace(source, names=names, read=replace(files, images=images, labels=labels),
-                   skipped=tuple((source.names[i], reason) for i, reason in faults.items()),
+                   skipped=(*source.skipped, *((source.names[i], reason) for i, reason in faults.items())),
                    fingerprint=_sha256([source.fingerprint, names]))
 
 
@@ -102,31 +112,69 @@ def _faults(read: PictureFiles, fingerprint: str) -> dict[int, str]:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """The picture files in `folder`, in the order a person would number them (2 before 10); other files are ignored."""
+    """The picture files in `folder` and below, in the order a person would number them (2 before 10).
+
+    One warning counts the files passed over, by what they end in; what file managers leave behind is no file.
+    """
 
     def order(path: Path) -> tuple:  # the name itself breaks ties, so that the order never depends on the file system
-        pieces = re.split(r"([0-9]+)", path.name.casefold())
-        return tuple(int(piece) if piece.isdecimal() else piece for piece in pieces), path.name
+        name = path.relative_to(folder).as_posix()
+        pieces = re.split(r"([0-9]+)", name.casefold())
+        return tuple(int(piece) if piece.isdecimal() else piece for piece in pieces), name
 
-    found = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    found, others = list_files(folder, endings())
+    if others:
+        kinds = Counter(path.suffix.lower() or "without an ending" for path in others).most_common()
+        said = ", ".join(f"{count} {kind}" for kind, count in kinds[:5]) + ", ..." * (len(kinds) > 5)
+        remedy = ": install the package pillow-heif, or save them as jpg" * any(kind in HEIC for kind, _ in kinds)
+        warnings.warn(f"{len(others)} of {len(found) + len(others)} files below '{folder}' are not read as pictures "
+                      f"and are passed over ({said}){remedy}", stacklevel=2)
     return sorted(found, key=order)
 
 
-def labels_of(images: Sequence[Path], folder: Path, *, all_there: bool = True) -> list[Path]:
-    """The label `<folder>/<stem>.png` of every picture.
+def endings() -> tuple[str, ...]:
+    """The endings of files that are read as pictures here."""
+    return SUFFIXES + HEIC * reads_heic()
 
-    Raises FileNotFoundError naming the first without one, but for `all_there=False`; ValueError if two would share one.
+
+def list_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """What is in `folder` and below by its ending, one of `suffixes` or not; the litter of file managers is neither."""
+    found, others, seen = [], [], set()
+    for base, folders, files in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(base))
+        inner: list[Path] = []
+        for path in (Path(base, name) for name in (*folders, *files) if not is_litter(name)):
+            # A folder may end so, too: reading it says what is wrong.
+            (found if path.suffix.lower() in suffixes else inner if path.name in folders else others).append(path)
+        folders[:] = [path.name for path in inner if os.path.realpath(path) not in seen]  # links may lead in a circle
+    return found, others
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file manager left it there, not a person."""
+    return name.startswith(".") or name.casefold() in LITTER
+
+
+def labels_of(images: Sequence[Path], folder: Path, below: Path | None = None) -> list[Path | None]:
+    """The label of every picture, `<folder>/<its name>.png` or another ending of LABEL_SUFFIXES, None where none is.
+
+    below: the pictures' folder, whose sub-folders `folder` has too; or all labels lie in `folder` itself. By default,
+    it is each picture's own, and FileNotFoundError names the first without a label. ValueError if two would share one.
     """
-    labels = [folder / f"{image.stem}.png" for image in images]
-    present = {path.name for path in folder.iterdir()}
-    owners: dict[Path, Path] = {}
-    for image, label in zip(images, labels, strict=True):
-        if (other := owners.setdefault(label, image)) is not image:
+    found = list_files(folder, LABEL_SUFFIXES)[0]  # of several of one name, the first ending counts
+    found.sort(key=lambda path: (-LABEL_SUFFIXES.index(path.suffix.lower()), path))
+    present = {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
+    keys = [path.relative_to(below or path.parent).with_suffix("").as_posix() for path in images]
+    known, labels, owners = set(keys), [], {}
+    for image, key in zip(images, keys, strict=True):
+        label = present.get(key) or (present.get(image.stem) if image.stem not in known else None)
+        if label is None and below is None:
+            raise NotFound(f"picture '{image}' has no label '{folder / key}.png': add it (all {VOID} where nothing is "
+                           "known) or take the picture out")
+        if label and (other := owners.setdefault(label, image)) is not image:
             raise InputError(f"pictures '{other}' and '{image.name}' would share the label '{label}': rename one of "
                              "the two, and give it a label of its own")
-        if all_there and label.name not in present:
-            raise NotFound(f"picture '{image}' has no label '{label}': add it (all {VOID} where nothing is known) or "
-                           "take the picture out")
+        labels.append(label)
     return labels
 
 

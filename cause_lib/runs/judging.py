@@ -19,6 +19,7 @@ from cause_lib.clusterbook import Clusterbook
 from cause_lib.config import Experiment
 from cause_lib.crf import crf_backends
 from cause_lib.data import SegmentationDataset
+from cause_lib.data.labels import what_is_odd
 from cause_lib.masks import predict
 from cause_lib.metrics import SegmentationMetrics, count
 from cause_lib.runs import health
@@ -146,9 +147,13 @@ class Tally:
             if not with_crf:  # the CRF removes small regions by design
                 found += health.of_clusters(name, pixels, experiment.recipe)
             gallery[row] = torch.tensor(numbers["assignment"], dtype=torch.int16)[gallery[row].long()]
+        *pixels, void = counted.counts[:-1].view(dataset.num_classes, -1).sum(dim=0).tolist()  # of the labels, by class
+        if dataset.has_labels and (said := what_is_odd(dict(enumerate(pixels)) | {-1: void}, dataset.classes)):
+            found.append(said)
         metrics = {"results": results, "dataset": {
             "name": experiment.folder or experiment.dataset, "split": dataset.split, "images": len(dataset),
-            "classes": dataset.classes, "colors": dataset.colors.tolist(), "labelled": dataset.has_labels,
+            "classes": dataset.classes, "colors": dataset.colors.tolist(),
+            "labelled": dataset.has_labels and any(pixels),
             "skipped": {"count": len(dataset.skipped), "pictures": dict(dataset.skipped)}}}
         if concepts:
             metrics["concepts"] = health.in_use(self.wins) | {"used": int((self.wins > 0).sum()),

@@ -115,8 +115,9 @@ def test_name_below_cause_data(labelled, monkeypatch):
 
 def test_missing_label(labelled):
     (labelled / "train" / "labels" / "b2.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"b2\.png' has no label .*b2\.png'"):
-        load(labelled)
+    with pytest.warns(UserWarning, match=r"1 of 3 pictures in .* have no label .the first is 'b2\.png'"):
+        dataset = load(labelled)
+    assert (dataset[1]["label"] == -1).all() and (dataset[0]["label"] == 2).any()
 
 
 def test_label_of_another_size(labelled):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cause_lib.data.images import load_image, load_label, resize_and_crop
+from cause_lib.data.images import load_image, resize_and_crop
+from cause_lib.data.labels import by_order
 from cause_lib.data.views import five_crop
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -109,11 +110,11 @@ def test_label_modes_and_void(tmp_path):
     coloured.save(tmp_path / "palette.png")
     Image.fromarray(ids.astype(np.uint16)).save(tmp_path / "deep.png")
     for name in ("plain.png", "palette.png", "deep.png"):
-        label = load_label(tmp_path / name)
+        label = by_order(8).read(tmp_path / name)
         assert label.dtype == torch.int32 and label.tolist() == [[0, 3], [7, -1]]
-    Image.fromarray(ids).convert("RGB").save(tmp_path / "colours.png")
+    Image.fromarray(np.stack([ids, ids, ids * 0], axis=-1)).save(tmp_path / "colours.png")
     with pytest.raises(ValueError, match="colours.png.*one channel"):
-        load_label(tmp_path / "colours.png")
+        by_order(8).read(tmp_path / "colours.png")
 
 
 def test_resizing_is_pillows_nearest_then_the_centre():
