@@ -104,9 +104,6 @@ class FrozenFeatures:
         """
         self.experiment, self.accelerator, self.mirrored = experiment, accelerator, mirrored
         self.dataset, self.image_size = open_dataset(experiment, role, image_size), image_size
-        if role == "train" and not (experiment.label_free or self.dataset.has_labels):
-            raise InputError(f"label_free=False needs labels, and {experiment.dataset} {experiment.folder} has none: "
-                             "set label_free to True.")
         self.cached = False
         key = experiment.key("features") | {
             "role": role, "size": image_size, "mirrored": mirrored, "views": self.dataset.names,

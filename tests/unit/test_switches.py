@@ -189,4 +189,4 @@ def test_a_segmenter_sees_as_its_run_did(tiny):
     plain, seen = Segmenter.load(stages.fit_probe(tiny(concept_steps=2, head_steps=2, probe_steps=2))), []
     plain.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     plain(image)
-    assert torch.equal(seen[0], F.interpolate(image[None], size=(48, 64), mode="nearest"))
+    assert torch.equal(seen[0], F.interpolate(image[None], size=(48, 64), mode="nearest-exact"))
