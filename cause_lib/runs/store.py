@@ -151,7 +151,7 @@ def as_now(record: dict[str, Any]) -> dict[str, Any]:
         elif "miou_all" in one:
             one |= {"miou_present": one["miou"], "miou": one["miou_all"]}
         one.pop("miou_all", None)
-    if record.get("results") and all(one.get("miou", 0) is None for one in record["results"]):
+    if "dataset" in record and record.get("results") and all(one.get("miou", 0) is None for one in record["results"]):
         record["dataset"]["labelled"] = False  # as for no labels, where all is void
     return record
 

@@ -1,6 +1,7 @@
 """Frozen features: read ahead, by a thread or by processes, with fused attention and the errors of the data set."""
 
 import threading
+import time
 import types
 
 import pytest
@@ -20,6 +21,9 @@ def no_thread_is_left():
     """After the test there are as many threads as before."""
     before = set(threading.enumerate())
     yield
+    deadline = time.monotonic() + 10  # a worker's queue may take a moment to close, on busy cores
+    while not set(threading.enumerate()) <= before and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert set(threading.enumerate()) <= before
 
 
