@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from cause_lib.backbones import BUNDLED, Backbone, load_backbone
 from cause_lib.config import Experiment
 from cause_lib.data import CORRUPT, palette
-from cause_lib.data.images import RESIZE, pillow_places
+from cause_lib.data.images import resize_picture
 from cause_lib.data.source import list_pictures
 from cause_lib.errors import InputError, NotFound
 from cause_lib.heads import TRHead
@@ -271,7 +271,8 @@ class Segmenter:
         # The short side as in training, the long side as the picture has it, both whole patches.
         scale, patch = self.image_size / min(h, w), self.backbone.patch_size
         size = [max(1, round(side * scale / patch)) * patch for side in (h, w)]
-        small = self._resized(image.to(self.backbone.mean.device), size)[None]  # (1, 3, rows p, columns p)
+        image = image.to(self.backbone.mean.device)
+        small = resize_picture(image, size, self.resize)[None]  # (1, 3, rows p, columns p)
         small = small.float() * (1 / 255) if small.dtype == torch.uint8 else small
         grid = (size[0] // patch, size[1] // patch)
         masks = predict(small, self.backbone(small), self.backbone(small.flip(-1)), grid, self.head, [self.probe],
@@ -279,16 +280,6 @@ class Segmenter:
                         picture=self.crf_picture)
         mask = self._assignment[masks[crf][:, 0].cpu()]  # (1, rows p, columns p)
         return F.interpolate(mask[:, None].double(), size=(h, w), mode="nearest-exact")[0, 0].long()
-
-    def _resized(self, image: Tensor, size: list[int]) -> Tensor:
-        """A picture (3, h, w) at this size, of the same dtype, by the data sets' rule, see cause_lib/data/images.py."""
-        if self.resize == "pillow":
-            rows, columns = map(pillow_places, image.shape[1:], size)
-            return image[:, rows[:, None], columns]
-        from torchvision.transforms.v2 import InterpolationMode, functional  # takes as long to import as torch
-
-        return functional.resize(image, size, InterpolationMode(RESIZE[self.resize]),
-                                 antialias=self.resize == "antialiased")
 
     def _folder(self, folder: Path, crf: bool, allow_corrupt: str) -> dict[str, Tensor]:
         """File name -> mask of each picture, and what `allow_corrupt` says of those that have none."""
@@ -303,7 +294,7 @@ class Segmenter:
                     raise
                 faults.append(str(error))
         if not masks and not faults:
-            raise InputError(f"{folder} holds no pictures (jpg, png, webp, bmp, tif).")
+            raise InputError(f"{folder} holds no pictures (jpg, png, webp, bmp, tif or gif).")
         said = f"{len(faults)} of {len(masks) + len(faults)} pictures in '{folder}' cannot be used"
         if not masks:
             raise InputError(f"{said}; the first: {faults[0]}")

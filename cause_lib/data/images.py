@@ -96,15 +96,25 @@ def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest", *, squa
         sides = [(old, size if squash else int(size * old / short)) for old in picture.shape[-2:]]
         rows, columns = (pillow_places(*side)[round((side[1] - size) / 2):][:size] for side in sides)
         return picture[..., rows[:, None], columns]
-    from torchvision.transforms.v2 import InterpolationMode, functional  # takes as long to import as torch
+    from torchvision.transforms.v2 import functional  # takes as long to import as torch
 
     planes = picture.reshape(-1, *picture.shape[-2:])
     if long > ELONGATED * short and not squash:  # else 20000 x 1 pixels would be enlarged to gigabytes, and then cut
         part = ELONGATED // 2 * short + (long - ELONGATED // 2 * short) % 2  # whose middle is the picture's middle
         planes = functional.center_crop(planes, [min(side, part) for side in planes.shape[-2:]])
-    planes = functional.resize(planes, [size, size] if squash else [size], InterpolationMode(RESIZE[resize]),
-                               antialias=resize == "antialiased")
+    planes = resize_picture(planes, [size, size] if squash else [size], resize)
     return functional.center_crop(planes, [size]).reshape(*picture.shape[:-2], size, size)
+
+
+def resize_picture(picture: Tensor, size: list[int], resize: str = "nearest") -> Tensor:
+    """A picture (c, h, w), any dtype, at size [rows, columns] by a rule of `RESIZE`; [rows]: of the short side, not for
+    `pillow`."""
+    if resize == "pillow":
+        rows, columns = map(pillow_places, picture.shape[-2:], size)
+        return picture[..., rows[:, None], columns]
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    return functional.resize(picture, size, InterpolationMode(RESIZE[resize]), antialias=resize == "antialiased")
 
 
 def pillow_places(old: int, new: int) -> Tensor:
