@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.ops import roi_align
 from tqdm.auto import tqdm
 
 from cause_lib.data import load_dataset
@@ -68,7 +69,7 @@ def views_for(pictures: np.ndarray, settings, step: int, device: torch.device) -
     """
     generator, b = generator_for(settings, "views", step), settings.batch_size
     chosen = torch.randint(len(pictures), (b,), generator=generator).sort().values
-    batch = torch.from_numpy(pictures[chosen.numpy()])  # (b, 3, h, w)
+    batch = torch.from_numpy(pictures[chosen.numpy()]).to(device, non_blocking=True)  # (b, 3, h, w)
     side = batch.shape[-1]
     wide, wide_box, wide_mirrored = cut(batch, (settings.wide_share * side, side), settings.wide_size, generator)
     cuts = [cut(batch, tuple(share * side for share in settings.narrow_share), settings.narrow_size, generator)
@@ -88,25 +89,25 @@ def views_for(pictures: np.ndarray, settings, step: int, device: torch.device) -
 
 def cut(pictures: Tensor, sides: tuple[float, float], size: int, generator: torch.Generator
         ) -> tuple[Tensor, Tensor, Tensor]:
-    """A square out of every picture, at random.
+    """A square out of every picture, at random; each pixel is the mean of 2 x 2 bilinear samples.
 
     Args:
-        pictures: uint8 (b, 3, h, w). sides: its side in pixels, from, to. size: the side it is resized to.
+        pictures: uint8 (b, 3, h, w), on any device. sides: its side in pixels, from, to. size: the side of the view.
+        generator: of the CPU, so that every device cuts the same squares.
 
     Returns:
-        views float32 (b, 3, size, size) in [0, 1], boxes float32 (b, 3) of top, left and side in pixels, mirrored
-        bool (b,).
+        views float32 (b, 3, size, size) in [0, 1], where the pictures are; on the CPU boxes float32 (b, 3) of top, left
+        and side in pixels, and mirrored bool (b,).
     """
     b, _, h, w = pictures.shape
     unit = torch.rand(b, 3, generator=generator)
     side = (sides[0] + (sides[1] - sides[0]) * unit[:, 0]).floor().clamp(1, min(h, w))
     top, left = ((h - side + 1) * unit[:, 1]).floor(), ((w - side + 1) * unit[:, 2]).floor()
     mirrored = torch.rand(b, generator=generator) < 0.5
-    views = []
-    for picture, flip, (y, x, s) in zip(pictures, mirrored.tolist(), torch.stack([top, left, side], 1).int().tolist()):
-        view = F.interpolate(picture[None, :, y:y + s, x:x + s], (size, size), mode="bilinear", antialias=True)[0]
-        views.append(view.flip(-1) if flip else view)
-    return torch.stack(views).float() / 255, torch.stack([top, left, side], dim=1), mirrored
+    corners = torch.stack([torch.arange(b), left, top, left + side, top + side], dim=1)  # (b, 5), picture first
+    views = roi_align(pictures.float() / 255, corners.to(pictures.device), size, sampling_ratio=2, aligned=True)
+    views = torch.where(mirrored[:, None, None, None].to(views.device), views.flip(-1), views)
+    return views, torch.stack([top, left, side], dim=1), mirrored
 
 
 def recolour(views: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -126,9 +127,10 @@ def recolour(views: Tensor, strength: float, generator: torch.Generator) -> Tens
     turned = angle.cos() * (torch.eye(3) - mean) + angle.sin() * about  # (b, 3, 3), rotation about the axis of greys
     saturation = torch.where(grey < 0.15 * min(strength * 2, 1), 0.0, 1 + (fade - 0.5) * 1.6 * strength)
     matrix = ((stretch - 0.5) * 0.9 * strength).exp() * (mean + saturation * turned)  # (b, 3, 3)
+    matrix, shift = matrix.to(views.device), shift[..., None].to(views.device)
     middle = views.mean(dim=(1, 2, 3), keepdim=True)
     recoloured = torch.einsum("bij,bjhw->bihw", matrix, views - middle)
-    return (recoloured + middle + (shift[..., None] - 0.5) * 0.4 * strength).clamp(0, 1)
+    return (recoloured + middle + (shift - 0.5) * 0.4 * strength).clamp(0, 1)
 
 
 def hide(b: int, grid: int, share: float, generator: torch.Generator) -> Tensor:
