@@ -44,7 +44,6 @@ class Settings:
 
     split, pictures: scenes learned from, and how many. image_size, patch_size: side in pixels of the pictures, and of
         the patches that the ViT cuts them into. dim, depth, num_heads: of the ViT.
-    positions: `learned`, or `none`: all stay zero, so that a token tells where it lies by what is around it alone.
     wide_size, wide_share: the teacher's view, its side in pixels and how much of the picture's side it shows at least.
     narrow_size, narrow_share, narrow_views: the student's, from which share of the side to which, and how many.
     recolour: how strongly the student's colours are changed, 0 to 1. hidden_share: of its patches, about.
@@ -64,7 +63,6 @@ class Settings:
     dim: int = 192
     depth: int = 6
     num_heads: int = 3
-    positions: str = "learned"
     wide_size: int = 128
     wide_share: float = 0.7
     narrow_size: int = 96
@@ -158,10 +156,7 @@ def pretrain(settings: Settings) -> Path:
 
 def new_vit(settings: Settings) -> VisionTransformer:
     """An untrained ViT, as `cause_lib.backbones` builds the shipped one."""
-    vit = small_vit(**architecture(settings))
-    if settings.positions == "none":
-        vit.pos_embed.requires_grad_(False).zero_()
-    return vit
+    return small_vit(**architecture(settings))
 
 
 def architecture(settings: Settings) -> dict[str, int]:
