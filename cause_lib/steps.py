@@ -70,7 +70,8 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
 
     def update(tokens: Tensor, step: int, part: Part = WHOLE) -> Tensor:
         generator = generator_for(experiment, "head", step)
-        kept = kept_patches(experiment, grid, generator, part.size or len(tokens), part).to(tokens.device)
+        kept = kept_patches(experiment, grid, generator, part.size or len(tokens), part)
+        kept = kept.to(tokens.device, non_blocking=True)
         with accelerator.autocast():
             with torch.no_grad():
                 if experiment.labels_in_norm:  # the linear probe sees all patches
@@ -91,9 +92,11 @@ def head_run(experiment: Experiment, folder: Path, book: Clusterbook, accelerato
         if bank is not None:
             order, every = torch.randperm(concepts.numel(), generator=generator), concepts.flatten()
             if experiment.bank_draw == "batch":
-                drawn = order[:round(experiment.bank_fraction * len(every))].to(tokens.device)
+                drawn = order[:round(experiment.bank_fraction * len(every))]
+                drawn = drawn.to(tokens.device, non_blocking=True)
             else:
-                drawn = share_of_each(every, experiment.bank_fraction, order.to(tokens.device), len(similarity))
+                drawn = share_of_each(every, experiment.bank_fraction, order.to(tokens.device, non_blocking=True),
+                                      len(similarity))
             bank.update(z.float().flatten(0, 1)[drawn], every[drawn])
         return contrast.detach()
 
@@ -132,7 +135,8 @@ def probe_run(experiment: Experiment, folder: Path, head: MLPHead | TRHead, star
         for group in optimizer.param_groups:
             group["lr"] = experiment.lr * 0.5 ** (step // experiment.probe_decay_steps)
         generator = generator_for(experiment, "probe", step)
-        kept = kept_patches(experiment, features.grid, generator, part.size or len(tokens), part).to(tokens.device)
+        kept = kept_patches(experiment, features.grid, generator, part.size or len(tokens), part)
+        kept = kept.to(tokens.device, non_blocking=True)
         with accelerator.autocast(), torch.set_grad_enabled(not free):
             x = None if free else head(tokens, features.grid)  # (b, n, r)
             seen = head(tokens, features.grid, kept) if free else take_patches(x, kept)  # (b, n', r)

@@ -158,7 +158,7 @@ class FrozenFeatures:
             return
         for items, kept in zip(self.pictures(batches), wanted):
             tokens = self.see(items["image"])
-            yield tokens if kept is None else take_patches(tokens, kept.to(tokens.device))
+            yield tokens if kept is None else take_patches(tokens, kept.to(tokens.device, non_blocking=True))
 
     def pictures(self, batches: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
         """The items of batch after batch, see `read_batches`."""
@@ -179,7 +179,8 @@ class FrozenFeatures:
         for tokens in tqdm(self.stream(batches), total=len(batches), desc="sample", leave=False,
                            disable=not self.accelerator.is_main_process):
             x = tokens if head is None else head(tokens, self.grid).float()  # (b, n, d or r)
-            kept = torch.stack([torch.randperm(n, generator=generator)[:each] for _ in range(len(x))]).to(x.device)
+            kept = torch.stack([torch.randperm(n, generator=generator)[:each] for _ in range(len(x))])
+            kept = kept.to(x.device, non_blocking=True)
             points.append(take_patches(x, kept).flatten(0, 1))
         return torch.cat(points)
 
