@@ -3,7 +3,8 @@
 #
 # Behaviour: Pillow takes the bits a pixel from the length of the palette, not from the ids. A palette of up to 16 colours
 #   gives 4 bits, of up to 4 colours 2 bits, and of each id the high bits are cut off without a word: 255 is stored as
-#   15 or as 3. save(path, bits=8) changes nothing: it sets an upper limit. With 17 colours, or as tif, the ids stay.
+#   15 or as 3. save(path, bits=8) changes nothing: up to Pillow 12 it set the bits, since 13 it is an upper limit, so
+#   that programs which asked for 8 bits write other files than before. With 17 colours, or as tif, the ids stay.
 # What most people expect: the ids that are in the image, or an error. 255 for void and one colour a class is how label
 #   files are commonly written, and how many programs give masks their colours. With 11 classes, as of CamVid, void
 #   comes back as class 15; with 16 or with 4, as their last class, so that nothing looks wrong.
