@@ -4,7 +4,8 @@
     <folder>/<split>/images/*.jpg|png|...   one set a split, or
     <folder>/images/<split>/*.jpg|png|...   the same;
     labels/<name of the picture>.png        beside images/, with the same sub-folders, optional: a class id or colour a
-                                            pixel, 255 = void; a picture without one is trained on, and not judged;
+                                            pixel, 255 = void; a picture without one is trained on, and not judged; the
+                                            name may keep the picture's ending (beach.jpg.png);
     classes.json                            beside them or one level up, optional: labels.py has its forms.
 
 Sub-folders of images/ that are not named as a split belong to the set.
@@ -117,13 +118,14 @@ def find_labels(pictures: Sequence[Path], home: Path, below: Path) -> list[Path 
         there = sorted(path.relative_to(place).as_posix() for kind in list_files(place, ()) for path in kind)
         way = "save labels as PNGs with one class id a pixel" if ", " in near else "name labels as their pictures"
         raise NotFound(f"none of {len(pictures)} pictures in '{below}' has its label in '{place}' (that of the first "
-                       f"would be '{pictures[0].stem}.png', and there is {near or (repr(there[0]) if there else 'nothing')}"
-                       f"): {way}, one a picture, or take the folder away")
+                       f"would be '{pictures[0].stem}.png', and there is "
+                       f"{near or (repr(there[0]) if there else 'nothing')}): {way}, one a picture, or take the folder "
+                       "away")
     return labels
 
 
 def what_lies_near(image: Path, folder: Path, below: Path) -> str:
-    """The first file in `folder` whose name begins as this picture's, and what it is, where it can be no label; or ""."""
+    """The first file in `folder` whose name begins as this picture's, and what it is if it can be no label; or ""."""
     stem = image.relative_to(below).with_suffix("").as_posix()
     near = sorted(path for kind in list_files(folder, ()) for path in kind
                   if path.relative_to(folder).as_posix().startswith(stem) or path.stem == image.stem)
