@@ -1,4 +1,6 @@
-"""`python -m benchmarks [subject ...] [--quick]`: the table, and its numbers in benchmarks/results/<machine>.json."""
+"""`python -m benchmarks [subject ...] [--quick]`: the table, and its numbers in benchmarks/results/<machine>.json.
+
+`python -m benchmarks gpu` does that and all else that needs a GPU, see gpu.py."""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import argparse
 import datetime
 import json
 import re
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -76,4 +79,8 @@ def growth(record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["gpu"]:
+        from benchmarks import gpu
+
+        raise SystemExit(gpu.main(sys.argv[2:]))
     main()

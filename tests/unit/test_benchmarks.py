@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import chapters
+from benchmarks import chapters, gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,3 +52,33 @@ def test_kept_times_of_chapters_are_of_chapters():
     for name, found in kept.items():
         assert (ROOT / f"notebooks/{name}.ipynb").is_file()
         assert found["seconds"] > 0 and found["peak_bytes"] > 0 and found["commit"] and found["date"]
+
+
+def test_what_needs_a_gpu_runs_on_a_cpu_in_tiny(tmp_path):
+    path = tmp_path / "gpu.json"
+    assert gpu.main(["--quick", "--device", "cpu", "--output", str(path)]) == 0
+    record = json.loads(path.read_text())
+    assert set(record["parts"]) == set(gpu.PARTS) and record["quick"]
+    assert not [name for name, found in record["parts"].items() if "failed" in found]
+    parity = record["parts"]["parity"]
+    assert parity["holds"] and set(parity["distances"]) == set(gpu.CHECKS) and parity["same_bits_twice"]
+    page = path.with_suffix(".md").read_text()
+    assert all(f"## {name}" in page for name in gpu.PARTS) and "measures nothing" in page
+
+
+def test_a_part_that_fails_is_told_and_costs_the_others_nothing(tmp_path, monkeypatch):
+    def broken(device, quick):
+        raise RuntimeError("no room")
+
+    monkeypatch.setitem(gpu.PARTS, "table", broken)
+    path = tmp_path / "gpu.json"
+    assert gpu.main(["--quick", "--device", "cpu", "--parts", "table", "backbone", "--output", str(path)]) == 1
+    parts = json.loads(path.read_text())["parts"]
+    assert parts["table"]["failed"] == "RuntimeError: no room" and parts["backbone"]["forms"]
+    assert "no room" in path.with_suffix(".md").read_text()
+
+
+def test_parity_sees_a_wrong_kernel(monkeypatch):
+    monkeypatch.setattr(gpu, "argmax_concepts", lambda affinity, count=[0]: (
+        count.append(0), gpu.torch.zeros(*affinity.shape[:2], affinity.shape[1], dtype=int) + len(count))[1])
+    assert gpu.winners("cpu") == 1
