@@ -71,13 +71,27 @@ def load_stored(path: str | Path, in_color: bool = False) -> np.ndarray:
     if it cannot be decoded, or has neither one channel nor colours.
     """
     # Pillow spreads grey of 2 or 4 bits over 0 to 255, and says so in the layout that it reads.
-    picture, bits = _read(path, lambda picture, layout: (picture, re.search(r"\bL;([24])", layout)))
+    picture, bits, pages = _read(path, lambda picture, layout: (
+        picture, re.search(r"\bL;([24])", layout), getattr(picture, "n_frames", 1)))
+    if pages > 1:
+        raise InputError(f"label '{path}' has {pages} pages: save it as one picture, with one class id a pixel")
+    if picture.mode in ("RGBA", "LA") and picture.getextrema()[-1][0] < 255:
+        raise InputError(f"label '{path}' has transparent pixels, whose class nobody knows: save it without "
+                         "transparency, as class ids or colours")
+    picture = picture.getchannel("L") if picture.mode == "LA" else picture
     if picture.mode in ("RGB", "RGBA") or in_color and picture.mode in ("1", "L", "P"):
         return np.asarray(picture.convert("RGB"))
+    if picture.mode == "F" and (whole := np.asarray(picture)).size and (whole == whole.round()).all():
+        return whole.clip(-2, 1 << 30).astype(np.int32)  # as programs for maps save ids
     if picture.mode not in ("1", "L", "P", "I") and not picture.mode.startswith("I;16"):
         raise InputError(f"label '{path}' is a {picture.mode} picture: save it with one channel of class ids")
     stored = np.asarray(picture).astype(np.int32)  # of a palette picture these are the ids
     return stored // {"2": 85, "4": 17}[bits[1]] if bits else stored
+
+
+def is_turned(path: Path) -> bool:
+    """Whether a camera's mark (EXIF) says that the picture is to be turned by a quarter."""
+    return _read(path, lambda picture, _: picture.getexif().get(0x0112, 1)) > 4
 
 
 def to_tensor(picture: Image.Image) -> Tensor:

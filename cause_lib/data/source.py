@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cause_lib.data.images import HEIC, load_image, reads_heic, to_tensor
+from cause_lib.data.images import HEIC, is_turned, load_image, reads_heic, to_tensor
 from cause_lib.data.labels import VOID, Codes, by_order
 from cause_lib.errors import InputError, NotFound
 
@@ -56,8 +56,11 @@ class PictureFiles:
             return image, torch.full(image.shape[1:], -1, dtype=torch.int32)
         label = self.codes.read(label_path)  # (h, w)
         if label.shape != image.shape[1:]:
+            turned = label.shape == image.shape[:0:-1] and is_turned(path)
+            way = ("the picture's EXIF mark turns it, and the label lies as the picture is stored: turn the label, or "
+                   "save the picture upright" if turned else "save the label again in the same size")
             raise InputError(f"label '{label_path}' is {label.shape[1]} x {label.shape[0]} pixels and its picture "
-                             f"'{path}' is {image.shape[2]} x {image.shape[1]}: save the label again in the same size")
+                             f"'{path}' is {image.shape[2]} x {image.shape[1]}: {way}")
         return image, label
 
 
@@ -167,7 +170,8 @@ def labels_of(images: Sequence[Path], folder: Path, below: Path | None = None) -
     keys = [path.relative_to(below or path.parent).with_suffix("").as_posix() for path in images]
     known, labels, owners = set(keys), [], {}
     for image, key in zip(images, keys, strict=True):
-        label = present.get(key) or (present.get(image.stem) if image.stem not in known else None)
+        whole = key.removesuffix(image.stem) + image.name  # beach.jpg.png
+        label = present.get(key) or present.get(whole) or (present.get(image.stem) if image.stem not in known else None)
         if label is None and below is None:
             raise NotFound(f"picture '{image}' has no label '{folder / key}.png': add it (all {VOID} where nothing is "
                            "known) or take the picture out")
