@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -25,6 +27,8 @@ from cause_lib.errors import InputError, NotFound
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k",
             ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".mpo")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # which keep every value
+#: Mode and layout of grey pictures of 2, 4 and 16 bits, which the first version read by other rules (images.py).
+LATER_RULE = re.compile(r"^I|\bL;[24]")
 LITTER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # of file managers, as names that begin with a dot
 
 
@@ -196,7 +200,7 @@ def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool = Fal
         with suppress(OSError):
             if path.is_file():
                 size = path.stat().st_size
-                digest = _digest(path, size, path.stat().st_mtime_ns) if contents else 0
+                digest = digest_of(path, size, path.stat().st_mtime_ns) if contents else 0
         entries.append((path.relative_to(root).as_posix(), size, digest))
     return _sha256([entries, extra])
 
@@ -206,6 +210,12 @@ def _sha256(facts: Any) -> str:
 
 
 @lru_cache(maxsize=None)
-def _digest(path: Path, size: int, time: int) -> str:
-    """SHA-256 of a file; read once for as long as size and time stay."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def digest_of(path: Path, size: int, time: int) -> str:
+    """SHA-256 of a file, another where the rule that reads its pixels is newer than the first version's; read once for
+    as long as size and time stay."""
+    content = path.read_bytes()
+    with suppress(Exception):  # of a decoder; reading its item says what is wrong
+        with Image.open(BytesIO(content)) as picture:
+            if LATER_RULE.search(f"{picture.mode} {[part[3] for part in picture.tile]}"):
+                content += b" as stored"
+    return hashlib.sha256(content).hexdigest()
