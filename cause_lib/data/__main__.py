@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(COUNTS) + ", scenes; or a folder")
     parser.add_argument("--json", action="store_true", help="the report as JSON, an object for each name")
     parser.add_argument("--full", action="store_true", help="decode every picture and every label")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     try:
         if given.command == "classes":
             print(json.dumps(list_values(all_labels(find_root(" ".join(given.names)))), indent=1))

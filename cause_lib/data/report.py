@@ -6,7 +6,7 @@ Headers of all files are read, digests of files of equal size, and the pixels of
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -22,7 +22,7 @@ from cause_lib.data.headers import look_at
 from cause_lib.data.images import ELONGATED
 from cause_lib.data.labels import what_is_odd
 from cause_lib.data.published import COUNTS
-from cause_lib.data.source import (LABEL_SUFFIXES, PictureFiles, digest_of, endings, list_files, list_pictures, spread)
+from cause_lib.data.source import LABEL_SUFFIXES, PictureFiles, digest_of, endings, list_files, list_pictures, spread
 from cause_lib.errors import NotFound
 
 LOOK, DRAWN, COMMON = 500, 24, 200  # labels decoded a split, scenes drawn of one, and sizes listed
@@ -33,13 +33,15 @@ class Report:
     """What `report` found: `str()` is a text for people, `to_dict()` holds the same as JSON types.
 
     Attributes: `name`; `published`, sentences that count a published set, and whether it is `whole`; `splits`, split ->
-    its facts; `remarks`, sentences on what may be meant; `refused`, sentences on what a run would refuse.
+    its facts; `copies`, pictures that are there more than once; `remarks`, sentences on what may be meant; `refused`,
+    sentences on what a run would refuse.
     """
 
     name: str
     published: list[str] = field(default_factory=list)
     whole: bool = True
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    copies: dict[str, dict[str, Any]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
@@ -47,7 +49,7 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = self.published or [self.name]
+        lines = [*(self.published or [self.name])]
         for split, facts in self.splits.items():
             lines += [f"{split}: {facts['pictures']} pictures", *(f"  {line}" for line in _lines(facts))]
         lines += [f"remark: {said}" for said in self.remarks] + [f"to be mended: {said}" for said in self.refused]
@@ -80,7 +82,9 @@ def report(name: str, *, folder: str = "", full: bool = False) -> Report:
                     classes, facts, pixels = _drawn(split)
                 else:
                     files, classes, facts = _of_folder(root, split) if root else _of_published(name, split)
-                    pixels = _look(files, facts, full, found.refused)
+                    pixels, wrong = _look(files, facts, full)
+                    found.refused += [f"{split}: {len(wrong)} of {facts['pictures']} cannot be used; the first: "
+                                      f"{wrong[0]}"] if wrong else []
                     used[split] += files.images
                 found.splits[split] = facts
                 odd += pixels
@@ -90,7 +94,8 @@ def report(name: str, *, folder: str = "", full: bool = False) -> Report:
         found.remarks += dict.fromkeys(str(warning.message) for warning in caught)
     if root and any(odd.values()) and (said := what_is_odd(odd, classes, str(root))):
         found.remarks.append(said)
-    found.remarks += _remarks(found.splits) + _copies(used)
+    found.copies = _copies(used)
+    found.remarks += _remarks(found)
     return found
 
 
@@ -127,8 +132,8 @@ def _drawn(split: str) -> tuple[list[str], dict[str, Any], Counter]:
                              "labels": {"looked_at": DRAWN}}, pixels
 
 
-def _look(files: PictureFiles, facts: dict[str, Any], full: bool, refused: list[str]) -> Counter:
-    """Adds to `facts` what headers say, and to `refused`; returns class -> pixels in the labels looked at."""
+def _look(files: PictureFiles, facts: dict[str, Any], full: bool) -> tuple[Counter, list[str]]:
+    """Adds to `facts` what headers say; class -> pixels in the labels looked at, and why pictures cannot be used."""
     looks = look_at(files, full=full)
     names, images = [path.name for path in files.images], [look.image for look in looks if look.image]
     sizes = sorted((image.size for image in images), key=lambda size: size[0] * size[1])
@@ -156,9 +161,7 @@ def _look(files: PictureFiles, facts: dict[str, Any], full: bool, refused: list[
         for one in tqdm(pool.map(read, chosen), total=len(chosen), desc="labels", delay=2, leave=False):
             (wrong if isinstance(one, str) else counts).append(one)
     facts["labels"] |= {"count": len(labels), "looked_at": len(chosen)}
-    if wrong:
-        refused.append(f"{len(wrong)} of {len(names)} cannot be used; the first: {wrong[0]}")
-    return _sum(counts)
+    return _sum(counts), wrong
 
 
 def _sum(counts: Iterable[torch.Tensor]) -> Counter:
@@ -184,37 +187,43 @@ def _some(names: Iterable[str]) -> dict[str, Any]:
     return {"count": len(names), "first": names[:3]}
 
 
-def _copies(used: dict[str, list[Path]]) -> list[str]:
-    """Sentences on pictures that are there twice, byte for byte; only files of equal size are read."""
-    sizes, places = defaultdict(list), defaultdict(list)
-    for split, paths in used.items():
-        for path in paths:
-            with suppress(OSError):
-                sizes[path.stat().st_size].append((split, path))
-    for size, those in sizes.items():
-        for split, path in those if len(those) > 1 else ():
-            with suppress(OSError):
-                places[digest_of(path, size, path.stat().st_mtime_ns)].append((split, path))
-    alike = [those for those in places.values() if len(those) > 1]
-    leaks = [those for those in alike if len({split for split, _ in those}) > 1]
-    return [sentence for those, sentence in (
-        (leaks, "{} pictures are in several splits, byte for byte (the first: {}), so that a score says less about new "
-                "pictures: take them out of all splits but one"),
-        ([those for those in alike if those not in leaks],
-         "{} pictures are there more than once, byte for byte (the first: {}), and count as often")) if those
-        for sentence in [sentence.format(len(those), " and ".join(f"'{path}'" for _, path in those[0][:2]))]]
+def _copies(used: dict[str, list[Path]]) -> dict[str, dict[str, Any]]:
+    """Groups of pictures that are the same byte for byte; only files of equal size and end are read as a whole."""
+    groups = [[(split, path) for split, paths in used.items() for path in paths if path.is_file()]]
+    for part_of in (lambda path: path.stat().st_size, _end_of,
+                    lambda path: digest_of(path, path.stat().st_size, path.stat().st_mtime_ns)):
+        finer = []
+        for group in groups:
+            parts = defaultdict(list)
+            for split, path in group:
+                with suppress(OSError):
+                    parts[part_of(path)].append((split, path))
+            finer += [part for part in parts.values() if len(part) > 1]
+        groups = finer
+    leaks = [len({split for split, _ in group}) > 1 for group in groups]
+    return {where: _some([str(path) for _, path in group] for group, leak in zip(groups, leaks) if leak == wanted)
+            for where, wanted in (("several_splits", True), ("one_split", False))}
 
 
-def _remarks(splits: dict[str, dict[str, Any]]) -> list[str]:
+def _end_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        return file.read()
+
+
+def _remarks(found: Report) -> Iterator[str]:
     """Sentences on facts that opening the data set would not have warned of."""
-    said = []
-    for split, facts in splits.items():
-        for where, sentence in (
+    for split, facts in found.splits.items():
+        for where, said in (
                 (facts.get("elongated"), f"are more than {ELONGATED} times as long as they are short, and are cut"),
                 (facts["labels"].get("stray"), "files in labels/ belong to no picture, and do not count")):
             if where and where["count"]:
-                said.append(f"{split}: {where['count']} {sentence} (the first is '{where['first'][0]}')")
-    return said
+                yield f"{split}: {where['count']} {said} (the first is '{where['first'][0]}')"
+    for where, said in (("several_splits", "in several splits, byte for byte (the first: {}), so that scores say less "
+                                           "of new pictures: take them out of all splits but one"),
+                        ("one_split", "there more than once, byte for byte (the first: {}), and count as often")):
+        if (copies := found.copies[where])["count"]:
+            yield f"{copies['count']} pictures are {said.format(' and '.join(map(repr, copies['first'][0][:2])))}"
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:

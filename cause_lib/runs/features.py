@@ -76,7 +76,8 @@ def open_dataset(experiment: Experiment, role: str, image_size: int, download: b
                            "test": (experiment.test_split, "none", experiment.test_images)}[role]
     return load_dataset(experiment.dataset, split, image_size=image_size, folder=experiment.folder, crops=crops,
                         crop_ratio=experiment.crop_ratio, limit=limit, num_classes=experiment.num_classes,
-                        resize=experiment.resize, allow_corrupt=experiment.allow_corrupt, download=download, judged=role == "test")
+                        resize=experiment.resize, allow_corrupt=experiment.allow_corrupt, download=download,
+                        judged=role == "test")
 
 
 def refuse_unlabelled(experiment: Experiment, dataset: SegmentationDataset | None = None) -> None:

@@ -33,7 +33,7 @@ def collect_metrics(run_dir: str | Path) -> "pd.DataFrame":
             "folder": path.parent.as_posix(), "weights": record["weights"]["sha256"],
             "dead_clusters": result["num_clusters"] - result["clusters_used"], "dead_concepts": concepts.get("dead"),
             "effective_concepts": concepts.get("effective"),
-            "warnings": " ".join([OTHER_STEPS.format(record.get("library", "an early version"))] * of_other_steps(record)
+            "warnings": " ".join([OTHER_STEPS.format(record.get("library", "another version"))] * of_other_steps(record)
                                  + record.get("notes", {}).get("warnings", []))} for result in record["results"]]
     return pd.DataFrame(lines, columns=COLUMNS)
 
