@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cause_lib.data.images import HEIC, load_image, reads_heic, to_tensor
+from cause_lib.data.images import HEIC, load_image, read_picture, reads_heic, to_tensor
 from cause_lib.data.labels import VOID, Codes, by_order
 from cause_lib.errors import InputError, NotFound
 
@@ -214,8 +213,12 @@ def digest_of(path: Path, size: int, time: int) -> str:
     """SHA-256 of a file, another where the rule that reads its pixels is newer than the first version's; read once for
     as long as size and time stay."""
     content = path.read_bytes()
+    eight_bits = content.startswith(b"\xff\xd8") or content.startswith(b"\x89PNG") and content[24:25] == b"\x08"
     with suppress(Exception):  # of a decoder; reading its item says what is wrong
-        with Image.open(BytesIO(content)) as picture:
-            if LATER_RULE.search(f"{picture.mode} {[part[3] for part in picture.tile]}"):
-                content += b" as stored"
+        if not eight_bits and LATER_RULE.search(read_picture(path, _layout, pixels=False)):
+            content += b" as stored"
     return hashlib.sha256(content).hexdigest()
+
+
+def _layout(picture: Image.Image, layout: str) -> str:
+    return f"{picture.mode} {layout}"

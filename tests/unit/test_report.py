@@ -118,7 +118,7 @@ def test_a_file_that_was_cut_off_is_found_without_decoding_the_others(tmp_path, 
 
 
 @pytest.mark.parametrize(("mode", "options", "kind"), [
-    ("1", {}, "grey, 1 bit"), ("L", {"bits": 4}, "grey, 4 bits"), ("L", {}, "grey, 8 bits"), ("P", {"bits": 8}, "palette, 8 bits"),
+    ("1", {}, "grey, 1 bit"), ("L", {"bits": 4}, "grey, 4 bits"), ("L", {}, "grey, 8 bits"), ("P", {}, "palette, 1 bit"),
     ("I;16", {}, "grey, 16 bits"), ("RGB", {}, "colour, 8 bits"), ("RGBA", {}, "colour with alpha, 8 bits")])
 def test_kinds(tmp_path, mode, options, kind):
     Image.new(mode, (5, 4)).save(tmp_path / "a.png", **options)
