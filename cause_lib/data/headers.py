@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 KINDS = {"1": "grey", "L": "grey", "I": "grey", "P": "palette", "RGB": "colour", "RGBA": "colour with alpha",
          "LA": "grey with alpha", "PA": "palette with alpha", "F": "floating point"}
-LABEL_KINDS = ("grey", "palette", "colour", "colour with alpha")  # as `images.load_stored` reads them
+LABEL_KINDS = ("grey", "palette", "colour")  # taken by their header; labels of any other kind are decoded
 
 
 class Header(NamedTuple):
