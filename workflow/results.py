@@ -22,6 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from cause_lib.config import Experiment
+from cause_lib.runs.results import of_other_steps
 from cause_lib.runs.store import read_record, write_whole
 from cause_lib.stages import collect_metrics
 from workflow.rows import KEYS, PLACES, Row, read_rows
@@ -78,8 +79,7 @@ def evaluations(run_dir: str | Path) -> dict[str, Path]:
     paths = sorted(Path(run_dir).glob("*evaluation/*/metrics.json"), key=lambda path: path.stat().st_mtime)
     records = ((path.parent, read_record(path.parent)) for path in paths)
     return {_name(Experiment.from_dict(record["experiment"]), record["stage"]): folder for folder, record in records
-            if record["stage"] == "baseline_evaluation" or record["experiment"]["label_free"]
-            or record["experiment"].get("release") or "labels_in_norm" in record["experiment"]}  # else of other steps
+            if not of_other_steps(record)}
 
 
 def _name(experiment: Experiment, stage: str) -> str:

@@ -82,21 +82,28 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
         return root / split, root / split / "images"
     images, below = root / "images", root / "images" / split
     inner = sorted(path.name for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
-    named = [name for name in inner if name.casefold() in SPLITS]
     if split in inner:
         if loose := [path for path in list_files(images, endings())[0] if path.parent == images]:
             warnings.warn(f"{len(loose)} pictures lie in '{images}' beside its splits and are passed over: move them "
                           f"into '{below}', or away", stacklevel=3)
         return root, below
-    if images.is_dir() and not named:
+    if images.is_dir() and not any(name.casefold() in SPLITS for name in inner):
         return root, images
-    others = named + sorted(path.parent.name for path in root.glob("*/images") if not is_litter(path.parent.name))
+    others = splits_of(root)
     hint = f" (it has the splits {', '.join(others)})" if others else ""
-    if len(others) == 1 and not named and others[0].casefold() not in SPLITS:
+    if len(others) == 1 and others[0].casefold() not in SPLITS:
         hint = f" (if '{root / others[0]}' is meant, give that as folder)"
     elif not others and (there := sorted(path.name for path in root.glob("*") if not is_litter(path.name))):
         hint = f" (there is {', '.join(map(repr, there[:3]))}{', ...' * (len(there) > 3)})"
     raise NotFound(f"no pictures for split '{split}' in '{root}'{hint}: {LAYOUT}")
+
+
+def splits_of(root: Path) -> list[str]:
+    """The names of the splits that `root` has; [] for one set for all of them, or for none."""
+    images = root / "images"
+    inner = [path.name for path in images.iterdir() if path.is_dir()] if images.is_dir() else []
+    named = sorted(name for name in inner if name.casefold() in SPLITS)
+    return named + sorted(path.parent.name for path in root.glob("*/images") if not is_litter(path.parent.name))
 
 
 def find_labels(pictures: Sequence[Path], home: Path, below: Path) -> list[Path | None] | None:
@@ -153,6 +160,12 @@ def all_labels(root: Path) -> tuple[Path, ...]:
     return tuple(label for labels in found for label in labels if label)
 
 
+def listed_classes(root: Path, home: Path) -> tuple[Path | None, list[str], np.ndarray | None, Codes]:
+    """The classes.json that counts in `home`, and what it says; without one None, and ids are classes."""
+    listed = next((path for path in (home / "classes.json", root / "classes.json") if path.is_file()), None)
+    return listed, *(read_classes(listed) if listed else ([], None, by_order(MOST_CLASSES)))
+
+
 def name_classes(root: Path, home: Path, mine: Sequence[Path], num_classes: int | None, stop: bool
                  ) -> tuple[list[str], np.ndarray, Codes]:
     """Names, colours and codes: from classes.json, else from the ids in the labels of all splits, else clusters.
@@ -160,8 +173,7 @@ def name_classes(root: Path, home: Path, mine: Sequence[Path], num_classes: int 
     mine: the labels of the split in `home`, of which some are read to see whether classes.json has their values.
     """
     files = all_labels(root)
-    listed = next((path for path in (home / "classes.json", root / "classes.json") if path.is_file()), None)
-    classes, colors, codes = read_classes(listed) if listed else ([], None, by_order(MOST_CLASSES))
+    listed, classes, colors, codes = listed_classes(root, home)
     looked = tuple(spread(mine, LOOK)) if listed else files
     found = count_pixels(looked, fingerprint_files(root, looked, contents=True), codes, stop)
     if said := what_is_odd(found, classes, str(root)):

@@ -47,7 +47,7 @@ def load_image(path: str | Path) -> Image.Image:
                           "save it with 8 bits", stacklevel=2)
         return rgb
 
-    return _read(path, upright)
+    return read_picture(path, upright)
 
 
 def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
@@ -71,7 +71,7 @@ def load_stored(path: str | Path, in_color: bool = False) -> np.ndarray:
     if it cannot be decoded, or has neither one channel nor colours.
     """
     # Pillow spreads grey of 2 or 4 bits over 0 to 255, and says so in the layout that it reads.
-    picture, bits, pages = _read(path, lambda picture, layout: (
+    picture, bits, pages = read_picture(path, lambda picture, layout: (
         picture, re.search(r"\bL;([24])", layout), getattr(picture, "n_frames", 1)))
     if pages > 1:
         raise InputError(f"label '{path}' has {pages} pages: save it as one picture, with one class id a pixel")
@@ -91,7 +91,7 @@ def load_stored(path: str | Path, in_color: bool = False) -> np.ndarray:
 
 def is_turned(path: Path) -> bool:
     """Whether a camera's mark (EXIF) says that the picture is to be turned by a quarter."""
-    return _read(path, lambda picture, _: picture.getexif().get(0x0112, 1)) > 4
+    return read_picture(path, lambda picture, _: picture.getexif().get(0x0112, 1)) > 4
 
 
 def to_tensor(picture: Image.Image) -> Tensor:
@@ -147,10 +147,10 @@ def reads_heic() -> bool:
     return False
 
 
-def _read(path: str | Path, convert: Callable[[Image.Image, str], Any]) -> Any:
+def read_picture(path: str | Path, convert: Callable[[Image.Image, str], Any], *, pixels: bool = True) -> Any:
     """What `convert` makes of the picture at `path` and the layout of its pixels in the file.
 
-    Raises ValueError naming the file for whatever goes wrong.
+    pixels: decode them; else the header alone is read. Raises ValueError naming the file for whatever goes wrong.
     """
     if not Path(path).is_file():  # a pipe would be waited for, without end
         what = "is no file (a folder, a pipe, or a link to nothing)" if os.path.lexists(path) else "is not there"
@@ -160,7 +160,8 @@ def _read(path: str | Path, convert: Callable[[Image.Image, str], Any]) -> Any:
     try:
         with Image.open(path) as picture:
             layout = str([part[3] for part in picture.tile])
-            picture.load()  # Pillow reads lazily: without this a truncated file would fail far from here
+            if pixels:  # Pillow reads lazily: without this a truncated file would fail far from here
+                picture.load()
             return convert(picture, layout)
     except Refusal:
         raise

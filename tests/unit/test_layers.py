@@ -110,7 +110,7 @@ def test_the_method_can_be_read_at_once():
 
 
 @pytest.mark.parametrize(("package", "left_out", "limit"), [
-    ("cause_lib", "cause_lib/data/scenes", 7900), ("cause_book", None, 2500)])
+    ("cause_lib", "cause_lib/data/scenes", 7900), ("cause_book", None, 2600)])
 def test_the_packages_stay_small(package, left_out, limit):
     files = [path for path in (ROOT / package).rglob("*.py")
              if left_out is None or ROOT / left_out not in path.parents]
