@@ -72,7 +72,7 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         positions: how learned positions are resized, see `resize_positions`. Those of timm's `Eva` (PE, EVA-02), which
             DINO's rule was never meant for, are `antialiased` where this says `dino`, as timm resizes them.
         weights: read this file, whatever it is called. None: the one that belongs to the name, see `weights_path`.
-        layer: tokens of this block, from 1, or from -1, the last. None: the last. Whichever it is, the final norm follows.
+        layer: tokens of this block, from 1, or from -1, the last. None: the last. The final norm follows in any case.
         facet: `token`; or `key`, `query` or `value` of that block's attention, heads side by side: no norm follows, and
             rotary positions have not turned them yet.
         mean, std: pictures are normalised by these, three numbers in [0, 1] each, such as (0.485, 0.456, 0.406) or
@@ -93,8 +93,8 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
     block_of(name, vit, layer, facet)
     weights_name = READINGS.get(name, (name,))[0]
     architecture, _, statistics, learned = look_up(weights_name)
-    mean, std = (one or other for one, other in zip(given, statistics))
-    said = f"; pictures normalised by mean {(*mean,)}, std {(*std,)}." if architecture or any(given) else ""
+    mean, std = (one or tuple(other) for one, other in zip(given, statistics))
+    said = f"; pictures normalised by mean {mean}, std {std}." if architecture or any(given) else ""
     if name == RANDOM:
         path, source = None, ""
         numbers = (key.encode() + value.numpy().tobytes() for key, value in vit.state_dict().items())
@@ -102,8 +102,8 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
     else:
         path = Path(weights or weights_path(weights_name)).expanduser()
         state, taken = read_state(path, name)
-        if asked_for(architecture, state) != architecture:  # the file has biases that this has not, or the reverse
-            vit, own = _built(name, num_heads, asked_for(architecture, state))
+        if (asked := asked_for(architecture, state)) != architecture:  # biases that the name's has not, or the reverse
+            vit, own = _built(name, num_heads, asked)
         load_strictly(vit, state, path, name)
         source = f"{_licence(name, weights is None)}; weights from {path.name}{taken and f' ({taken})'}"
         sha256 = file_sha256(path)
@@ -113,8 +113,8 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
                    f"{'' if heads == own else f' instead of its own {own}'}){learned if architecture else ''}"
                    f"{_taken(vit, layer, facet)}{(source if architecture else '') + said}"
                    f"{'' if architecture else learned}")
-    return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, positions=positions, weights_path=path,
-                    weights_sha256=sha256, description=description, layer=layer, facet=facet)
+    return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, positions=positions, layer=layer,
+                    facet=facet, weights_path=path, weights_sha256=sha256, description=description)
 
 
 def _taken(vit: nn.Module, layer: int | None, facet: str) -> str:
@@ -131,8 +131,8 @@ def _licence(name: str, published: bool) -> str:
     """What a description says of the licence; a warning if it is not for everything and these are those weights."""
     licence = licence_of(name)
     if published and licence in RESTRICTED:
-        warnings.warn(f"The weights of {name} come under {RESTRICTED[licence]}; what is made from them falls under it as "
-                      "far as it says so.", stacklevel=3)
+        warnings.warn(f"The weights of {name} come under {RESTRICTED[licence]}; what is made from them falls under it "
+                      "as far as it says so.", stacklevel=3)
     return licence and f"; licence {licence}, as published"
 
 
@@ -179,8 +179,8 @@ class Backbone(nn.Module):
     """A frozen ViT that returns patch tokens.
 
     Attributes: `name`, `dim` (d), `num_heads`, `patch_size` and `image_size` (pixels; the latter may be None),
-    `positions`, `layer`, `facet`, `weights_path` (None: drawn), `weights_sha256` (of that file, or of the tensors),
-    `description`.
+    `positions`, `layer`, `facet`, `statistics` (mean and std that pictures are normalised by), `weights_path` (None:
+    drawn), `weights_sha256` (of that file, or of the tensors), `description`.
     """
 
     def __init__(self, vit: nn.Module, *, name: str, image_size: int | None, mean: Sequence[float],
@@ -190,6 +190,7 @@ class Backbone(nn.Module):
         self.vit = vit.eval().requires_grad_(False)
         self.name, self.image_size = name, image_size
         self.layer, self.facet, self._block = layer, facet, block_of(name, vit, layer, facet)
+        self.statistics = (tuple(mean), tuple(std))
         self.dim, self.patch_size = width_of(vit, self._block, facet), vit.patch_embed.patch_size[0]
         self.num_heads = heads_of(vit)
         self.weights_sha256, self.description = weights_sha256, description

@@ -1,9 +1,9 @@
 """What a backbone is called, and what its name alone says, read without torch or timm.
 
-The names of torch.hub (`dinov2_vits14_reg`, `dinov3_vitb16`) are the library's own. Those of repositories on the Hugging
-Face hub (`facebook/dinov2-small`, `timm/...`) stand for one of these or for timm's name with its tag: `ALIASES` of
-backbones.json, pattern -> name, the first that fits. What is recorded, and what an artefact's identity depends on, is
-the name that an alias stands for.
+The names of torch.hub (`dinov2_vits14_reg`, `dinov3_vitb16`) are the library's own. Those of repositories on the
+Hugging Face hub (`facebook/dinov2-small`, `timm/...`) stand for one of these or for timm's name with its tag: `ALIASES`
+of backbones.json, pattern -> name, the first that fits. What is recorded, and what an artefact's identity depends on,
+is the name that an alias stands for.
 """
 
 import json
@@ -57,7 +57,7 @@ def three_numbers(name: str, value: str | float | Sequence[float] | None) -> tup
         numbers = [float(part) for part in (parts if isinstance(parts, Sequence) else [parts])]
     except (TypeError, ValueError):
         numbers = []
-    low = 1e-6 if name == "std" else 0.0
+    low = 1e-6 if name.endswith("std") else 0.0
     if len(numbers) not in (1, 3) or not all(low <= number <= 1e3 for number in numbers):
         raise InputError(f"Parameter {name} must be three numbers, of red, green and blue in [0, 1], such as "
                          f'"0.485 0.456 0.406", not {str(value)[:100]!r}.')

@@ -1,11 +1,11 @@
 """How tokens are taken from a vision transformer of timm: of which block, and what of its attention.
 
-    x_0 = [class and register tokens, patches] + positions,  x_i = block_i(x_{i-1})                # (b, prefix + n, d)
+    x_0 = [class and register tokens, patches] + positions,  x_i = block_i(x_{i-1})        # (b, prefix + n, d)
 
 The tokens of block i are LayerNorm(x_i), by the network's final norm whatever the block, as timm's
-`forward_intermediates(norm=True)` has them. Its queries, keys and values are the linear maps of what its attention sees,
-heads side by side: before a norm of queries and keys, and before rotary positions turn them (Amir et al. 2021, "Deep ViT
-features as dense visual descriptors", take DINO's keys so).
+`forward_intermediates(norm=True)` has them. Its queries, keys and values are the linear maps of what its attention
+sees, heads side by side: before a norm of queries and keys, and before rotary positions turn them (Amir et al. 2021,
+"Deep ViT features as dense visual descriptors", take DINO's keys so).
 
 Two families of timm have such tokens: `VisionTransformer`, and `Eva`, whose blocks may turn queries and keys by rotary
 positions, computed for each grid. Learned positions are resized here, see `resize_positions`.
@@ -43,8 +43,8 @@ def block_of(name: str, vit: nn.Module, layer: int | None, facet: str) -> int:
     """
     depth = len(vit.blocks)
     if layer is not None and (type(layer) is not int or not 1 <= abs(layer) <= depth):
-        raise InputError(f"{name} has {depth} blocks, so layer must be 1 to {depth}, -1 (the last) to -{depth}, or None "
-                         f"(the last), not {layer!r}.")
+        raise InputError(f"{name} has {depth} blocks, so layer must be 1 to {depth}, -1 (the last) to -{depth}, or "
+                         f"None (the last), not {layer!r}.")
     index = depth - 1 if layer is None else layer - 1 if layer > 0 else depth + layer
     if facet not in FACETS:
         raise InputError(f"facet must be one of {', '.join(FACETS)}, not {facet!r}.")

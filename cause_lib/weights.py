@@ -119,9 +119,9 @@ def weights_path(name: str) -> Path:
         except Exception as error:  # the hub's clients raise a dozen kinds for "no network"
             if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
                 page = f"https://huggingface.co/{config.hf_hub_id}"
-                raise NotFound(f"No weights for {name!r}: {page} gives {file} to those alone who are logged in and have "
-                               f"accepted its licence ({licence_of(name) or 'see there'}): accept it on that page, log "
-                               "in by `hf auth login` and try again, or go on with backbone='bundled'.") from error
+                raise NotFound(f"No weights for {name!r}: {page} gives {file} to those alone who are logged in and "
+                               f"have accepted its licence ({licence_of(name) or 'see there'}): accept it on that page, "
+                               "log in by `hf auth login` and try again, or go on with backbone='bundled'.") from error
             fetch = f"fetch {file} from huggingface.co/{config.hf_hub_id} (here: {type(error).__name__})"
             suffix = Path(file).suffix
     elif name in AUTHORS:
@@ -189,7 +189,7 @@ def asked_for(architecture: str, state: Mapping[str, Tensor]) -> str:
     plain = architecture.removesuffix(QKVB)
     if not (architecture and timm.is_model(plain) and timm.is_model(plain + QKVB)):
         return architecture
-    return plain + QKVB * any(map(re.compile(r"blocks\.\d+\.attn\.(q_bias|q_proj\.bias|qkv\.bias)").fullmatch, state))
+    return plain + QKVB * any(map(re.compile(r"blocks\.\d+\.attn\.(q_bias|(q_proj|qkv)\.bias)").fullmatch, state))
 
 
 def load_strictly(vit: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:

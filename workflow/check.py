@@ -48,20 +48,20 @@ def missing(rows: Iterable[Row], *, fetch: bool) -> dict[str, list[int]]:
     from cause_lib.data import load_dataset
     from cause_lib.runs.loop import refuse_precision
     from cause_lib.runs.released import load_released
-    from cause_lib.runs.saved import open_backbone
+    from cause_lib.runs.saved import open_backbone, read_as
 
     sentences: dict[tuple, str | None] = {}
     found: dict[str, list[int]] = {}
     for row in rows:
         experiment = row.experiment
-        name, heads = experiment.backbone, experiment.num_heads
+        name, read = experiment.backbone, read_as(experiment)
         trained = [experiment.train_size] if row.stage == "evaluation" and not experiment.release else []
         sizes = (experiment.image_size, *trained)
         looks = {("precision", experiment.precision, experiment.device): lambda e=experiment: refuse_precision(
                      e, e.device),
-                 ("backbone", name, heads, sizes): lambda n=name, h=heads, s=sizes: check_backbone(n, *s, num_heads=h),
+                 ("backbone", name, *read.values(), sizes): lambda n=name, r=read, s=sizes: check_backbone(n, *s, **r),
                  ("weights", name): lambda n=name: weights_fingerprint(n),
-                 ("read", name, heads): lambda e=experiment: open_backbone(e, None)}
+                 ("read", name, *read.values()): lambda e=experiment: open_backbone(e, None)}
         splits = [(experiment.test_split, experiment.test_images)]
         if experiment.release:
             looks["release", experiment.release, experiment.head] = lambda e=experiment: load_released(
