@@ -133,7 +133,7 @@ def _licence(name: str, published: bool) -> str:
     if published and licence in RESTRICTED:
         warnings.warn(f"The weights of {name} come under {RESTRICTED[licence]}; what is made from them falls under it "
                       "as far as it says so.", stacklevel=3)
-    return licence and f"; licence {licence}, as published"
+    return licence and f"; licence of the weights published by that name: {licence}"
 
 
 def check_backbone(name: str, *sizes: int, num_heads: int | None = None, layer: int | None = None,

@@ -53,7 +53,8 @@ PARTS = ("model", "state_dict", "teacher", "target_encoder", "encoder", "module"
 FOLLOWERS = re.compile(r"teacher|target|ema|momentum")  # of two networks in one file, the one that is used afterwards
 QKVB, PERIODS = "_qkvb", "rope_embed.periods"  # timm's suffix, and a key of DINOv3's authors
 JOINED = {r"attn\.qkv": ("attn.q_proj", "attn.k_proj", "attn.v_proj"), r"mlp\.fc1": ("mlp.fc1_g", "mlp.fc1_x")}
-CALLED = {r"gamma_(\d)$": r"ls\1.gamma", r"ls(\d)\.gamma$": r"gamma_\1", r"\.([qv])_bias$": r".\1_proj.bias"}
+CALLED = {r"gamma_(\d)$": r"ls\1.gamma", r"ls(\d)\.gamma$": r"gamma_\1", r"\.([qv])_bias$": r".\1_proj.bias",
+          r"mlp\.fc1\.": "mlp.fc1_x."}
 FIRST = re.compile(r"(.*?)(?:embeddings\.patch_embeddings(?:\.projection)?|patch_embed\.proj)\.(?:0\.)?weight")
 
 
@@ -106,6 +107,7 @@ def weights_path(name: str) -> Path:
     if where:
         stems = _stems(name)
         paths = [Path(where) / (stem + end) for stem in stems for end in WEIGHT_SUFFIXES]
+        paths += sorted(Path(where).glob(f"{name}_pretrain*.pth"))  # as DINOv3's authors call them, with a hash
         if _stem(where) in stems or all(_stem(where) not in _stems(other) for other in (*BACKBONES, *AUTHORS)):
             paths.append(Path(where))  # a file is taken at its user's word, but not under another backbone's name
         if (own := next(filter(Path.is_file, paths), None)) is not None:
@@ -120,7 +122,7 @@ def weights_path(name: str) -> Path:
             if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
                 page = f"https://huggingface.co/{config.hf_hub_id}"
                 raise NotFound(f"No weights for {name!r}: {page} gives {file} to those alone who are logged in and "
-                               f"have accepted its licence ({licence_of(name) or 'see there'}): accept it on that page, "
+                               f"have accepted its licence ({licence_of(name) or 'see there'}): accept it there, "
                                "log in by `hf auth login` and try again, or go on with backbone='bundled'.") from error
             fetch = f"fetch {file} from huggingface.co/{config.hf_hub_id} (here: {type(error).__name__})"
             suffix = Path(file).suffix
