@@ -133,7 +133,8 @@ def attention_weights(vit: nn.Module, images: Tensor, rule: str, index: int) -> 
     block = vit.blocks[index]
     attention = block.attn
     q, k, _ = projections(attention, block.norm1(after(vit, x, rotary, index)))
-    q, k = (part.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for part in (q, k))  # (b, heads, m, .)
+    each = q.shape[-1] // attention.num_heads
+    q, k = (part.unflatten(-1, (-1, each)).transpose(1, 2) for part in (q, k))  # (b, heads, m, each)
     q, k = attention.q_norm(q), attention.k_norm(k)
     if (turn := rotary_of(vit, rotary, index)) is not None:
         from timm.layers import apply_rot_embed_cat
