@@ -208,7 +208,8 @@ def load_strictly(vit: nn.Module, state: Mapping[str, Tensor], path: Path, name:
             tuple(token.shape), tuple(positions.shape)) == ((1, 1, rows[2]), (1, rows[1] + 1, rows[2])):
         found |= {"cls_token": token + positions[:, :1], "pos_embed": positions[:, 1:]}  # as timm keeps them
     refuse_misfits(found, expected, path, name)
-    vit.load_state_dict({key: value.float() for key, value in found.items()}, strict=True, assign=True)
+    own = {key: value.to(torch.float32, copy=True) for key, value in found.items()}  # safetensors' are the file itself
+    vit.load_state_dict(own, strict=True, assign=True)
     for module in vit.modules():  # what no file holds, such as the periods of rotary positions
         empty = {key: value for key, value in module.named_buffers(recurse=False) if value.is_meta}
         for key, value in empty.items():

@@ -2,8 +2,10 @@
 
 import argparse
 import re
+import shutil
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 
@@ -153,6 +155,17 @@ def test_a_norm_behind_the_pooling(tmp_path):
         torch.save(state | {key: torch.zeros(96) for key in more}, tmp_path / "a.pth")
         with pytest.raises(ValueError, match=says):
             load_backbone("vit_small_patch16_224", weights=tmp_path / "a.pth")
+
+
+def test_a_backbone_is_not_its_file(tmp_path):
+    """Another file copied over the one that it was read from changes nothing, though safetensors maps files."""
+    vit = fill(timm.create_model("vit_small_patch16_224", num_classes=0))
+    safetensors.torch.save_file(vit.state_dict(), tmp_path / "a.safetensors")
+    safetensors.torch.save_file({key: -value for key, value in vit.state_dict().items()}, tmp_path / "b.safetensors")
+    backbone, images = load_backbone("vit_small_patch16_224", weights=tmp_path / "a.safetensors"), torch.rand(1, 3, 32, 32)
+    before = backbone(images)
+    shutil.copyfile(tmp_path / "b.safetensors", tmp_path / "a.safetensors")
+    assert torch.equal(backbone(images), before)
 
 
 KIND = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
