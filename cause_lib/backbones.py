@@ -110,9 +110,8 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
     heads = heads_of(vit)
     description = (f"{name}: a {'' if architecture else 'small '}vision transformer (patch "
                    f"{vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks of width {vit.embed_dim}, {heads} heads"
-                   f"{'' if heads == own else f' instead of its own {own}'}){learned if architecture else ''}"
-                   f"{_taken(vit, layer, facet)}{(source if architecture else '') + said}"
-                   f"{'' if architecture else learned}")
+                   f"{'' if heads == own else f' instead of its own {own}'}){learned.removesuffix('.')}"
+                   f"{_taken(vit, layer, facet)}{source if architecture else ''}{said or '.'}")
     return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, positions=positions, layer=layer,
                     facet=facet, weights_path=path, weights_sha256=sha256, description=description)
 

@@ -216,8 +216,9 @@ def test_a_run_takes_the_tokens_that_it_was_asked_for(tmp_path):
     assert not {"layer", "facet", "image_mean", "image_std"} & set(Experiment().key("evaluation"))
     assert {"layer", "facet", "image_mean", "image_std"} <= set(STAGE_FIELDS["evaluation"])
     record = stages.read_record(stages.fit_clusterbook(run))
-    assert "keys of block 5" in record["weights"]["description"]
-    assert "mean (0.4, 0.4, 0.4), std (0.2, 0.3, 0.25)" in record["weights"]["description"]
+    assert record["weights"]["description"].endswith("random weights, untrained; keys of block 5; pictures normalised by "
+                                                     "mean (0.4, 0.4, 0.4), std (0.2, 0.3, 0.25).")
+    assert load_backbone("bundled.random").description.endswith("with seeded random weights, untrained.")
     assert stages.find(run.replace(layer=None), "clusterbook") is None
     for given, said in (({"layer": 0}, "layer 0 is before the first block"), ({"image_std": "0 1 1"}, "image_std must be"),
                         ({"facet": "kye"}, "did you mean 'key'"), ({"image_mean": "1 2"}, "three numbers")):
