@@ -46,6 +46,7 @@ from cause_lib.runs.store import library_version, read_record, whole
 from cause_lib.weights import file_sha256, licence_of
 
 CRF = ("crf_iterations", "crf_backend", "crf_picture")
+READ = ("num_heads", "positions", "layer", "facet", "mean", "std")  # how the backbone is read
 LONGEST = 32  # times its short side: attention takes the square of the patches
 
 
@@ -181,8 +182,8 @@ class Segmenter:
             raise InputError(f"{folder / WEIGHTS} is not the file that {CONFIG} belongs to: fetch or save both again.")
         head, probe, dim = restore(folder / WEIGHTS, config)
         wanted = config["backbone"]
-        backbone = load_backbone(wanted["name"], num_heads=wanted["num_heads"], positions=wanted["positions"],
-                                 weights=folder / BACKBONE if wanted["included"] else None)
+        backbone = load_backbone(wanted["name"], weights=folder / BACKBONE if wanted["included"] else None,
+                                 **{key: wanted[key] for key in READ if key in wanted})
         _refuse_others(backbone, folder / WEIGHTS, wanted["sha256"], dim)
         kept = ("image_size", "classes", "colors", "assignment", "readout", "resize", "smoothing", "record", *CRF)
         return cls(backbone, head, probe, **{key: config[key] for key in kept if key in config}, device=device)
@@ -213,7 +214,9 @@ class Segmenter:
                       **{key: getattr(self, key) for key in CRF},
                       "assignment": self._assignment.tolist() if self.matched else None,
                       "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
-                                   "sha256": vit.weights_sha256, "included": vit.name == BUNDLED},
+                                   "sha256": vit.weights_sha256, "included": vit.name == BUNDLED,
+                                   "layer": vit.layer, "facet": vit.facet,
+                                   "mean": vit.statistics[0], "std": vit.statistics[1]},
                       "record": self.record and _shareable(self.record)}
             (beside / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf8")
             (beside / CARD).write_text(model_card(name or folder.name, config, licence), encoding="utf8")

@@ -89,8 +89,13 @@ def restore_probe(tensors: Mapping[str, Tensor]) -> ClusterProbe | LinearProbe:
 
 def open_backbone(experiment: Experiment, image_size: int | None) -> Backbone:
     """The backbone of a run, read as its settings say, on the CPU; raises as `load_backbone`."""
-    return load_backbone(experiment.backbone, image_size, num_heads=experiment.num_heads,
-                         positions=experiment.positions)
+    return load_backbone(experiment.backbone, image_size, positions=experiment.positions, mean=experiment.image_mean,
+                         std=experiment.image_std, **read_as(experiment))
+
+
+def read_as(experiment: Experiment) -> dict[str, Any]:
+    """Which tokens of its backbone a run takes, as `load_backbone` and `check_backbone` are asked for them."""
+    return {name: getattr(experiment, name) for name in ("num_heads", "layer", "facet")}
 
 
 def run_folder(run: Path) -> Path:
@@ -144,7 +149,9 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         "crf_picture": (..., "rgb", "released"), "classes": [str, c],
         "colors": [[range(256), 3], c], "assignment": (None, [range(c), c]), "record": (None, dict),
         "backbone": dict, "backbone.name": str, "backbone.sha256": str, "backbone.num_heads": (None, side),
-        "backbone.positions": str, "backbone.included": bool,
+        "backbone.positions": str, "backbone.included": bool, "backbone.layer": (..., None, range(-4096, 4097)),
+        "backbone.facet": (..., "token", "key", "query", "value"), "backbone.mean": (..., [float, 3]),
+        "backbone.std": (..., [float, 3]),
     }
     for key, form in forms.items():
         outer, _, inner = key.partition(".")

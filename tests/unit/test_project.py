@@ -25,6 +25,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS_BY_NAME = {path.stem: path for path in [*NOTEBOOKS, ROOT / "workflow/baseline.ipynb"]}
 # fields that a field of every cell decides where they are left out: `reading`, and `label_free`
 FOLLOW = {*READINGS["paper"], "labels_in_norm", "probe_clip_norm", "probe_dropout"}
+FOLLOW |= {"layer", "facet", "image_mean", "image_std"}  # how a backbone is read; its name decides
 HOW = {"run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}  # of every notebook that runs a stage
 # notebook -> stages that it runs, further fields that it reads, and those of the stages that it has no use for
 USED = {

@@ -71,7 +71,7 @@ def library_page(module: str) -> str:
         return "api_use"
     name = module.removeprefix("cause_lib.")
     if name in ("reference", "clusterbook", "contrast", "heads", "probes", "crf", "masks", "metrics",
-                "backbones", "weights"):
+                "backbones", "tokens", "names", "weights"):
         return "api"
     if name in ("segmenter", "runs.released"):
         return "api_use"
