@@ -77,9 +77,13 @@ def tile_starts(length: int, tile: int) -> list[int]:
 
 def at_size(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """A mask (h', w') of any whole numbers at `size`, each new pixel the one under its centre (nearest-exact)."""
-    for axis, side in enumerate(size):  # whole numbers have no F.interpolate, and as floats they fill the memory
-        places = torch.arange(mask.shape[axis], dtype=torch.float64).view(1, 1, -1, 1)
-        places = F.interpolate(places, size=(side, 1), mode="nearest-exact").flatten().long()
+    for axis, side in enumerate(size):
+        # F.interpolate finds the places, by one rounding for small sizes and by another for all others, as when it was
+        # given the mask itself; but as floating point, which it wants, a large mask would fill the memory.
+        places = torch.arange(mask.shape[axis], dtype=torch.float64).view(1, 1, *((-1, 1), (1, -1))[axis])
+        thin = [min(256, other) for other in size]
+        thin[axis] = side
+        places = F.interpolate(places, size=thin, mode="nearest-exact")[0, 0].select(1 - axis, 0).long()
         mask = mask.index_select(axis, places)
     return mask
 
