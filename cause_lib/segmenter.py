@@ -309,7 +309,7 @@ class Segmenter:
         return write_masks(self, pictures, Path(out).expanduser(), crf, overlay, allow_corrupt)
 
     def export(self, path: str | Path) -> Path:
-        """Write it as one ONNX file, weights and all, and return its path; see `runs.exported` for what goes in and out.
+        """Write one ONNX file, weights and all, and return its path; see `runs.exported` for what goes in and out.
 
         Raises:
             ValueError: the name does not end in `.onnx`. RuntimeError: onnx or onnxscript is not installed, or the

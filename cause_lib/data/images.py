@@ -53,8 +53,7 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
-    """Any Pillow picture as 8-bit RGB, upright, itself if it is. Raises ValueError, with `name`, for floating-point pixels.
-    """
+    """Any Pillow picture as 8-bit RGB, upright; itself if it is. Raises ValueError, with `name`, for floating pixels."""
     if picture.getexif().get(ORIENTATION, 1) != 1:  # Pillow copies what needs no turning, too
         picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
@@ -86,10 +85,11 @@ def load_stored(path: str | Path, in_color: bool = False) -> np.ndarray:
 
 def to_tensor(picture: Image.Image) -> Tensor:
     """An RGB picture as uint8 (3, h, w)."""
-    (w, h), pixels = picture.size, np.empty((picture.height, picture.width, 3), dtype=np.uint8)
+    w, h = picture.size
+    pixels = np.empty((h, w, 3), dtype=np.uint8)
     rows = max(1, BAND // max(1, w))
     for top in range(0, h, rows):
-        pixels[top:top + rows] = picture.crop((0, top, w, min(h, top + rows)))
+        pixels[top:top + rows] = picture.crop((0, top, w, min(h, top + rows))) if rows < h else picture
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

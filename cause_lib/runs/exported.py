@@ -38,8 +38,8 @@ class Graph(nn.Module):
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         grid = tuple(side // self.backbone.patch_size for side in picture.shape[2:])
-        tokens = (self.backbone(images) for images in (picture, picture.flip(-1)))
-        features = mirror_mean(*tokens, grid, self.head, self.smoothing)  # (1, r, rows, columns)
+        tokens = self.backbone(torch.cat([picture, picture.flip(-1)]))  # (2, n, d)
+        features = mirror_mean(tokens[:1], tokens[1:], grid, self.head, self.smoothing)  # (1, r, rows, columns)
         scores = log_scores(features, picture.shape[2:], [self.probe])[:, 0]  # (1, clusters, h, w)
         owns = [[i for i, own in enumerate(self.assignment) if own == c] for c in range(len(self.assignment))]
         if all(len(own) == 1 for own in owns):
@@ -58,10 +58,11 @@ def write_onnx(segment: Any, path: Path) -> Path:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise RunError(f"{error.name} is not installed, which PyTorch needs to write ONNX: pip install 'cause-book[onnx]', "
-                       "or onnx and onnxscript.") from error
+        raise RunError(f"{error.name} is not installed, which PyTorch needs to write ONNX: install the group "
+                       "cause-book[onnx], or onnx and onnxscript.") from error
     patch, native = segment.backbone.patch_size, {*segment.backbone.vit.patch_embed.grid_size}
-    rows, columns = [side for side in range(4, 12) if side not in native | {*getattr(segment.head, "grid", ())}][:2]
+    native |= {*getattr(segment.head, "grid", ())}
+    rows, columns = [side for side in range(4, 12) if side not in native][:2]  # a size without rules of its own
     graph, training = Graph(segment), segment.head.training
     picture = torch.zeros(1, 3, rows * patch, columns * patch, device=segment.backbone.mean.device)
     sides = {axis: patch * torch.export.Dim(name, min=1, max=4096) for axis, name in ((2, "rows"), (3, "columns"))}
@@ -82,7 +83,7 @@ def write_onnx(segment: Any, path: Path) -> Path:
             "image_size": segment.image_size, "resize": segment.resize, "squash": segment.squash, "rule": RULE,
             "normalisation": "inside", "matched": segment.matched, "library": library_version(),
             "backbone": segment.backbone.name, "backbone_sha256": segment.backbone.weights_sha256}
-    made.model.metadata_props |= {key: json.dumps(value) for key, value in told.items()}
+    made.model.metadata_props.update({key: json.dumps(value) for key, value in told.items()})
     with whole(path, "the ONNX file") as beside:
         made.save(beside, external_data=False)
     return path

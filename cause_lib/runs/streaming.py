@@ -1,4 +1,4 @@
-"""Many pictures one after the other, in constant memory: their names, and each made ready in a thread ahead of its use."""
+"""Many pictures one after the other, in constant memory: their names, and each made ready ahead of its use."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator

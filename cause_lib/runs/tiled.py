@@ -18,7 +18,8 @@ from cause_lib.errors import InputError
 WHOLE, LONGEST = 4, 256  # times its short side
 
 
-def working_size(h: int, w: int, side: int, patch: int, *, squash: bool = False, what: str = "This picture") -> list[int]:
+def working_size(h: int, w: int, side: int, patch: int, *, squash: bool = False,
+                 what: str = "This picture") -> list[int]:
     """Height and width in pixels to which a picture of h x w is brought; squash: a square, as VOC's tables want it.
 
     Raises ValueError, with `what`, for a picture without pixels or longer than `LONGEST` times its short side.

@@ -119,18 +119,18 @@ def _places(segment: Any, out: Path, crf: bool) -> Callable[[str, Any], Place]:
     for module in (segment.head, segment.probe):
         for key, value in module.state_dict().items():
             origin.update(key.encode() + value.cpu().numpy().tobytes())
-    taken: dict[str, int] = {}
+    taken: set[str] = set()
 
     def place_of(name: str, picture: Any) -> Place:
         path = Path(name)
         if path.is_absolute() or ".." in path.parts or not path.name:
             raise InputError(f"{name!r} names no file below {out}: give the picture another name.")
-        path = path.with_suffix("") if path.suffix.lower() in endings() else path
-        again = str(path) in taken
-        taken[str(path)] = taken.get(str(path), 0) + 1
-        path, stamp = Path(name) if again else path, ""
-        if again and str(path) in taken:
-            raise InputError(f"Two pictures are called {name!r}, and one mask would replace the other: name them apart.")
+        stem = path.with_suffix("") if path.suffix.lower() in endings() else path
+        path, stamp = path if str(stem) in taken else stem, ""
+        if str(path) in taken:
+            raise InputError(f"Several pictures are called {name!r}, and one's mask would replace another's: name them "
+                             "apart.")
+        taken.add(str(path))
         if isinstance(picture, (str, os.PathLike)) and (file := Path(picture).expanduser()).is_file():
             stat, digest = file.stat(), origin.copy()
             digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}".encode())
