@@ -53,7 +53,7 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
-    """Any Pillow picture as 8-bit RGB, upright; itself if it is. Raises ValueError, with `name`, for floating pixels."""
+    """Any Pillow picture as 8-bit RGB, upright; itself if it is. ValueError, with `name`, for floating pixels."""
     if picture.getexif().get(ORIENTATION, 1) != 1:  # Pillow copies what needs no turning, too
         picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
