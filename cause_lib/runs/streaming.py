@@ -7,7 +7,6 @@ from typing import Any
 
 from cause_lib.data.source import list_pictures
 from cause_lib.errors import InputError
-from cause_lib.runs.features import ahead
 
 
 def named(pictures: Any) -> Iterator[tuple[str, Any]]:
@@ -46,6 +45,8 @@ def prepared(pictures: Iterable[tuple[str, Any]], prepare: Callable[[str, Any], 
 
     One is made ready, in a thread, while the one before it is used.
     """
+    from cause_lib.runs.features import ahead  # which loads what training needs
+
     def each() -> Iterator[tuple[str, Any]]:
         for name, picture in pictures:
             try:

