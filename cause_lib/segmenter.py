@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +240,10 @@ class Segmenter:
         if isinstance(image, (list, tuple)) or getattr(image, "ndim", 0) == 4:
             return [self(one, crf=crf, allow_corrupt=allow_corrupt) for one in image]
         if isinstance(image, (str, os.PathLike)) and Path(image).expanduser().is_dir():
-            masks = self.stream(image, crf=crf, allow_corrupt=allow_corrupt)
-            return dict(tqdm(masks, total=sum(1 for _ in named(image)), desc="segment", leave=False))
+            _check_corrupt(allow_corrupt)
+            pairs = list(named(image))
+            masks = self._stream(pairs, f" in '{image}'", crf, allow_corrupt)
+            return dict(tqdm(masks, total=len(pairs), desc="segment", leave=False))
         return self._mask(*self._look(image), crf=crf, kind=torch.int64)
 
     def stream(self, pictures: Any, *, crf: bool = False, allow_corrupt: str = "stop") -> Iterator[tuple[str, Tensor]]:
@@ -271,21 +273,21 @@ class Segmenter:
         """
         _check_corrupt(allow_corrupt)
         where = f" in '{pictures}'" if isinstance(pictures, (str, os.PathLike)) else ""
+        return self._stream(named(pictures), where, crf, allow_corrupt)
 
-        def each() -> Iterator[tuple[str, Tensor]]:
-            total, faults = 0, []
-            for name, look in prepared(named(pictures), lambda _, picture: self._look(picture)):
-                total += 1
-                if not isinstance(look, Exception):
-                    yield name, self._mask(*look, crf=crf)
-                elif allow_corrupt == "stop":
-                    raise look
-                else:
-                    faults.append(str(look))
-            if faults:
-                warnings.warn(left_out(len(faults), total, faults[0], where), stacklevel=2)
-
-        return each()
+    def _stream(self, pairs: Iterable[tuple[str, Any]], where: str, crf: bool,
+                allow_corrupt: str) -> Iterator[tuple[str, Tensor]]:
+        total, faults = 0, []
+        for name, look in prepared(pairs, lambda _, picture: self._look(picture)):
+            total += 1
+            if not isinstance(look, Exception):
+                yield name, self._mask(*look, crf=crf)
+            elif allow_corrupt == "stop":
+                raise look
+            else:
+                faults.append(str(look))
+        if faults:
+            warnings.warn(left_out(len(faults), total, faults[0], where), stacklevel=2)
 
     def write(self, pictures: Any, out: str | Path, *, crf: bool = False, overlay: bool = True,
               allow_corrupt: str = "stop") -> Written:

@@ -65,8 +65,8 @@ def write_onnx(segment: Any, path: Path) -> Path:
     rows, columns = [side for side in range(4, 12) if side not in native][:2]  # a size without rules of its own
     graph, training = Graph(segment), segment.head.training
     picture = torch.zeros(1, 3, rows * patch, columns * patch, device=segment.backbone.mean.device)
-    sides = {axis: patch * torch.export.Dim(name, min=1, max=4096) for axis, name in ((2, "rows"), (3, "columns"))}
     try:
+        sides = {axis: patch * torch.export.Dim(name, min=1, max=4096) for axis, name in ((2, "rows"), (3, "columns"))}
         with _any_size(), torch.no_grad():
             program = torch.export.export(graph.eval(), (picture,), dynamic_shapes=(sides,))
             made = torch.onnx.export(program, dynamo=True, input_names=["picture"], output_names=["scores", "mask"],

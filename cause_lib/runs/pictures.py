@@ -103,14 +103,20 @@ def mask_image(ids: np.ndarray, colors: np.ndarray) -> Image.Image:
     return image
 
 
+def class_shares(ids: np.ndarray, count: int) -> np.ndarray:
+    """Of each of so many classes its share of the ids (h, w): (c,) float64."""
+    parts = np.array_split(ids, -(-ids.size // 2**22))  # bincount makes int64 of all that it is given
+    return sum(np.bincount(part.reshape(-1), minlength=count) for part in parts) / ids.size
+
+
 def overlay_image(ids: np.ndarray, colors: np.ndarray, picture: Tensor) -> Image.Image:
     """The colours of ids (h, w) half over their picture (3, h, w), uint8 or floating in [0, 1]."""
     if tuple(picture.shape[1:]) != ids.shape:
         raise InputError(f"The mask is {ids.shape[1]} x {ids.shape[0]} pixels and the picture {picture.shape[2]} x "
                          f"{picture.shape[1]}: give the picture that the mask is of.")
     mixed = np.empty((*ids.shape, 3), dtype=np.uint8)
-    for rows in np.array_split(np.arange(len(ids)), -(-ids.size // 2**22)):  # (rows,) a few megapixels at once
-        rows = slice(rows[0], rows[-1] + 1)
+    step = max(1, 2**22 // ids.shape[1])
+    for rows in (slice(top, top + step) for top in range(0, len(ids), step)):  # a few megapixels at once
         part = picture[:, rows].detach().cpu()
         part = part if part.dtype == torch.uint8 else (part * 255).round().clamp(0, 255).to(torch.uint8)
         mixed[rows] = (part.permute(1, 2, 0).numpy().astype(np.uint16) + colors[ids[rows]]) // 2

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
 from PIL import Image
 
 from cause_lib.errors import RunError
-from cause_lib.runs.pictures import mask_image, picture_tensor
+from cause_lib.runs.pictures import class_shares, mask_image, picture_tensor
 
 PAGE = Path(__file__).with_name("serve.html")
 LIMIT = 64  # MiB, of a picture file
@@ -52,7 +51,7 @@ def answer(segment: Any, content: bytes, crf: bool) -> dict[str, Any]:
     ids = segment._mask(*segment._look(image), crf=crf).numpy()  # (h, w)
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     picture.thumbnail((SHOWN, SHOWN))
-    shares = np.bincount(ids.reshape(-1), minlength=len(segment.classes)) / ids.size
+    shares = class_shares(ids, len(segment.classes))
     return {"width": ids.shape[1], "height": ids.shape[0], "shares": shares.round(6).tolist(),
             "picture": _data(picture, "jpeg"), "mask": _data(mask_image(ids, segment.colors), "png")}
 

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from cause_lib.data.source import endings
 from cause_lib.errors import InputError, Refusal, WriteError
 from cause_lib.runs.given import config_of
-from cause_lib.runs.pictures import mask_image, overlay_image, picture_tensor
+from cause_lib.runs.pictures import class_shares, mask_image, overlay_image, picture_tensor
 from cause_lib.runs.store import locked, whole
 from cause_lib.runs.streaming import left_out, named, prepared
 
@@ -80,8 +80,8 @@ def write_masks(segment: Any, pictures: Any, out: Path, crf: bool, overlay: bool
                 _save(overlay_image(ids, segment.colors, image), place.overlay, scratch, quality=90)
             _save(mask_image(ids, segment.colors), place.mask, scratch, pnginfo=text)
         counts["written" if new else "kept"] += 1
-        shares = np.bincount(ids.reshape(-1), minlength=len(segment.classes)) / ids.size
-        return [place.name, place.mask.relative_to(out).as_posix(), *ids.shape[::-1], *(f"{x:.6f}" for x in shares)]
+        shares = (f"{share:.6f}" for share in class_shares(ids, len(segment.classes)))
+        return [place.name, place.mask.relative_to(out).as_posix(), *ids.shape[::-1], *shares]
 
     counts, faults, fault = {"written": 0, "kept": 0}, [], None
     table, way_out = out / "masks.csv", "make room, or choose another place"
@@ -94,7 +94,8 @@ def write_masks(segment: Any, pictures: Any, out: Path, crf: bool, overlay: bool
         with beside.open("w", newline="", encoding="utf8") as file:
             lines = csv.writer(file)
             lines.writerow(["file", "mask", "width", "height", *segment.classes])
-            bar = tqdm(prepared(pairs, prepare), total=len(pairs) if isinstance(pairs, list) else None, desc="segment")
+            total = len(pairs) if isinstance(pairs, list) else None
+            bar = tqdm(prepared(pairs, prepare), total=total, desc="segment", leave=False)
             try:
                 for name, ready in bar:
                     if not isinstance(ready, Exception):
