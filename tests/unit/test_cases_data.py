@@ -18,6 +18,7 @@ from cause_lib.data import load_dataset
 from cause_lib.data.__main__ import main
 from cause_lib.data.images import load_image, reads_heic
 from cause_lib.runs.store import read_record
+from cause_lib.runs.streaming import named
 
 COLORS = np.array([[128, 64, 128], [0, 128, 0], [128, 0, 0]], np.uint8)
 
