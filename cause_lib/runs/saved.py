@@ -21,6 +21,8 @@ from cause_lib.weights import read_tensors, refuse_misfits
 
 CONFIG, WEIGHTS, BACKBONE, CARD = "config.json", "model.safetensors", "backbone.safetensors", "README.md"
 FORMAT = "cause_lib.Segmenter 1"  # what a config.json of ours begins with; another number once its layout changes
+READ = ("num_heads", "positions", "layer", "facet", "mean", "std")  # how a config.json says to read the backbone
+CRF = ("crf_iterations", "crf_backend", "crf_picture")  # settings of a Segmenter that a config.json has
 MAKE_ANEW = "remove it and run its stage again."
 MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AssertionError)  # what torch raises for tensors of others
 
@@ -98,6 +100,16 @@ def read_as(experiment: Experiment) -> dict[str, Any]:
     return {name: getattr(experiment, name) for name in ("num_heads", "layer", "facet")}
 
 
+def refuse_others(backbone: Backbone, path: Path | str, sha256: str | None = None, dim: int | None = None) -> None:
+    """ValueError if the backbone here has other weights, or another width, than what is at `path` was made with."""
+    if sha256 not in (None, backbone.weights_sha256):
+        raise InputError(f"{path} belongs to other weights of {backbone.name} (SHA-256 {sha256[:8]}..., here "
+                         f"{backbone.weights_sha256[:8]}...): put those into CAUSE_WEIGHTS, or train again.")
+    if dim not in (None, backbone.dim):
+        raise InputError(f"{path} is for a backbone of width {dim}, and {backbone.name} has width {backbone.dim}: "
+                         "give the one that it was made with.")
+
+
 def run_folder(run: Path) -> Path:
     """The folder of a probe, or of an evaluation of released files, which has no probe; see `Segmenter.load`."""
     if is_complete(run):
@@ -145,6 +157,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     forms = {
         "sha256": str, "readout": ("modularity", "kmeans", "concepts", "linear"), "grid": [side, 2], "image_size": side,
         "resize": ("nearest", "antialiased", "pillow"), "smoothing": (float, range(2**53)),
+        "squash": (..., bool),
         "crf_iterations": (..., range(1, 1001)), "crf_backend": (..., "torch", "pydensecrf"),
         "crf_picture": (..., "rgb", "released"), "classes": [str, c],
         "colors": [[range(256), 3], c], "assignment": (None, [range(c), c]), "record": (None, dict),

@@ -45,7 +45,7 @@ def part_of(module: str) -> str:
     if name in METHOD:
         return "method"
     return {"crf": "outer", "metrics": "outer", "backbones": "outer", "tokens": "outer", "masks": "outer", "stages": "top", "steps": "top", "segmenter": "top",
-            "release": "top", "__main__": "main"}.get(name, name)
+            "release": "top", "__main__": "main", "segment": "main"}.get(name, name)
 
 
 def imports_of(module: str, *, when_loaded: bool = False) -> set[str]:

@@ -83,7 +83,8 @@ def test_conda_and_pip_users_get_the_same_packages():
 
 
 def test_what_is_imported_is_a_dependency():
-    modules = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in PROJECT["dependencies"]}
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["onnx"]
+    modules = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in wanted}
     come_along = {"triton"}  # with PyTorch for CUDA, and only there is it imported
     modules = modules - {"pillow", "scikit_learn"} | {"PIL", "sklearn", "cause_lib", "cause_book", "pydensecrf"} | come_along | sys.stdlib_module_names
     for path in [*(ROOT / "cause_lib").rglob("*.py"), *(ROOT / "cause_book").rglob("*.py")]:
