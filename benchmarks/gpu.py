@@ -36,7 +36,7 @@ from benchmarks import contrast, crf, heads, modularity
 from benchmarks.measure import alternate, machine, measure_curve, measure_row
 from cause_lib import reference, stages
 from cause_lib.backbones import Backbone, load_backbone
-from cause_lib.clusterbook import Clusterbook, argmax_concepts, modularity_loss
+from cause_lib.clusterbook import argmax_concepts, modularity_loss
 from cause_lib.config import Experiment
 from cause_lib.contrast import ConceptBank, concept_contrastive_loss
 from cause_lib.crf import dense_crf

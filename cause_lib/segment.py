@@ -71,7 +71,7 @@ def open_run(given: argparse.Namespace) -> Any:
 
 
 def _serve(segment: Any, port: int) -> None:
-    from cause_lib.runs.serve import make_server
+    from cause_lib.use.serve import make_server
 
     with make_server(segment, port) as server:
         print(f"http://127.0.0.1:{server.server_port} (Ctrl-C ends it)", flush=True)

@@ -12,7 +12,7 @@ To give it away, `save_pretrained` and `push_to_hub` write a folder that `from_p
 hub's libraries do: weights as safetensors, the rest as JSON, a model card. `from_release` reads the authors' files.
 
 Not by huggingface_hub's ModelHubMixin (2.4): it deletes config.json before anything is written, reads it before our
-checks, and takes neither name nor licence. The card, runs/card.md, says what config.json says, hence nothing that was
+checks, and takes neither name nor licence. The card, use/card.md, says what config.json says, hence nothing that was
 not measured; its form is the hub's (Mitchell et al. 2019, "Model cards for model reporting").
 """
 
@@ -37,16 +37,16 @@ from cause_lib.data.images import resize_picture
 from cause_lib.errors import InputError
 from cause_lib.masks import read_out
 from cause_lib.probes import mirror_mean
-from cause_lib.runs.given import config_of, fetched, model_card, upload
-from cause_lib.runs.pictures import mask_ids, picture_tensor, usable_device, write_mask
+from cause_lib.use.given import config_of, fetched, model_card, upload
+from cause_lib.use.pictures import mask_ids, picture_tensor, usable_device, write_mask
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, CRF, MAKE_ANEW, READ, WEIGHTS, load_head, load_probe,
-                                  open_backbone, read_assignment, read_config, read_experiment, refuse_others, refused, restore,
-                                  run_folder)
+                                  open_backbone, read_assignment, read_config, read_experiment, refuse_others, refused,
+                                  restore, run_folder)
 from cause_lib.runs.store import read_record, whole
-from cause_lib.runs.streaming import left_out, named, prepared
-from cause_lib.runs.tiled import at_size, mask_of, working_size
-from cause_lib.runs.writing import Written, write_masks
+from cause_lib.use.streaming import left_out, named, prepared
+from cause_lib.use.tiled import at_size, mask_of, working_size
+from cause_lib.use.writing import Written, write_masks
 from cause_lib.weights import file_sha256
 
 
@@ -219,7 +219,7 @@ class Segmenter:
     def __call__(self, image: Any, *, crf: bool = False, allow_corrupt: str = "stop") -> Any:
         """The mask of a picture, or of every picture in a list or a folder.
 
-        A picture up to 4 times as long as it is wide is seen whole, one up to 256 times in tiles, see `runs.tiled`.
+        A picture up to 4 times as long as it is wide is seen whole, one up to 256 times in tiles, see `use.tiled`.
 
         Args:
             image: a file or a folder (`~`: your home), a file's bytes or an open binary file, a Pillow picture, or an
@@ -291,7 +291,7 @@ class Segmenter:
 
     def write(self, pictures: Any, out: str | Path, *, crf: bool = False, overlay: bool = True,
               allow_corrupt: str = "stop") -> Written:
-        """Write the mask of picture after picture, in constant memory; see `runs.writing` for what becomes of a rerun.
+        """Write the mask of picture after picture, in constant memory; see `use.writing` for what becomes of a rerun.
 
         Args:
             pictures, crf: as for `stream`.
@@ -311,13 +311,13 @@ class Segmenter:
         return write_masks(self, pictures, Path(out).expanduser(), crf, overlay, allow_corrupt)
 
     def export(self, path: str | Path) -> Path:
-        """Write one ONNX file, weights and all, and return its path; see `runs.exported` for what goes in and out.
+        """Write one ONNX file, weights and all, and return its path; see `use.exported` for what goes in and out.
 
         Raises:
             ValueError: the name does not end in `.onnx`. RuntimeError: onnx or onnxscript is not installed, or the
             backbone is one that PyTorch cannot export. OSError: it cannot be written.
         """
-        from cause_lib.runs.exported import write_onnx
+        from cause_lib.use.exported import write_onnx
 
         return write_onnx(self, Path(path).expanduser())
 

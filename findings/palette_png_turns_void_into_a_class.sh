@@ -15,7 +15,7 @@
 #   17 colours: 8 bits, 0 1 2 255
 #   16 colours as tif: 0 1 2 255
 #   16 colours, bits=8: 0 1 2 15
-# The remedy: fill the palette up to 256 colours. The project's masks have no void (cause_lib/runs/pictures.py).
+# The remedy: fill the palette up to 256 colours. The project's masks have no void (cause_lib/use/pictures.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

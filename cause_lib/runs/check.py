@@ -63,7 +63,7 @@ def looks(experiment: Experiment, stage: str = "evaluation", *, here: bool = Tru
         found[role, e.dataset, e.folder, split, limit, e.num_classes, e.allow_corrupt, e.label_free,
               e.concept_readout] = lambda role=role: _look_at_data(e, role, here, fetch)
     found["weights", e.backbone] = lambda: weights_fingerprint(e.backbone)
-    found["read", e.backbone, *read.values()] = lambda: open_backbone(e, None)
+    found[("read", e.backbone, *read.values())] = lambda: open_backbone(e, None)
     if released:
         found["fits", e.release, e.head, e.backbone, e.dataset, e.folder] = lambda: refuse_other_release(
             e, load_released(e.release, e.head), open_backbone(e, None).dim,

@@ -20,9 +20,7 @@ ROOT = Path(__file__).parents[1]
 NOT_NUMERIC = frozenset({
     "__init__.py", "__main__.py", "code_digest.py", "config.py", "errors.py", "reference.py", "release.py", "rules.py",
     "segment.py", "segmenter.py", "data/__main__.py", "data/download.py", "data/headers.py", "data/report.py",
-    "runs/check.py", "runs/exported.py", "runs/given.py", "runs/health.py", "runs/notebook.py", "runs/pictures.py",
-    "runs/results.py", "runs/serve.py", "runs/store.py", "runs/streaming.py", "runs/tiled.py", "runs/version.py",
-    "runs/writing.py",
+    "runs/check.py", "runs/health.py", "runs/notebook.py", "runs/results.py", "runs/store.py", "runs/version.py",
 })
 
 #: Digits after the "+" of a version -> versions whose checkpoints it goes on from, to the same bits. A table for
@@ -42,7 +40,8 @@ def library_version() -> str:
 def numeric_files() -> list[Path]:
     """The library's files that can change the bits of a run."""
     return [path for path in sorted(ROOT.rglob("*.py"))
-            if path.relative_to(ROOT).as_posix() not in NOT_NUMERIC and ROOT / "data" / "scenes" not in path.parents]
+            if path.relative_to(ROOT).as_posix() not in NOT_NUMERIC
+            and not {ROOT / "data/scenes", ROOT / "use"} & {*path.parents}]
 
 
 def same_bits(theirs: str, ours: str) -> bool:

@@ -11,7 +11,7 @@ from PIL import Image
 from cause_lib.backbones import load_backbone
 from cause_lib.heads import MLPHead
 from cause_lib.probes import ClusterProbe
-from cause_lib.runs.serve import make_server
+from cause_lib.use.serve import make_server
 from cause_lib.segmenter import Segmenter
 
 from .conftest import watched_page

@@ -17,7 +17,7 @@ from cause_lib.config import STAGE_FIELDS, Experiment
 from cause_lib.heads import MLPHead
 from cause_lib.names import ALIASES, canonical, patch_of, three_numbers
 from cause_lib.probes import ClusterProbe
-from cause_lib.runs.pictures import usable_device
+from cause_lib.use.pictures import usable_device
 from cause_lib.segmenter import Segmenter
 from cause_lib.tokens import is_plain
 from cause_lib.weights import look_up, weights_fingerprint, weights_path

@@ -7,7 +7,6 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from conftest import TINY, draw_folder
 from faults.pictures import png
 from PIL import Image
@@ -18,7 +17,7 @@ from cause_lib.data import load_dataset
 from cause_lib.data.__main__ import main
 from cause_lib.data.images import load_image, reads_heic
 from cause_lib.runs.store import read_record
-from cause_lib.runs.streaming import named
+from cause_lib.use.streaming import named
 
 COLORS = np.array([[128, 64, 128], [0, 128, 0], [128, 0, 0]], np.uint8)
 

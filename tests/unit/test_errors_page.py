@@ -20,7 +20,7 @@ from cause_lib.config import Experiment
 from cause_lib.crf import dense_crf
 from cause_lib.data import load_dataset
 from cause_lib.metrics import SegmentationMetrics
-from cause_lib.runs.pictures import picture_tensor, write_mask
+from cause_lib.use.pictures import picture_tensor, write_mask
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "book/errors.md").read_text()

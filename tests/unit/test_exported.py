@@ -10,7 +10,7 @@ import torch
 from cause_lib.backbones import POSITIONS, load_backbone, resize_positions
 from cause_lib.heads import MLPHead, TRHead
 from cause_lib.probes import ClusterProbe
-from cause_lib.runs.exported import Graph, positions_by_products
+from cause_lib.use.exported import Graph, positions_by_products
 from cause_lib.segmenter import Segmenter
 
 

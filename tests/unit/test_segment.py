@@ -17,7 +17,7 @@ from cause_lib import stages
 from cause_lib.backbones import load_backbone
 from cause_lib.heads import MLPHead
 from cause_lib.probes import ClusterProbe
-from cause_lib.runs.serve import LIMIT, make_server
+from cause_lib.use.serve import LIMIT, make_server
 from cause_lib.segment import main
 from cause_lib.segmenter import Segmenter
 

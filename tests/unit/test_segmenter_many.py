@@ -18,7 +18,7 @@ from cause_lib.backbones import load_backbone
 from cause_lib.heads import MLPHead
 from cause_lib.masks import predict
 from cause_lib.probes import ClusterProbe
-from cause_lib.runs.tiled import at_size, mask_of, tile_starts, working_size
+from cause_lib.use.tiled import at_size, mask_of, tile_starts, working_size
 from cause_lib.segmenter import Segmenter
 
 NAMES = ["sky", "grass", "house"]

@@ -250,9 +250,9 @@ def test_pictures_without_labels_get_masks_and_no_scores(tmp_path):
     run = Experiment(dataset="folder", folder=str(folder), run_dir=str(tmp_path / "runs"), num_classes=3, **TINY)
     record = read_record(stages.evaluate(run))
     assert record["results"][0]["miou"] is None and record["results"][0]["clusters_used"] >= 1
-    for stage in (stages.evaluate, stages.fit_probe, stages.fit_head):  # before anything is trained
+    for late in (stages.evaluate, stages.fit_probe, stages.fit_head):  # before anything is trained
         with pytest.raises(ValueError, match="label_free=False needs labels, and folder .* has none: set label_free"):
-            stage(run.replace(label_free=False, run_dir=str(tmp_path / "refused")))
+            late(run.replace(label_free=False, run_dir=str(tmp_path / "refused")))
     assert not list((tmp_path / "refused").rglob("*.*"))
 
 

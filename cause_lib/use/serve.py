@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 
 from cause_lib.errors import RunError
-from cause_lib.runs.pictures import class_shares, mask_image, picture_tensor
+from cause_lib.use.pictures import class_shares, mask_image, picture_tensor
 
 PAGE = Path(__file__).with_name("serve.html")
 LIMIT = 64  # MiB, of a picture file
