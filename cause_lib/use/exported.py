@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cause_lib import backbones
+from cause_lib import tokens
 from cause_lib.errors import InputError, Refusal, RunError
 from cause_lib.masks import log_scores
 from cause_lib.probes import mirror_mean
@@ -69,6 +69,8 @@ def write_onnx(segment: Any, path: Path) -> Path:
         sides = {axis: patch * torch.export.Dim(name, min=1, max=4096) for axis, name in ((2, "rows"), (3, "columns"))}
         with _any_size(), torch.no_grad():
             program = torch.export.export(graph.eval(), (picture,), dynamic_shapes=(sides,))
+            other = torch.zeros(1, 3, (rows + 1) * patch, (columns + 2) * patch, device=picture.device)
+            program.module()(other)  # raises where the tracer took a side for a constant, as timm's rotary positions do
             made = torch.onnx.export(program, dynamo=True, input_names=["picture"], output_names=["scores", "mask"],
                                      verbose=False)
     except Refusal:
@@ -76,7 +78,8 @@ def write_onnx(segment: Any, path: Path) -> Path:
     except Exception as error:  # of the tracer: a dozen kinds
         reason = " ".join(str(error).split())[:200]
         raise RunError(f"PyTorch {torch.__version__} cannot write {segment.backbone.name} with this head as ONNX "
-                       f"({type(error).__name__}: {reason}): try another version of PyTorch.") from error
+                       f"({type(error).__name__}: {reason}): try another version of PyTorch, or a "
+                       "backbone with learned positions.") from error
     finally:
         segment.head.train(training)
     told = {"classes": segment.classes, "colors": segment.colors.tolist(), "patch": patch,
@@ -93,17 +96,17 @@ def write_onnx(segment: Any, path: Path) -> Path:
 def _any_size() -> Iterator[None]:
     """While PyTorch traces, positions are resized by products of matrices: `resize_positions` asks whether the size is
     the native one, and a graph for all sizes has no place for the answer."""
-    own = backbones.resize_positions
-    backbones.resize_positions = positions_by_products
+    own = tokens.resize_positions
+    tokens.resize_positions = positions_by_products
     try:
         yield
     finally:
-        backbones.resize_positions = own
+        tokens.resize_positions = own
 
 
 def positions_by_products(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1, *,
                           rule: str = "dino") -> Tensor:
-    """`backbones.resize_positions`, to its rounding, without a branch on the new size."""
+    """`tokens.resize_positions`, to its rounding, without a branch on the new size."""
     counts = [torch.ones(side, device=positions.device).sum() for side in new]  # as tensors
     native = torch.stack([count == of for count, of in zip(counts, old)]).all()
     add = 0.1 if rule == "dino" else 0.0

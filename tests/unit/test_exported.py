@@ -81,3 +81,18 @@ def test_export_says_what_is_missing(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"onnx is not installed.*cause-book\[onnx\]"):
         made().export(tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_size_that_the_tracer_took_for_a_constant_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    segment = made()
+    whole, rows = segment.backbone.forward, torch.arange(4.0)
+
+    def fixed(images):  # as timm's rotary positions: the side becomes a Python number while PyTorch traces
+        return whole(images) + 0 * rows[:int(float(images.shape[2] // 8)) and 1]
+
+    monkeypatch.setattr(segment.backbone, "forward", fixed)
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)
+    with pytest.raises(RuntimeError, match="cannot write bundled with this head as ONNX .* learned positions"):
+        segment.export(tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
