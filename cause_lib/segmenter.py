@@ -13,7 +13,6 @@ checks, and takes neither name nor licence. The card, runs/card.md, says what co
 not measured; its form is the hub's (Mitchell et al. 2019, "Model cards for model reporting").
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -37,6 +36,7 @@ from cause_lib.data.source import list_pictures
 from cause_lib.errors import InputError, NotFound
 from cause_lib.heads import TRHead
 from cause_lib.masks import predict
+from cause_lib.runs.integrity import sealed
 from cause_lib.runs.pictures import mask_ids, picture_tensor, usable_device, write_mask
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, FORMAT, MAKE_ANEW, WEIGHTS, load_head, load_probe,
@@ -105,7 +105,7 @@ class Segmenter:
                                         assignment=read_assignment(record, readout), **same,
                                         **_judged_by(experiment))
             assignment, judged = None, record
-            for path in sorted((folder.parent.parent / "evaluation").glob("*/metrics.json")):
+            for path in sorted((folder.parent.parent / "evaluation").glob("*/artefact.json")):
                 metrics = read_record(path.parent)
                 if metrics["upstream"].get("probe") == f"probe/{folder.name}":
                     assignment, judged = read_assignment(metrics, readout) or assignment, metrics
@@ -215,7 +215,7 @@ class Segmenter:
                       "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
                                    "sha256": vit.weights_sha256, "included": vit.name == BUNDLED},
                       "record": self.record and _shareable(self.record)}
-            (beside / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf8")
+            (beside / CONFIG).write_text(sealed(config), encoding="utf8")
             (beside / CARD).write_text(model_card(name or folder.name, config, licence), encoding="utf8")
         return folder
 

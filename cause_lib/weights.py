@@ -294,9 +294,9 @@ def _protocol(path: Path) -> int:
 def file_sha256(path: Path) -> str:
     """SHA-256 (hex) of a file, computed once as long as it stays as it is."""
     stat = path.stat()
-    return _sha256_of(path.resolve(), stat.st_mtime_ns, stat.st_size)
+    return _sha256_of(path.resolve(), stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
-@lru_cache
-def _sha256_of(path: Path, mtime_ns: int, size: int) -> str:
+@lru_cache(4096)
+def _sha256_of(path: Path, mtime_ns: int, size: int, inode: int) -> str:
     return pooch.file_hash(str(path))
