@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cause_lib.errors import Refusal
-from cause_lib.runs.saved import MAKE_ANEW, MISFITS, refused
+from cause_lib.runs.saved import MAKE_ANEW, refused
 from cause_lib.runs.store import read_record
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def evaluation_folders(run_dir: str | Path) -> list[Path]:
 
 
 def _lines_of(folder: Path) -> list[dict[str, Any]]:
-    with refused(f"{folder / 'metrics.json'} is not what an evaluation wrote", MAKE_ANEW, (*MISFITS, AttributeError)):
+    with refused(f"{folder} is damaged, its metrics.json is not what an evaluation wrote", MAKE_ANEW,
+                 (LookupError, TypeError, AttributeError)):
         record = read_record(folder)
         experiment, concepts = record["experiment"], record.get("concepts", {})
         return [dict.fromkeys(COLUMNS) | experiment | record | result | {  # columns by their names, and the others
