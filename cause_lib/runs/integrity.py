@@ -6,10 +6,11 @@
     files      file name -> SHA-256 of every file beside it
     digest     SHA-256 of its own text, taken while this entry is empty (`sealed`); a saved Segmenter's config.json too
 
-Each file is hashed when it is first read in a process, and again once it changes: some milliseconds a run, about a
-second for a GB. Cached tokens are the only large file: they have a CRC-32 a view instead, `crc32` of their record,
-which is looked at when a view is first read, at 0.7 s for a GB (runs/features.py); of a run that reads a tenth of them
-nine tenths stay unread. This finds damage and mix-ups. Against forgery it is none: whoever edits can seal again.
+Each file is hashed when it is first read in a process, and again once it changes: 0.7 s for a GB, hence some tenths of
+a second for a finished run of the published size, which has less than 100 MB. Cached tokens may have many GB. They have
+a CRC-32 of each view instead, `crc32` of their record, which is held against a view when that is first read: 0.25 s for
+a GB that is read, in the thread that reads ahead, and nothing for what is not read (runs/features.py). All this finds
+damage and mix-ups; it is no seal against people, who can write a digest too.
 """
 
 import hashlib

@@ -112,18 +112,25 @@ def is_complete(folder: Path) -> bool:
     """Whether the artefact is there; a folder under way is not. Warns, once, where other numeric code made it, and
     raises ValueError where it, or a file of it, is damaged (integrity.py), or in a format that this version does not
     read."""
-    if there := (folder / "artefact.json").is_file():
-        _recognise(folder)
-        for name in _read_json(folder / "artefact.json").get("files", ()):
-            _refuse_changed(folder / name)
-    return there
+    return _record_of_whole(folder) is not None
 
 
-def _refuse_changed(path: Path) -> None:
-    """Raise for a file that is not, or no longer, the one that its artefact was written with."""
-    record = path.with_name("artefact.json")
+def _record_of_whole(folder: Path) -> dict[str, Any] | None:
+    if not (path := folder / "artefact.json").is_file():
+        return None
+    _recognise(folder)
+    record = _read_json(path)
+    for name in record.get("files", ()):
+        _refuse_changed(folder / name, record)
+    return record
+
+
+def _refuse_changed(path: Path, record: dict[str, Any] | None = None) -> None:
+    """Raise for a file that is not, or no longer, the one that its artefact, of this record, was written with."""
+    if record is None and (beside := path.with_name("artefact.json")).is_file():
+        record = _read_json(beside)
     try:
-        reason = what_changed(_read_json(record), path) if record.is_file() else ""
+        reason = what_changed(record or {}, path)
     except FileNotFoundError:
         raise _missing(path) from None
     except OSError as error:
@@ -294,13 +301,14 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
 def is_made(folder: Path) -> bool:
     """`is_complete`, and so are those that it was made from, as far as they are there; what a maker that was killed at
     the very end left beside it is removed."""
-    if made := is_complete(folder):
-        for place in (_read_json(folder / "artefact.json").get("upstream") or {}).values():
-            is_made(folder.parent.parent / place)
-        if _lock_file(folder).exists():
-            with contextlib.suppress(OSError), locked(folder):  # a folder that cannot be written can be read
-                pass
-    return made
+    if (record := _record_of_whole(folder)) is None:
+        return False
+    for place in (record.get("upstream") or {}).values():
+        is_made(folder.parent.parent / place)
+    if _lock_file(folder).exists():
+        with contextlib.suppress(OSError), locked(folder):  # a folder that cannot be written can be read
+            pass
+    return True
 
 
 @contextlib.contextmanager
