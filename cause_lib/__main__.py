@@ -71,19 +71,23 @@ def _value(text: str) -> Any:
 def stopped_in_a_sentence() -> Iterator[None]:
     """Until this ends, SIGINT (Ctrl-C) and SIGTERM end the process with a sentence; what is under way is cleared away.
     A second one of the kind ends it at once."""
+    stopped: list[int] = []
+
     def stop(number: int, _: Any) -> None:
+        stopped.append(number)
         signal.signal(number, signal.SIG_DFL)
-        raise KeyboardInterrupt(number)
+        raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
         yield
-    except KeyboardInterrupt as error:
-        number = signal.Signals(*error.args or (signal.SIGINT,))
-        print(f"\nStopped by {number.name}: nothing half-written is left in run_dir, and the same command, run again, "
-              "goes on from what is finished there and from the last checkpoint.", file=sys.stderr)
-        sys.exit(128 + number)
+    except BaseException:  # stopped in the middle of an import, PyTorch fails on its way out
+        if not stopped:
+            raise
+        print(f"\nStopped by {signal.Signals(stopped[0]).name}: nothing half-written is left in run_dir, and the same "
+              "command, run again, goes on from what is finished there and from the last checkpoint.", file=sys.stderr)
+        sys.exit(128 + stopped[0])
 
 
 if __name__ == "__main__":
