@@ -9,17 +9,20 @@
 Each file is hashed when it is first read in a process, and again once it changes: 0.7 s for a GB, hence some tenths of
 a second for a finished run of the published size, which has less than 100 MB. Cached tokens may have many GB. They have
 a CRC-32 of each view instead, `crc32` of their record, which is held against a view when that is first read: 0.25 s for
-a GB that is read, in the thread that reads ahead, and nothing for what is not read (runs/features.py). All this finds
-damage and mix-ups; it is no seal against people, who can write a digest too.
+a GB that is read, in the thread that reads ahead, and nothing for what is not read (runs/features.py). A checkpoint has
+one CRC-32, and the name of its artefact. All this finds damage and mix-ups; people can write a digest, too.
 """
 
 import hashlib
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from cause_lib.metrics import scores
 from cause_lib.weights import file_sha256
@@ -88,6 +91,15 @@ def what_cannot_be(record: dict[str, Any]) -> str:
             if not _alike(one.get(name), found):
                 return f"results[{i}] has another {name} than its confusion gives"
     return ""
+
+
+def crc32_of(tensors: dict[str, Tensor], text: str) -> str:
+    """CRC-32 (hex) of the tensors of a checkpoint, all on the CPU, with names, dtypes and shapes, and of a text."""
+    crc32 = zlib.crc32(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        crc32 = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc32)
+        crc32 = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), crc32)
+    return f"{crc32:08x}"
 
 
 def _alike(one: Any, other: Any) -> bool:

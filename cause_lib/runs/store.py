@@ -34,7 +34,8 @@ from tqdm.auto import tqdm
 
 from cause_lib.errors import InputError, NotFound, Refusal, WriteError
 from cause_lib.metrics import scores
-from cause_lib.runs.integrity import digests, sealed, what_cannot_be, what_changed, what_is_broken, what_is_foreign
+from cause_lib.runs.integrity import (crc32_of, digests, sealed, what_cannot_be, what_changed, what_is_broken,
+                                      what_is_foreign)
 from cause_lib.runs.version import library_version, same_bits
 from cause_lib.weights import all_finite
 
@@ -272,7 +273,9 @@ def checkpoint_path(folder: Path) -> Path:
 
 def save_checkpoint(folder: Path, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Replace a stage's checkpoint. `state` is anything JSON holds; both come back from `load_checkpoint`."""
-    about = {"state": json.dumps(state), "library": library_version(), "format": str(FORMAT)}
+    about = {"state": json.dumps(state), "library": library_version(), "format": str(FORMAT), "artefact": folder.name}
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    about["crc32"] = crc32_of(tensors, about["state"])
     with whole(checkpoint_path(folder), "the checkpoint", ROOM) as beside:
         _save_tensors(tensors, beside, about)
 
@@ -289,6 +292,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
             about = file.metadata()
             state, tensors = json.loads(about["state"]), {name: file.get_tensor(name) for name in file.keys()}
         if int(about.get("format", 1)) == FORMAT and same_bits(about["library"], library_version()):
+            if about.get("artefact", folder.name) != folder.name:
+                raise InputError(f"it is that of {about['artefact']}")
+            if "crc32" in about and about["crc32"] != crc32_of(tensors, about["state"]):  # those of before have none
+                raise InputError("it was changed since it was written")
             return state, tensors
         reason = f"was written by cause_lib {about['library']}, and this is {library_version()}"
     except Exception as error:  # safetensors raises a type of its own; metadata may be anything

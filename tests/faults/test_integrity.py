@@ -15,7 +15,7 @@ from cause_lib import stages, weights
 from cause_lib.config import Experiment
 from cause_lib.errors import Refusal
 from cause_lib.runs.features import FrozenFeatures
-from cause_lib.runs.store import read_record
+from cause_lib.runs.store import checkpoint_path, load_checkpoint, read_record, save_checkpoint
 from cause_lib.segmenter import Segmenter
 from faults.fault import judge_message
 from workflow import results
@@ -241,3 +241,32 @@ def test_a_table_of_experiments_goes_on_without_a_damaged_line(runs, tmp_path, n
             assert list(results.results(rows)["line"].unique()) == [2]
     else:  # numbers need no head
         assert sorted(results.results(rows)["line"].unique()) == [1, 2]
+
+
+# --- checkpoints ---
+
+def test_no_flipped_bit_of_a_checkpoint_is_gone_on_from(tmp_path):
+    chance = random.Random(0)
+    state = {"done": 3, "seconds": 1.5, "scaler": None}
+    tensors = {"a": torch.arange(40.0), "b": torch.tensor(3), "c": torch.ones(7, dtype=torch.bool),
+               "d": torch.ones(2, 3).bfloat16().T}
+    for _ in range(200):
+        save_checkpoint(tmp_path / "x", state, tensors)
+        path = checkpoint_path(tmp_path / "x")
+        whole, i, bit = path.read_bytes(), chance.randrange(path.stat().st_size), chance.randrange(8)
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1:])
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = load_checkpoint(tmp_path / "x")
+        if found is None:
+            assert len(said) == 1 and "the stage begins anew" in str(said[0].message) and not path.exists()
+        else:  # a blank, or a name of one of the digests
+            assert found[0] == state and all(torch.equal(found[1][name], value) for name, value in tensors.items())
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path):
+    save_checkpoint(tmp_path / "x", {"done": 3}, {"a": torch.ones(2)})
+    shutil.copyfile(checkpoint_path(tmp_path / "x"), checkpoint_path(tmp_path / "y"))
+    assert load_checkpoint(tmp_path / "x")[0] == {"done": 3}
+    with pytest.warns(UserWarning, match=r"is damaged \(it is that of x\): it is removed, and the stage begins anew"):
+        assert load_checkpoint(tmp_path / "y") is None
