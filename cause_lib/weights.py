@@ -95,6 +95,10 @@ def look_up(name: str) -> tuple[str, Any, tuple, str]:
 def weights_path(name: str) -> Path:
     """The weights file of `name`: from `CAUSE_WEIGHTS` (folder or file), the user's cache of the hub, or the hub."""
     if name == BUNDLED:
+        card = json.loads(BUNDLED_PATH.with_suffix(".json").read_text(encoding="utf8"))
+        if file_sha256(BUNDLED_PATH) != card["sha256"]:
+            raise InputError(f"{BUNDLED_PATH} is damaged, its SHA-256 is not that of its card: put the library's own "
+                             "there, by installing it again.")
         return BUNDLED_PATH
     config, where, suffix = look_up(name)[1], os.path.expanduser(os.environ.get("CAUSE_WEIGHTS", "")), ".safetensors"
     if where:

@@ -243,6 +243,43 @@ def test_a_table_of_experiments_goes_on_without_a_damaged_line(runs, tmp_path, n
         assert sorted(results.results(rows)["line"].unique()) == [1, 2]
 
 
+# --- the weights of a backbone, and a saved Segmenter ---
+
+def test_the_bundled_weights_are_those_of_their_card(made, tmp_path, monkeypatch):
+    for path in (weights.BUNDLED_PATH, weights.BUNDLED_PATH.with_suffix(".json")):
+        shutil.copy(path, tmp_path)
+    path = tmp_path / weights.BUNDLED_PATH.name
+    monkeypatch.setattr(weights, "BUNDLED_PATH", path)
+    assert same(all_of(made[0]), made[2])
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Refusal) as caught:
+        all_of(made[0])
+    judge_message(caught.value, str(path))
+
+
+def test_no_flipped_bit_of_a_saved_segmenter_changes_anything_in_silence(made, tmp_path):
+    folder = Segmenter.load(stages.fit_probe(made[0])).save_pretrained(tmp_path / "mine")
+    chance, whole = random.Random(0), {path: path.read_bytes() for path in sorted(folder.glob("*.*[s]*"))}
+    expected, noticed = used(folder, made[0]), 0
+    for path in chance.choices([*whole], k=40):
+        i, bit = chance.randrange(len(whole[path])), chance.randrange(8)
+        path.write_bytes(whole[path][:i] + bytes([whole[path][i] ^ 1 << bit]) + whole[path][i + 1:])
+        try:
+            assert same(used(folder, made[0]), expected), f"in silence: bit {bit} of byte {i} of {path}"
+        except Refusal as error:
+            noticed += 1
+            judge_message(error, str(folder))
+        path.write_bytes(whole[path])
+    assert noticed >= 36 and {path.name for path in whole} == {"config.json", "model.safetensors", "backbone.safetensors"}
+
+
+def used(folder, run):
+    segment = Segmenter.from_pretrained(folder)
+    return [segment(Path(run.folder) / "val/images/0.png"), torch.from_numpy(segment.colors), json.dumps(segment.record)]
+
+
 # --- checkpoints ---
 
 def test_no_flipped_bit_of_a_checkpoint_is_gone_on_from(tmp_path):
