@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 
     try:
         with session(experiment) as accelerator, accelerator.main_process_first():
+            if accelerator.is_main_process:
+                stages.check(experiment, given.stage)
             stages.find(experiment, "evaluation")  # fetches what may be fetched: once, not in every process
             main_process = accelerator.is_main_process
         folder = getattr(stages, STAGES[given.stage])(experiment)

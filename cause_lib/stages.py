@@ -5,6 +5,7 @@
     fit_heads         several of them from one pass of the backbone
     fit_probe         step 3: read-outs of the teacher's features: centroids by Eq. 3, centroids by k-means
     fit_baseline      k-means on the raw tokens
+    check             what a run would refuse, before any work
     evaluate, evaluate_baseline   masks, dense CRF, one Hungarian matching, numbers
 
 The training step of each, where Eq. 3 and Eq. 4 are used, is in steps.py. Each takes an `Experiment`, runs what it
@@ -24,20 +25,20 @@ from torch import Tensor, nn
 
 from cause_lib.clusterbook import Clusterbook, initial_prototypes
 from cause_lib.config import PASS_FIELDS, Experiment
-from cause_lib.errors import InputError
 from cause_lib.probes import concept_kmeans, cosine_kmeans
 from cause_lib.runs import health
-from cause_lib.runs.features import FrozenFeatures, refuse_unlabelled
+from cause_lib.runs.check import check, refuse, refuse_other_release
+from cause_lib.runs.features import FrozenFeatures, open_dataset
 from cause_lib.runs.judging import judge, load_gallery
 from cause_lib.runs.loop import Run, generator_for, seed_for, session, train
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.results import collect_metrics
-from cause_lib.runs.saved import load_clusterbook, load_head, load_probe
+from cause_lib.runs.saved import load_clusterbook, load_head, load_probe, open_backbone
 from cause_lib.runs.stage import Making, find, folder_of, made, names_of
 from cause_lib.runs.store import is_made, made_once, read_record
 from cause_lib.steps import clusterbook_run, head_run, probe_run, thresholds_for
 
-__all__ = ["collect_metrics", "evaluate", "evaluate_baseline", "find", "first_prototypes", "fit_baseline",
+__all__ = ["check", "collect_metrics", "evaluate", "evaluate_baseline", "find", "first_prototypes", "fit_baseline",
            "fit_clusterbook", "fit_head", "fit_heads", "fit_probe", "load_clusterbook", "load_gallery", "load_head",
            "load_probe", "read_record", "thresholds_for"]
 
@@ -86,7 +87,7 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
     groups: dict[tuple, dict[Path, Experiment]] = {}
     for folder, experiment in zip(folders, experiments):
         if not is_made(folder):
-            refuse_unlabelled(experiment)
+            refuse(experiment, "head")
             groups.setdefault(tuple(getattr(experiment, name) for name in PASS_FIELDS), {})[folder] = experiment
     for members in groups.values():
         books = {folder: fit_clusterbook(experiment) for folder, experiment in members.items()}
@@ -169,6 +170,8 @@ def evaluate(experiment: Experiment) -> Path:
     """
     if experiment.release:
         return _evaluate_released(experiment)
+    if find(experiment, "evaluation") is None:
+        refuse(experiment, "evaluation")  # what the baseline would not
     evaluate_baseline(experiment)
     return _evaluate_head(experiment)
 
@@ -190,15 +193,11 @@ def _readouts(experiment: Experiment) -> list[str]:
 @made("evaluation")
 def _evaluate_released(experiment: Experiment, making: Making) -> None:
     released = load_released(experiment.release, experiment.head)
-    num_concepts, dim = released.book.prototypes.shape
-    num_classes, reduced_dim = released.cluster.centroids.shape
+    refuse_other_release(experiment, released, open_backbone(experiment, None).dim,
+                         open_dataset(experiment, "test", experiment.image_size).num_classes)
     # What was made with the released code is not label-free: labels reach the head in its step 3.
-    making.experiment = experiment.replace(label_free=False, num_concepts=num_concepts, reduced_dim=reduced_dim)
-    features = FrozenFeatures(making.experiment, "test", experiment.image_size, making.accelerator)
-    if (features.dim, features.dataset.num_classes) != (dim, num_classes):
-        raise InputError(f"The files in {experiment.release} are for a backbone of width {dim} and {num_classes} "
-                         f"classes; {experiment.backbone} has width {features.dim} and {experiment.dataset} "
-                         f"{features.dataset.num_classes} classes: set backbone and dataset to theirs.")
+    making.experiment = experiment.replace(label_free=False, num_concepts=len(released.book.prototypes),
+                                           reduced_dim=released.cluster.centroids.shape[1])
     judge(making, f"CAUSE-{experiment.head.upper()} (released files)", released.head,
           {"modularity": released.cluster, "linear": released.linear}, released.book,
           {"release": released_fingerprint(experiment.release, experiment.head)})

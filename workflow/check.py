@@ -4,8 +4,9 @@
     python -m workflow.check --fetch experiments/published.csv    fetches what its source lets anybody fetch, and ends
                                                                   with an error if anything is still missing
 
-Every data set is opened, every weights file read and every size held against its backbone's patches, so what is said is
-what the run itself would say, but for all lines at once and one line for each thing that is missing or refused.
+Every data set is opened and the header and end of every picture looked at, every weights file read and every size held
+against its backbone's patches (`cause_lib.runs.check`), so what is said is what the run itself would say, but for all
+lines at once and one line for each thing that is missing or refused. `python -m cause_lib.data check` looks further.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Hashable, Iterable
 
 from workflow.rows import Job, Row, job_of, read_jobs, read_rows
 
@@ -38,52 +40,47 @@ def _upstream(jobs: dict[str, dict[str, Job]], job: Job) -> list[str]:
 
 
 def missing(rows: Iterable[Row], *, fetch: bool) -> dict[str, list[int]]:
+    """The first of what `findings` returns."""
+    return findings(rows, fetch=fetch)[0]
+
+
+def findings(rows: Iterable[Row], *, fetch: bool) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
     """What is not there, or cannot be used: the sentence that says so -> the numbers of the lines that need it.
 
     fetch: whether data and weights that anybody may download are downloaded now. If not, set HF_HUB_OFFLINE before
     this is called for the first time, as `main` does: the hub's client reads it once.
+
+    Returns:
+        That, and in the same way what a run would warn of before any work, such as labels of one class.
     """
     # PyTorch and timm take seconds to import, and a table that cannot be read should be refused at once.
-    from cause_lib.backbones import check_backbone, weights_fingerprint
-    from cause_lib.data import load_dataset
-    from cause_lib.runs.loop import refuse_precision
-    from cause_lib.runs.released import load_released
-    from cause_lib.runs.saved import open_backbone
+    from cause_lib.runs.check import looks
 
-    sentences: dict[tuple, str | None] = {}
-    found: dict[str, list[int]] = {}
+    said: dict[Hashable, tuple[str | None, list[str]]] = {}
+    gaps: dict[str, list[int]] = {}
+    remarks: dict[str, list[int]] = {}
     for row in rows:
-        experiment = row.experiment
-        name, heads = experiment.backbone, experiment.num_heads
-        trained = [experiment.train_size] if row.stage == "evaluation" and not experiment.release else []
-        sizes = (experiment.image_size, *trained)
-        looks = {("precision", experiment.precision, experiment.device): lambda e=experiment: refuse_precision(
-                     e, e.device),
-                 ("backbone", name, heads, sizes): lambda n=name, h=heads, s=sizes: check_backbone(n, *s, num_heads=h),
-                 ("weights", name): lambda n=name: weights_fingerprint(n),
-                 ("read", name, heads): lambda e=experiment: open_backbone(e, None)}
-        splits = [(experiment.test_split, experiment.test_images)]
-        if experiment.release:
-            looks["release", experiment.release, experiment.head] = lambda e=experiment: load_released(
-                e.release, e.head)
-        else:
-            splits.insert(0, (experiment.train_split, experiment.train_images))
-        for split, limit in splits:
-            data = (experiment.dataset, split, experiment.folder, limit, experiment.num_classes,
-                    experiment.allow_corrupt)
-            looks[data] = lambda e=experiment, s=split, n=limit: load_dataset(
-                e.dataset, s, image_size=e.image_size, folder=e.folder, limit=n, num_classes=e.num_classes,
-                allow_corrupt=e.allow_corrupt, download=fetch)
-        for thing, look in looks.items():
-            if thing not in sentences:
-                try:
-                    look()
-                    sentences[thing] = None
-                except (FileNotFoundError, RuntimeError, ValueError) as error:
-                    sentences[thing] = " ".join(str(error).split())
-            if sentences[thing] is not None:
-                found.setdefault(sentences[thing], []).append(row.number)
-    return {sentence: sorted(set(numbers)) for sentence, numbers in found.items()}
+        for thing, look in looks(row.experiment, row.stage, here=False, fetch=fetch).items():
+            if thing not in said:
+                said[thing] = _heard(look)
+            refusal, warned = said[thing]
+            for found, sentence in [(gaps, refusal)] * (refusal is not None) + [(remarks, one) for one in warned]:
+                found.setdefault(sentence, []).append(row.number)
+    gaps, remarks = ({sentence: sorted(set(numbers)) for sentence, numbers in found.items()}
+                     for found in (gaps, remarks))
+    return gaps, remarks
+
+
+def _heard(look: Callable[[], object]) -> tuple[str | None, list[str]]:
+    """The sentence with which a look refuses, or None, and those of its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            look()
+            refusal = None
+        except (FileNotFoundError, RuntimeError, ValueError) as error:
+            refusal = " ".join(str(error).split())
+    return refusal, [str(one.message) for one in caught if one.category is UserWarning]
 
 
 def ranges(numbers: list[int]) -> str:
@@ -113,10 +110,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not given.fetch:
         print(plan(rows, jobs))
     print(f"{given.table}: {len(rows)} lines, " + ", ".join(f"{len(found)} {stage}" for stage, found in jobs.items()))
-    gaps = missing(rows, fetch=given.fetch)
-    for sentence, numbers in gaps.items():
-        print(f"missing for {'line' if len(numbers) == 1 else 'lines'} {ranges(numbers)}: {sentence}",
-              file=sys.stderr if given.fetch else sys.stdout)
+    gaps, remarks = findings(rows, fetch=given.fetch)
+    for found, word in ((remarks, "remark on"), (gaps, "missing for")):
+        for sentence, numbers in found.items():
+            print(f"{word} {'line' if len(numbers) == 1 else 'lines'} {ranges(numbers)}: {sentence}",
+                  file=sys.stderr if given.fetch else sys.stdout)
     if not gaps:
         print("nothing is missing")
     elif not given.fetch:

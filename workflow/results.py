@@ -24,7 +24,7 @@ import pandas as pd
 
 from cause_lib.config import Experiment
 from cause_lib.errors import Refusal
-from cause_lib.runs.results import evaluation_folders
+from cause_lib.runs.results import evaluation_folders, of_other_steps
 from cause_lib.runs.saved import read_experiment
 from cause_lib.runs.store import read_record, write_whole
 from cause_lib.stages import collect_metrics
@@ -93,8 +93,7 @@ def evaluations(run_dir: str | Path) -> dict[str, Path]:
         except Refusal as error:
             warnings.warn(f"One evaluation is left out: {error}", stacklevel=2)
             continue
-        if (record["stage"] == "baseline_evaluation" or experiment.label_free or experiment.release
-                or "labels_in_norm" in record["experiment"]):  # else of other steps
+        if not of_other_steps(record):
             found[_name(experiment, record["stage"])] = folder
     return found
 

@@ -24,6 +24,7 @@ _THEMES = {
     "curves": "compare_curves training_history",
     "masks": "class_legend confusion_matrix crf_comparison gallery matching paint",
     "results": "category_bars change_points class_iou results_points",
+    "data": "dataset_report",
     "frontdoor": "intervention_bars kinds_and_segments views_and_names",
     "granularity": "across_levels merging_row merging_rows relation_columns windows",
     "performance": "bank_tiles lattice_passes stacked_bars winning_products",

@@ -4,7 +4,8 @@
     <folder>/<split>/images/*.jpg|png|...   one set a split, or
     <folder>/images/<split>/*.jpg|png|...   the same;
     labels/<name of the picture>.png        beside images/, with the same sub-folders, optional: a class id or colour a
-                                            pixel, 255 = void; a picture without one is trained on, and not judged;
+                                            pixel, 255 = void; a picture without one is trained on, and not judged; the
+                                            name may keep the picture's ending (beach.jpg.png);
     classes.json                            beside them or one level up, optional: labels.py has its forms.
 
 Sub-folders of images/ that are not named as a split belong to the set.
@@ -29,6 +30,12 @@ SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "tes
 MOST_CLASSES = 10_000  # as `Experiment.num_classes`; a larger id is a colour or a depth taken for a label
 DEFAULT_CLUSTERS = 27  # where there are no labels: the number of the paper's main table
 LOOK = 200  # labels that are read at the start where classes.json names the classes
+NO_LABELS = {".jpg": "a JPEG, which does not keep ids", ".jpeg": "a JPEG, which does not keep ids",
+             ".webp": "a WebP, which may not keep ids", ".json": "outlines, as labelme and COCO have them",
+             ".txt": "outlines, as YOLO has them", ".npy": "an array"}  # what others save labels as
+OTHER_NAMES = ("label", "labels", "mask", "masks", "annotation", "annotations", "gt", "ground_truth", "groundtruth",
+               "segmentationclass", "targets")  # of what may hold labels, and is not read
+OF_MASKS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_labelIds", "_gtFine_labelIds")  # after a name
 
 
 def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str,
@@ -43,12 +50,15 @@ def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int 
     home, below = find_split(root, split)
     if not (pictures := list_pictures(below)):
         raise NotFound(f"'{below}' holds no pictures: {LAYOUT}")
+    refuse_masks_among(pictures)
     found = find_labels(pictures, home, below)
     pairs = [*zip(pictures, found or [None] * len(pictures))]
     bare = [image.relative_to(below).as_posix() for image, label in pairs if found and not label]
     if bare:
-        warnings.warn(f"{len(bare)} of {len(pairs)} pictures in '{below}' have no label (the first is '{bare[0]}'): "
-                      "they are trained on, and not judged", stacklevel=2)
+        near = [what_lies_near(below / name, home / "labels", below) for name in bare]
+        hint = next((f", and there is {said}" for said in near if said), "")
+        warnings.warn(f"{len(bare)} of {len(pairs)} pictures in '{below}' have no label (the first is '{bare[0]}'"
+                      f"{hint}): they are trained on, and not judged", stacklevel=2)
     pairs = spread([pair for pair in pairs if pair[1]] if found and judged else pairs, limit)
     images, labels = [image for image, _ in pairs], [label for _, label in pairs] if found else None
     mine = [label for label in found or () if label]
@@ -72,17 +82,28 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
         return root / split, root / split / "images"
     images, below = root / "images", root / "images" / split
     inner = sorted(path.name for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
-    named = [name for name in inner if name.casefold() in SPLITS]
     if split in inner:
         if loose := [path for path in list_files(images, endings())[0] if path.parent == images]:
             warnings.warn(f"{len(loose)} pictures lie in '{images}' beside its splits and are passed over: move them "
                           f"into '{below}', or away", stacklevel=3)
         return root, below
-    if images.is_dir() and not named:
+    if images.is_dir() and not any(name.casefold() in SPLITS for name in inner):
         return root, images
-    others = named + sorted(path.parent.name for path in root.glob("*/images") if not is_litter(path.parent.name))
+    others = splits_of(root)
     hint = f" (it has the splits {', '.join(others)})" if others else ""
+    if len(others) == 1 and others[0].casefold() not in SPLITS:
+        hint = f" (if '{root / others[0]}' is meant, give that as folder)"
+    elif not others and (there := sorted(path.name for path in root.glob("*") if not is_litter(path.name))):
+        hint = f" (there is {', '.join(map(repr, there[:3]))}{', ...' * (len(there) > 3)})"
     raise NotFound(f"no pictures for split '{split}' in '{root}'{hint}: {LAYOUT}")
+
+
+def splits_of(root: Path) -> list[str]:
+    """The names of the splits that `root` has; [] for one set for all of them, or for none."""
+    images = root / "images"
+    inner = [path.name for path in images.iterdir() if path.is_dir()] if images.is_dir() else []
+    named = sorted(name for name in inner if name.casefold() in SPLITS)
+    return named + sorted(path.parent.name for path in root.glob("*/images") if not is_litter(path.parent.name))
 
 
 def find_labels(pictures: Sequence[Path], home: Path, below: Path) -> list[Path | None] | None:
@@ -92,14 +113,42 @@ def find_labels(pictures: Sequence[Path], home: Path, below: Path) -> list[Path 
     """
     folder = home / "labels"
     place = folder / below.relative_to(home / "images")  # of a split, which may be unlabelled
-    if not folder.is_dir() or not any(labels := labels_of(pictures, folder, home / "images")) and not place.is_dir():
+    if not folder.is_dir():
+        if there := sorted(path.name for path in home.glob("*") if path.stem.casefold() in OTHER_NAMES):
+            warnings.warn(f"'{home}' has no folder 'labels', and {', '.join(map(repr, there))} is not read, so nothing "
+                          "is judged: labels are PNGs of class ids in a folder of that name", stacklevel=3)
+        return None
+    if not any(labels := labels_of(pictures, folder, home / "images")) and not place.is_dir():
         return None
     if not any(labels):
-        there = sorted(path.name for path in list_files(place, ())[1])
+        near = what_lies_near(pictures[0], place, below)
+        there = sorted(path.relative_to(place).as_posix() for kind in list_files(place, ()) for path in kind)
+        way = "save labels as PNGs with one class id a pixel" if ", " in near else "name labels as their pictures"
         raise NotFound(f"none of {len(pictures)} pictures in '{below}' has its label in '{place}' (that of the first "
-                       f"would be '{pictures[0].stem}.png', and there is {repr(there[0]) if there else 'nothing'}): "
-                       "name labels as their pictures, or take the folder away")
+                       f"would be '{pictures[0].stem}.png', and there is "
+                       f"{near or (repr(there[0]) if there else 'nothing')}): {way}, one a picture, or take the folder "
+                       "away")
     return labels
+
+
+def what_lies_near(image: Path, folder: Path, below: Path) -> str:
+    """The first file in `folder` whose name begins as this picture's, and what it is if it can be no label; or ""."""
+    stem = image.relative_to(below).with_suffix("").as_posix()
+    near = sorted(path for kind in list_files(folder, ()) for path in kind
+                  if path.relative_to(folder).as_posix().startswith(stem) or path.stem == image.stem)
+    kind = NO_LABELS.get(near[0].suffix.lower()) if near else None
+    return (repr(near[0].relative_to(folder).as_posix()) + (f", {kind}" if kind else "")) if near else ""
+
+
+def refuse_masks_among(pictures: Sequence[Path]) -> None:
+    """Raises ValueError if masks lie among the pictures, each beside its own: `beach_mask.png` beside `beach.jpg`."""
+    stems = {path.with_suffix("") for path in pictures}
+    masks = [path for path in pictures for end in OF_MASKS
+             if path.stem.endswith(end) and path.with_name(path.stem[:-len(end)]) in stems]
+    if masks:
+        raise InputError(f"{len(masks)} of {len(pictures)} pictures in '{masks[0].parent}' are named as masks of "
+                         f"others (the first is '{masks[0].name}'): move masks into the folder 'labels' beside "
+                         "'images', under the names of their pictures")
 
 
 def all_labels(root: Path) -> tuple[Path, ...]:
@@ -111,6 +160,12 @@ def all_labels(root: Path) -> tuple[Path, ...]:
     return tuple(label for labels in found for label in labels if label)
 
 
+def listed_classes(root: Path, home: Path) -> tuple[Path | None, list[str], np.ndarray | None, Codes]:
+    """The classes.json that counts in `home`, and what it says; without one None, and ids are classes."""
+    listed = next((path for path in (home / "classes.json", root / "classes.json") if path.is_file()), None)
+    return listed, *(read_classes(listed) if listed else ([], None, by_order(MOST_CLASSES)))
+
+
 def name_classes(root: Path, home: Path, mine: Sequence[Path], num_classes: int | None, stop: bool
                  ) -> tuple[list[str], np.ndarray, Codes]:
     """Names, colours and codes: from classes.json, else from the ids in the labels of all splits, else clusters.
@@ -118,8 +173,7 @@ def name_classes(root: Path, home: Path, mine: Sequence[Path], num_classes: int 
     mine: the labels of the split in `home`, of which some are read to see whether classes.json has their values.
     """
     files = all_labels(root)
-    listed = next((path for path in (home / "classes.json", root / "classes.json") if path.is_file()), None)
-    classes, colors, codes = read_classes(listed) if listed else ([], None, by_order(MOST_CLASSES))
+    listed, classes, colors, codes = listed_classes(root, home)
     looked = tuple(spread(mine, LOOK)) if listed else files
     found = count_pixels(looked, fingerprint_files(root, looked, contents=True), codes, stop)
     if said := what_is_odd(found, classes, str(root)):

@@ -30,6 +30,8 @@ from cause_lib.errors import InputError, NotFound, Refusal
 HEIC = (".heic", ".heif", ".hif")  # read with the package pillow-heif
 RESIZE = {"nearest": "nearest-exact", "antialiased": "bilinear", "pillow": None}  # name -> torchvision's interpolation
 TWELVE_BITS = 4096  # a 16-bit picture whose values all stay below was taken with 12 bits; below 256, with 8
+ORIENTATION = 0x0112  # EXIF's number of it; 1: upright
+BAND = 2**24  # pixels that are taken out of Pillow at once: it copies them twice
 ELONGATED = 8  # times as long as it is short, from which on a picture is cut before it is resized
 
 
@@ -47,12 +49,13 @@ def load_image(path: str | Path) -> Image.Image:
                           "save it with 8 bits", stacklevel=2)
         return rgb
 
-    return _read(path, upright)
+    return read_picture(path, upright)
 
 
 def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
-    """Any Pillow picture as 8-bit RGB, upright. Raises ValueError, with `name`, for floating-point pixels."""
-    picture = ImageOps.exif_transpose(picture)
+    """Any Pillow picture as 8-bit RGB, upright; itself if it is. ValueError, with `name`, for floating pixels."""
+    if picture.getexif().get(ORIENTATION, 1) != 1:  # Pillow copies what needs no turning, too
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
         raise InputError(f"{name} has floating-point pixels, which have no agreed range: save it as 8-bit PNG")
     if picture.mode.startswith("I"):  # Pillow would clip 16 bits at 255
@@ -61,7 +64,7 @@ def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
         picture = Image.fromarray((values // step).astype(np.uint8))
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def load_stored(path: str | Path, in_color: bool = False) -> np.ndarray:
@@ -71,18 +74,37 @@ def load_stored(path: str | Path, in_color: bool = False) -> np.ndarray:
     if it cannot be decoded, or has neither one channel nor colours.
     """
     # Pillow spreads grey of 2 or 4 bits over 0 to 255, and says so in the layout that it reads.
-    picture, bits = _read(path, lambda picture, layout: (picture, re.search(r"\bL;([24])", layout)))
+    picture, bits, pages = read_picture(path, lambda picture, layout: (
+        picture, re.search(r"\bL;([24])", layout), getattr(picture, "n_frames", 1)))
+    if pages > 1:
+        raise InputError(f"label '{path}' has {pages} pages: save it as one picture, with one class id a pixel")
+    if picture.mode in ("RGBA", "LA") and picture.getextrema()[-1][0] < 255:
+        raise InputError(f"label '{path}' has transparent pixels, whose class nobody knows: save it without "
+                         "transparency, as class ids or colours")
+    picture = picture.getchannel("L") if picture.mode == "LA" else picture
     if picture.mode in ("RGB", "RGBA") or in_color and picture.mode in ("1", "L", "P"):
         return np.asarray(picture.convert("RGB"))
+    if picture.mode == "F" and (whole := np.asarray(picture)).size and (whole == whole.round()).all():
+        return whole.clip(-2, 1 << 30).astype(np.int32)  # as programs for maps save ids
     if picture.mode not in ("1", "L", "P", "I") and not picture.mode.startswith("I;16"):
         raise InputError(f"label '{path}' is a {picture.mode} picture: save it with one channel of class ids")
     stored = np.asarray(picture).astype(np.int32)  # of a palette picture these are the ids
     return stored // {"2": 85, "4": 17}[bits[1]] if bits else stored
 
 
+def is_turned(path: Path) -> bool:
+    """Whether a camera's mark (EXIF) says that the picture is to be turned by a quarter."""
+    return read_picture(path, lambda picture, _: picture.getexif().get(0x0112, 1)) > 4
+
+
 def to_tensor(picture: Image.Image) -> Tensor:
     """An RGB picture as uint8 (3, h, w)."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    w, h = picture.size
+    pixels = np.empty((h, w, 3), dtype=np.uint8)
+    rows = max(1, BAND // max(1, w))
+    for top in range(0, h, rows):
+        pixels[top:top + rows] = picture.crop((0, top, w, min(h, top + rows))) if rows < h else picture
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest", *, squash: bool = False) -> Tensor:
@@ -133,10 +155,10 @@ def reads_heic() -> bool:
     return False
 
 
-def _read(path: str | Path, convert: Callable[[Image.Image, str], Any]) -> Any:
+def read_picture(path: str | Path, convert: Callable[[Image.Image, str], Any], *, pixels: bool = True) -> Any:
     """What `convert` makes of the picture at `path` and the layout of its pixels in the file.
 
-    Raises ValueError naming the file for whatever goes wrong.
+    pixels: decode them; else the header alone is read. Raises ValueError naming the file for whatever goes wrong.
     """
     if not Path(path).is_file():  # a pipe would be waited for, without end
         what = "is no file (a folder, a pipe, or a link to nothing)" if os.path.lexists(path) else "is not there"
@@ -146,7 +168,8 @@ def _read(path: str | Path, convert: Callable[[Image.Image, str], Any]) -> Any:
     try:
         with Image.open(path) as picture:
             layout = str([part[3] for part in picture.tile])
-            picture.load()  # Pillow reads lazily: without this a truncated file would fail far from here
+            if pixels:  # Pillow reads lazily: without this a truncated file would fail far from here
+                picture.load()
             return convert(picture, layout)
     except Refusal:
         raise

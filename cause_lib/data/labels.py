@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,7 @@ class Codes:
                                  'cause_lib.data classes <folder>` prints the colours), or save labels with one '
                                  'channel of ids')
             stored = stored[..., 0].astype(np.int32)  # ids, three times the same
-        table = np.array([*self.table, *[UNKNOWN] * (VOID + 2 - len(self.table)), UNKNOWN, -1], dtype=np.int32)
-        table[VOID] = -1 if table[VOID] == UNKNOWN else table[VOID]
+        table = self._by_id
         classes = table[stored.clip(-2, len(table) - 2)]  # -1 picks the last, whatever is out of range the one before
         if (strange := classes == UNKNOWN).any():
             ids = [i for i, found in enumerate(self.table) if found != UNKNOWN]
@@ -67,6 +66,13 @@ class Codes:
                              "correct the label, or list in classes.json what each value means "
                              '({"0": "a name", ...}, null for void)')
         return torch.from_numpy(classes)
+
+    @cached_property
+    def _by_id(self) -> np.ndarray:
+        """The class of each id, then that of larger ones and, last, of -1: int32."""
+        table = np.array([*self.table, *[UNKNOWN] * (VOID + 2 - len(self.table)), UNKNOWN, -1], dtype=np.int32)
+        table[VOID] = -1 if table[VOID] == UNKNOWN else table[VOID]
+        return table
 
 
 def by_order(count: int) -> Codes:

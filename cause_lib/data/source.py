@@ -15,16 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cause_lib.data.images import HEIC, load_image, reads_heic, to_tensor
+from cause_lib.data.images import HEIC, is_turned, load_image, read_picture, reads_heic, to_tensor
 from cause_lib.data.labels import VOID, Codes, by_order
 from cause_lib.errors import InputError, NotFound
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k",
             ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".mpo")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # which keep every value
+#: Mode and layout of grey pictures of 2, 4 and 16 bits, which the first version read by other rules (images.py).
+LATER_RULE = re.compile(r"^I|\bL;[24]")
 LITTER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # of file managers, as names that begin with a dot
 
 
@@ -56,8 +59,11 @@ class PictureFiles:
             return image, torch.full(image.shape[1:], -1, dtype=torch.int32)
         label = self.codes.read(label_path)  # (h, w)
         if label.shape != image.shape[1:]:
+            turned = label.shape == image.shape[:0:-1] and is_turned(path)
+            way = ("the picture's EXIF mark turns it, and the label lies as the picture is stored: turn the label, or "
+                   "save the picture upright" if turned else "save the label again in the same size")
             raise InputError(f"label '{label_path}' is {label.shape[1]} x {label.shape[0]} pixels and its picture "
-                             f"'{path}' is {image.shape[2]} x {image.shape[1]}: save the label again in the same size")
+                             f"'{path}' is {image.shape[2]} x {image.shape[1]}: {way}")
         return image, label
 
 
@@ -167,7 +173,8 @@ def labels_of(images: Sequence[Path], folder: Path, below: Path | None = None) -
     keys = [path.relative_to(below or path.parent).with_suffix("").as_posix() for path in images]
     known, labels, owners = set(keys), [], {}
     for image, key in zip(images, keys, strict=True):
-        label = present.get(key) or (present.get(image.stem) if image.stem not in known else None)
+        whole = key.removesuffix(image.stem) + image.name  # beach.jpg.png
+        label = present.get(key) or present.get(whole) or (present.get(image.stem) if image.stem not in known else None)
         if label is None and below is None:
             raise NotFound(f"picture '{image}' has no label '{folder / key}.png': add it (all {VOID} where nothing is "
                            "known) or take the picture out")
@@ -196,7 +203,7 @@ def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool = Fal
         with suppress(OSError):
             if path.is_file():
                 size = path.stat().st_size
-                digest = _digest(path, size, path.stat().st_mtime_ns) if contents else 0
+                digest = digest_of(path, size, path.stat().st_mtime_ns) if contents else 0
         entries.append((path.relative_to(root).as_posix(), size, digest))
     return _sha256([entries, extra])
 
@@ -206,6 +213,16 @@ def _sha256(facts: Any) -> str:
 
 
 @lru_cache(maxsize=None)
-def _digest(path: Path, size: int, time: int) -> str:
-    """SHA-256 of a file; read once for as long as size and time stay."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def digest_of(path: Path, size: int, time: int) -> str:
+    """SHA-256 of a file, another where the rule that reads its pixels is newer than the first version's; read once for
+    as long as size and time stay."""
+    content = path.read_bytes()
+    eight_bits = content.startswith(b"\xff\xd8") or content.startswith(b"\x89PNG") and content[24:25] == b"\x08"
+    with suppress(Exception):  # of a decoder; reading its item says what is wrong
+        if not eight_bits and LATER_RULE.search(read_picture(path, _layout, pixels=False)):
+            content += b" as stored"
+    return hashlib.sha256(content).hexdigest()
+
+
+def _layout(picture: Image.Image, layout: str) -> str:
+    return f"{picture.mode} {layout}"

@@ -71,19 +71,20 @@ def _items_of(dataset: Dataset, views: Tensor) -> dict[str, Tensor] | Exception:
         return error
 
 
-def open_dataset(experiment: Experiment, role: str, image_size: int) -> SegmentationDataset:
+def open_dataset(experiment: Experiment, role: str, image_size: int, download: bool = True) -> SegmentationDataset:
     """The pictures of a run: role `train` gives its training views, `test` the whole pictures it is judged on."""
     split, crops, limit = {"train": (experiment.train_split, experiment.crops, experiment.train_images),
                            "test": (experiment.test_split, "none", experiment.test_images)}[role]
     return load_dataset(experiment.dataset, split, image_size=image_size, folder=experiment.folder, crops=crops,
                         crop_ratio=experiment.crop_ratio, limit=limit, num_classes=experiment.num_classes,
-                        resize=experiment.resize, allow_corrupt=experiment.allow_corrupt, judged=role == "test")
+                        resize=experiment.resize, allow_corrupt=experiment.allow_corrupt, download=download,
+                        judged=role == "test")
 
 
-def refuse_unlabelled(experiment: Experiment) -> None:
+def refuse_unlabelled(experiment: Experiment, dataset: SegmentationDataset | None = None) -> None:
     """Before any work: raises ValueError where labels are to act on training and the pictures have none."""
     if not (experiment.label_free or experiment.release
-            or open_dataset(experiment, "train", experiment.image_size).has_labels):
+            or (dataset or open_dataset(experiment, "train", experiment.image_size)).has_labels):
         raise InputError(f"label_free=False needs labels, and {experiment.dataset} {experiment.folder} has none: "
                          "set label_free to True.")
 

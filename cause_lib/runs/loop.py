@@ -64,11 +64,18 @@ def refuse_precision(experiment: Experiment, device: str) -> None:
                        'device to "cuda" where there is one.')
 
 
+def refuse_missing_device(experiment: Experiment) -> None:
+    """RuntimeError where a GPU is asked for and there is none."""
+    if experiment.device == "cuda" and not torch.cuda.is_available():
+        raise RunError('device "cuda" was asked for, but there is no CUDA GPU here: set device to "auto" or "cpu".')
+    if experiment.device == "mps" and not torch.backends.mps.is_available():
+        raise RunError('device "mps" was asked for, but torch has no Apple GPU here: set device to "auto" or "cpu".')
+
+
 @contextlib.contextmanager
 def session(experiment: Experiment) -> Iterator[Accelerator]:
     """An Accelerator for the run's device and precision; global random numbers are as before when it ends."""
-    if experiment.device == "cuda" and not torch.cuda.is_available():
-        raise RunError('device "cuda" was asked for, but there is no CUDA GPU here: set device to "auto" or "cpu".')
+    refuse_missing_device(experiment)
     AcceleratorState._reset_state(reset_partial_state=True)  # the device and precision of an earlier run would stick
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=6))  # while the first process fills the cache

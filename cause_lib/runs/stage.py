@@ -23,7 +23,8 @@ from cause_lib.config import Experiment
 from cause_lib.crf import crf_backends
 from cause_lib.data import SegmentationDataset
 from cause_lib.runs import health
-from cause_lib.runs.features import FrozenFeatures, device_name, open_dataset, refuse_unlabelled
+from cause_lib.runs.check import refuse
+from cause_lib.runs.features import FrozenFeatures, device_name, open_dataset
 from cause_lib.runs.loop import Run, session
 from cause_lib.runs.released import released_fingerprint
 from cause_lib.runs.store import (artefact_folder, is_made, libraries_of, library_version, made_once, read_record,
@@ -81,7 +82,7 @@ def made(stage: str, **needs: Callable[[Experiment], Path]) -> Callable[[Callabl
         def run(experiment: Experiment) -> Path:
             folder = folder_of(experiment, stage)
             if not is_made(folder):
-                refuse_unlabelled(experiment)
+                refuse(experiment, stage)
                 upstream = {name: before(experiment) for name, before in needs.items()}
                 with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
                     if wanted:

@@ -380,7 +380,8 @@ def _labels() -> list[Fault]:
     faults += [
         label("16-bit id 300", np.where(plain == 2, 300, 0).astype(np.uint16)),
         label("negative ids", tif(np.where(plain == 2, -7, 0).astype(np.int32))),
-        label("floating ids", tif(plain.astype(np.float32))),
+        label("floating ids", tif(plain.astype(np.float32)), ids_are([0, 2])),
+        label("floating fractions", tif(plain.astype(np.float32) / 3)),
         label("grey jpg, whose ids are smeared", encoded(drawing().convert("L"), "JPEG")),
         label("zero-byte", b""), label("text", b"0 0 1 1\n"), label("missing", None, ids_are([-1])),
         label("suffix in upper case", whole, ids_are([0, 2]), file="bad.PNG"),

@@ -135,7 +135,8 @@ def test_check_counts_files(nowhere, capsys):
     pictures, labels = root / "images/train2017/2.jpg", root / "annotations/train2017/2.png"
     assert lines[0].startswith(f"coco81 train lacks 2 of 3 pictures (the first is '{pictures}') and 2 of 3 labels (the "
                                f"first is '{labels}'): lay")
-    assert lines[1:] == ["coco81 val: 3 pictures with labels, but 4172 were published"]
+    assert lines[1] == "coco81 val: 3 pictures with labels, but 4172 were published"
+    assert lines[-1].startswith("to be mended: val: 3 of 3 cannot be used; the first: '") and "1.jpg" in lines[-1]
 
 
 def test_check_of_a_whole_set(nowhere, monkeypatch):

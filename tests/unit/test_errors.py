@@ -32,4 +32,4 @@ def test_the_command_line_ends_with_the_sentence(tmp_path, monkeypatch, capsys):
     assert "Unknown parameter 'sede': did you mean 'seed'?" in capsys.readouterr().err
     monkeypatch.setattr(stages, "find", lambda *_: int("three"))
     with pytest.raises(ValueError, match="invalid literal"):  # a mistake of ours, in full
-        main(arguments)
+        main(["-p", "device", "cpu"])
