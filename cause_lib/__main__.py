@@ -2,13 +2,16 @@
 
     accelerate launch --multi_gpu --num_processes 4 -m cause_lib -p dataset camvid -p backbone dino_vits16
 
-Arguments are papermill's: a notebook that is given the same ones afterwards finds everything done.
+Arguments are papermill's: a notebook that is given the same ones afterwards finds everything done. Ctrl-C and SIGTERM,
+which a scheduler sends when a job's time is over, end a run in one sentence, with the exit code 130 or 143.
 """
 
 import argparse
 import ast
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from cause_lib.errors import Refusal
 
 STAGES = {"clusterbook": "fit_clusterbook", "head": "fit_head", "probe": "fit_probe", "evaluation": "evaluate",
           "baseline": "evaluate_baseline"}  # names of functions in cause_lib.stages
+NO_ROOM = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory", "cannot map zero-fill pages")
 
 
 def main(arguments: Sequence[str] | None = None) -> Path:
@@ -34,8 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> Path:
                                           | dict(given.parameters_raw))
     except Refusal as error:
         parser.error(str(error))
-    from cause_lib import stages  # loads PyTorch: neither --help nor a misspelt parameter has to wait for it
-    from cause_lib.runs.loop import session
+    try:
+        from cause_lib import stages  # loads PyTorch: neither --help nor a misspelt parameter has to wait for it
+        from cause_lib.runs.loop import session
+    except (ImportError, MemoryError) as error:
+        if isinstance(error, ImportError) and not any(said in str(error) for said in NO_ROOM):
+            raise
+        sys.exit(f"PyTorch cannot be loaded ({error or 'out of memory'}): give this process more memory, a CPU's needs "
+                 "some GB of address space (ulimit -v, or the limit of the job).")
 
     try:
         with session(experiment) as accelerator, accelerator.main_process_first():
@@ -59,8 +69,32 @@ def _value(text: str) -> Any:
         return text
 
 
+@contextlib.contextmanager
+def stopped_in_a_sentence() -> Iterator[None]:
+    """Until this ends, SIGINT (Ctrl-C) and SIGTERM end the process with a sentence; what is under way is cleared away.
+    A second one of the kind ends it at once."""
+    stopped: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        stopped.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        yield
+    except BaseException:  # stopped in the middle of an import, PyTorch fails on its way out
+        if not stopped:
+            raise
+        print(f"\nStopped by {signal.Signals(stopped[0]).name}: nothing half-written is left in run_dir, and the same "
+              "command, run again, goes on from what is finished there and from the last checkpoint.", file=sys.stderr)
+        sys.exit(128 + stopped[0])
+
+
 if __name__ == "__main__":
-    main()
+    with stopped_in_a_sentence():
+        main()
     import torch
 
     if torch.distributed.is_initialized():

@@ -35,6 +35,7 @@ def refuse_unknown(given: Iterable[str], names: Collection[str], aliases: Mappin
         if name not in names:
             plain = str(name).lower()
             near = [aliases[plain]] if aliases.get(plain) in names else _nearest(plain, names)
+            near = near or [aliases[other] for other in _nearest(plain, aliases) if aliases[other] in names]
             hint = f"did you mean {near[0]!r}?" if near else f"the parameters are: {', '.join(names)}."
             raise InputError(f"Unknown parameter {name!r}: {hint}")
 

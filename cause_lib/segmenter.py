@@ -16,7 +16,6 @@ checks, and takes neither name nor licence. The card, use/card.md, says what con
 not measured; its form is the hub's (Mitchell et al. 2019, "Model cards for model reporting").
 """
 
-import json
 import os
 import shutil
 import warnings
@@ -37,13 +36,14 @@ from cause_lib.data.images import resize_picture
 from cause_lib.errors import InputError
 from cause_lib.masks import read_out
 from cause_lib.probes import mirror_mean
-from cause_lib.use.given import config_of, fetched, model_card, upload
-from cause_lib.use.pictures import mask_ids, picture_tensor, usable_device, write_mask
+from cause_lib.runs.integrity import sealed
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, CRF, MAKE_ANEW, READ, WEIGHTS, load_head, load_probe,
                                   open_backbone, read_assignment, read_config, read_experiment, refuse_others, refused,
                                   restore, run_folder)
 from cause_lib.runs.store import read_record, whole
+from cause_lib.use.given import config_of, fetched, model_card, upload
+from cause_lib.use.pictures import mask_ids, picture_tensor, usable_device, write_mask
 from cause_lib.use.streaming import left_out, named, prepared
 from cause_lib.use.tiled import at_size, mask_of, working_size
 from cause_lib.use.writing import Written, write_masks
@@ -109,7 +109,7 @@ class Segmenter:
                                         assignment=read_assignment(record, readout), **same,
                                         **_judged_by(experiment))
             assignment, judged = None, record
-            for path in sorted((folder.parent.parent / "evaluation").glob("*/metrics.json")):
+            for path in sorted((folder.parent.parent / "evaluation").glob("*/artefact.json")):
                 metrics = read_record(path.parent)
                 if metrics["upstream"].get("probe") == f"probe/{folder.name}":
                     assignment, judged = read_assignment(metrics, readout) or assignment, metrics
@@ -202,7 +202,7 @@ class Segmenter:
             if self.backbone.name == BUNDLED:  # the library's may be another one day
                 shutil.copyfile(self.backbone.weights_path, beside / BACKBONE)
             config = config_of(self, file_sha256(beside / WEIGHTS))
-            (beside / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf8")
+            (beside / CONFIG).write_text(sealed(config), encoding="utf8")
             (beside / CARD).write_text(model_card(name or folder.name, config, licence), encoding="utf8")
         return folder
 

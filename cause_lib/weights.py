@@ -102,6 +102,10 @@ def look_up(name: str) -> tuple[str, Any, tuple, str]:
 def weights_path(name: str) -> Path:
     """The weights file of `name`: from `CAUSE_WEIGHTS` (folder or file), the user's cache of the hub, or the hub."""
     if (name := canonical(name)) == BUNDLED:
+        card = json.loads(BUNDLED_PATH.with_suffix(".json").read_text(encoding="utf8"))
+        if file_sha256(BUNDLED_PATH) != card["sha256"]:
+            raise InputError(f"{BUNDLED_PATH} is damaged, its SHA-256 is not that of its card: put the library's own "
+                             "there, by installing it again.")
         return BUNDLED_PATH
     config, where, suffix = look_up(name)[1], os.path.expanduser(os.environ.get("CAUSE_WEIGHTS", "")), ".safetensors"
     if where:
@@ -352,9 +356,9 @@ def _protocol(path: Path) -> int:
 def file_sha256(path: Path) -> str:
     """SHA-256 (hex) of a file, computed once as long as it stays as it is."""
     stat = path.stat()
-    return _sha256_of(path.resolve(), stat.st_mtime_ns, stat.st_size)
+    return _sha256_of(path.resolve(), stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
 
-@lru_cache
-def _sha256_of(path: Path, mtime_ns: int, size: int) -> str:
+@lru_cache(4096)
+def _sha256_of(path: Path, mtime_ns: int, size: int, inode: int) -> str:
     return pooch.file_hash(str(path))

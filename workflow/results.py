@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from cause_lib.config import Experiment
-from cause_lib.runs.results import of_other_steps
+from cause_lib.errors import Refusal
+from cause_lib.runs.results import evaluation_folders, of_other_steps
+from cause_lib.runs.saved import read_experiment
 from cause_lib.runs.store import read_record, write_whole
 from cause_lib.stages import collect_metrics
 from workflow.rows import KEYS, PLACES, Row, read_rows
@@ -35,7 +38,8 @@ PERCENT = ["miou", "miou_present", "pacc"]
 
 
 def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFrame:
-    """What the lines left in their run_dir; lines that have not been run are not in it.
+    """What the lines left in their run_dir; lines that have not been run are not in it, nor, with a warning, those that
+    left a file that is missing or damaged.
 
     published: columns `row`, `miou` and `pacc`, in per cent.
 
@@ -46,9 +50,13 @@ def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFr
     frames = [pd.DataFrame(columns=COLUMNS)]
     for row, folder in _left_by(rows):
         settings = {name: value for name, value in row.parameters.items() if name not in PLACES}
+        try:
+            seconds = total_seconds(folder)
+        except Refusal as error:
+            warnings.warn(f"line {row.number}, {row.label}, is left out: {error}", stacklevel=2)
+            continue
         frames.append(collect_metrics(folder).assign(
-            line=row.number, row=row.label, settings=json.dumps(settings, sort_keys=True),
-            total_seconds=total_seconds(folder)))
+            line=row.number, row=row.label, settings=json.dumps(settings, sort_keys=True), total_seconds=seconds))
     table = pd.concat(frames[1:] or frames, ignore_index=True)
     table[PERCENT] = (100 * table[PERCENT].astype(float)).round(2)
     if published is not None:
@@ -76,10 +84,18 @@ def evaluations(run_dir: str | Path) -> dict[str, Path]:
 
     Those made when `label_free=False` was step 3 alone are left out: the same settings mean other steps now.
     """
-    paths = sorted(Path(run_dir).glob("*evaluation/*/metrics.json"), key=lambda path: path.stat().st_mtime)
-    records = ((path.parent, read_record(path.parent)) for path in paths)
-    return {_name(Experiment.from_dict(record["experiment"]), record["stage"]): folder for folder, record in records
-            if not of_other_steps(record)}
+    found = {}
+    folders = [folder for folder in evaluation_folders(run_dir) if folder.parent.parent == Path(run_dir)]
+    for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):
+        try:
+            record = read_record(folder)
+            experiment = read_experiment(record, folder)
+        except Refusal as error:
+            warnings.warn(f"One evaluation is left out: {error}", stacklevel=2)
+            continue
+        if not of_other_steps(record):
+            found[_name(experiment, record["stage"])] = folder
+    return found
 
 
 def _name(experiment: Experiment, stage: str) -> str:

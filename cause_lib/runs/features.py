@@ -7,6 +7,7 @@ cached tokens are read ahead of their use, beside the work on the batches before
 
 import math
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,9 @@ class FrozenFeatures:
             self._tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)  # (views, n, d)
             if self._tokens.shape != self._shape or self._tokens.dtype != np.float32:
                 raise InputError(f"{self._tokens.shape} of {self._tokens.dtype} instead of {self._shape} of float32")
+            written = read_record(folder).get("crc32")  # of each view, 8 hexadecimal digits; None: of before
+            self._crc32 = None if written is None else np.frombuffer(bytes.fromhex(written), ">u4", len(self))
+        self.folder, self._checked = folder, np.full(len(self), written is None)
         self.cached = True
 
     def __len__(self) -> int:
@@ -188,6 +192,11 @@ class FrozenFeatures:
     def _read(self, views: Tensor, patches: Tensor | None = None) -> Tensor:
         """Cached tokens of views (b,), all or those of patches (n',) or (b, n'): (b, n or n', d) on the CPU."""
         source, rows = self._tokens, views
+        for view in views[~self._checked[views.numpy()]].tolist():
+            if zlib.crc32(source[view]) != self._crc32[view]:
+                raise InputError(f"The features {self.folder / 'tokens.npy'} are damaged (view {view} is not what was "
+                                 f"written): remove {self.folder} and run again.")
+            self._checked[view] = True
         if patches is not None:
             rows = views[:, None] * source.shape[1] + patches  # (b, n')
             source = source.reshape(-1, self.dim)  # (views n, d)
@@ -197,18 +206,22 @@ class FrozenFeatures:
 
     def _fill(self, folder: Path) -> None:
         """One pass over all views; straight to disk, so that memory holds one batch."""
-        started = time.monotonic()
+        started, crc32 = time.monotonic(), bytearray()
         header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
         batches = torch.arange(len(self)).split(self.experiment.batch_size)
         with new_artefact(folder, f"{ROOM}, or set cache_gb to 0") as beside:
             with (beside / "tokens.npy").open("wb") as file:  # not mapped: a full disk must be an error, not a crash
                 np.lib.format.write_array_header_1_0(file, header)
                 for batch in tqdm(self.stream(batches), total=len(batches), desc="backbone", leave=False):
-                    file.write(batch.cpu().numpy().astype("<f4", copy=False).tobytes())
+                    tokens = batch.cpu().numpy().astype("<f4", copy=False)
+                    file.write(tokens.tobytes())
+                    for view in tokens:
+                        crc32 += zlib.crc32(view.tobytes()).to_bytes(4, "big")
             write_record(beside, {
                 "stage": "features", "experiment": self.experiment.to_dict(), "weights": self.weights,
                 "device": device_name(self.accelerator), "seconds": round(time.monotonic() - started, 2),
-                "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)}})
+                "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)},
+                "crc32": crc32.hex()}, unhashed=("tokens.npy",))
 
 
 def device_name(accelerator: Accelerator) -> str:

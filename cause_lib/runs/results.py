@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cause_lib.errors import Refusal
+from cause_lib.runs.saved import MAKE_ANEW, refused
 from cause_lib.runs.store import read_record
 
 if TYPE_CHECKING:
@@ -19,23 +22,47 @@ COLUMNS = ["dataset", "backbone", "method", "readout", "crf", "label_free", "see
 def collect_metrics(run_dir: str | Path) -> "pd.DataFrame":
     """Every `metrics.json` below a folder as one table, a line a method, read-out, CRF setting and run.
 
+    A run whose numbers are missing, damaged or changed is left out, with a warning that says so; `attrs["left_out"]` of
+    the table has the sentence of each.
     Its `warnings` say of a run with labels whether other steps than those of now made it, see `of_other_steps`.
     """
     import pandas as pd  # a second to import, needed here alone
 
-    lines = []
-    for path in sorted(Path(run_dir).rglob("metrics.json")):
-        record = read_record(path.parent)
+    lines, left_out = [], []
+    for folder in evaluation_folders(run_dir):
+        try:
+            lines += _lines_of(folder)
+        except Refusal as error:
+            left_out.append(str(error))
+    if left_out:
+        warnings.warn(f"{len(left_out)} of the evaluations below {run_dir} cannot be read and are left out of the "
+                      f"table; the first: {left_out[0]}", stacklevel=2)
+    table = pd.DataFrame(lines, columns=COLUMNS)
+    table.attrs["left_out"] = left_out
+    return table
+
+
+def evaluation_folders(run_dir: str | Path) -> list[Path]:
+    """The folders of evaluations below a folder, or itself; of those whose metrics.json is gone, too."""
+    paths = [path for name in ("metrics.json", "artefact.json") for path in Path(run_dir).rglob(name)]
+    return sorted({path.parent for path in paths if not path.parent.parent.name.startswith(".")  # under way
+                   and (path.name == "metrics.json" or path.parent.parent.name.endswith("evaluation"))})
+
+
+def _lines_of(folder: Path) -> list[dict[str, Any]]:
+    with refused(f"{folder} is damaged, its metrics.json is not what an evaluation wrote", MAKE_ANEW,
+                 (LookupError, TypeError, AttributeError)):
+        record = read_record(folder)
         experiment, concepts = record["experiment"], record.get("concepts", {})
-        lines += [dict.fromkeys(COLUMNS) | experiment | record | result | {  # columns by their names, and the others
+        return [dict.fromkeys(COLUMNS) | experiment | record | result | {  # columns by their names, and the others
             "dataset": experiment["folder"] or experiment["dataset"], "images": record["dataset"]["images"],
             "label_free": record["stage"] == "baseline_evaluation" or experiment["label_free"],
-            "folder": path.parent.as_posix(), "weights": record["weights"]["sha256"],
+            "folder": folder.as_posix(), "weights": record["weights"]["sha256"],
             "dead_clusters": result["num_clusters"] - result["clusters_used"], "dead_concepts": concepts.get("dead"),
             "effective_concepts": concepts.get("effective"),
-            "warnings": " ".join([OTHER_STEPS.format(record.get("library", "another version"))] * of_other_steps(record)
-                                 + record.get("notes", {}).get("warnings", []))} for result in record["results"]]
-    return pd.DataFrame(lines, columns=COLUMNS)
+            "warnings": " ".join([OTHER_STEPS.format(record.get("library", "another version"))]
+                                 * of_other_steps(record) + record.get("notes", {}).get("warnings", []))}
+            for result in record["results"]]
 
 
 def of_other_steps(record: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from cause_lib.config import Experiment
 from cause_lib.errors import InputError, NotFound
 from cause_lib.heads import MLPHead, TRHead
 from cause_lib.probes import ClusterProbe, LinearProbe
+from cause_lib.runs.integrity import what_cannot_be, what_is_broken
 from cause_lib.runs.store import as_now, is_complete, load_tensors, read_record
 from cause_lib.weights import read_tensors, refuse_misfits
 
@@ -148,7 +149,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     """The `config.json` of a saved Segmenter; ValueError naming the first entry that cannot be what was written."""
     again = "give what save_pretrained or push_to_hub wrote."
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf8"))
+        config = json.loads(text := (folder / CONFIG).read_text(encoding="utf8"))
     except (OSError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict) or config.get("format") != FORMAT or not (folder / WEIGHTS).is_file():
@@ -172,8 +173,14 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         if not _fits(value, form):
             raise InputError(f"{folder / CONFIG} is damaged, {key} is "
                              f"{'missing' if value is ... else str(value)[:60]}: {again}")
+    if reason := what_is_broken(text, config):
+        raise InputError(f"{folder / CONFIG} is damaged ({reason}): {again[:-1]}, or remove its entry digest if you "
+                         "changed it on purpose.")
     with refused(f"{folder / CONFIG} has a record with results that no run writes", again, (*MISFITS, AttributeError)):
-        return config | {"record": config["record"] and as_now(config["record"])}
+        record = config["record"] and as_now(config["record"])
+        if reason := what_cannot_be(record or {}):
+            raise InputError(reason)
+        return config | {"record": record}
 
 
 def _fits(value: Any, form: Any) -> bool:

@@ -34,6 +34,8 @@ from tqdm.auto import tqdm
 
 from cause_lib.errors import InputError, NotFound, Refusal, WriteError
 from cause_lib.metrics import scores
+from cause_lib.runs.integrity import (crc32_of, digests, sealed, what_cannot_be, what_changed, what_is_broken,
+                                      what_is_foreign)
 from cause_lib.runs.version import library_version, same_bits
 from cause_lib.weights import all_finite
 
@@ -109,10 +111,33 @@ def artefact_folder(run_dir: str | Path, stage: str, label: str, depends: dict[s
 
 def is_complete(folder: Path) -> bool:
     """Whether the artefact is there; a folder under way is not. Warns, once, where other numeric code made it, and
-    raises ValueError where it is damaged, or in a format that this version does not read."""
-    if there := (folder / "artefact.json").is_file():
-        _recognise(folder)
-    return there
+    raises ValueError where it, or a file of it, is damaged (integrity.py), or in a format that this version does not
+    read."""
+    return _record_of_whole(folder) is not None
+
+
+def _record_of_whole(folder: Path) -> dict[str, Any] | None:
+    if not (path := folder / "artefact.json").is_file():
+        return None
+    _recognise(folder)
+    record = _read_json(path)
+    for name in record.get("files", ()):
+        _refuse_changed(folder / name, record)
+    return record
+
+
+def _refuse_changed(path: Path, record: dict[str, Any] | None = None) -> None:
+    """Raise for a file that is not, or no longer, the one that its artefact, of this record, was written with."""
+    if record is None and (beside := path.with_name("artefact.json")).is_file():
+        record = _read_json(beside)
+    try:
+        reason = what_changed(record or {}, path)
+    except FileNotFoundError:
+        raise _missing(path) from None
+    except OSError as error:
+        raise _damaged(path, error) from None
+    if reason:
+        raise _damaged(path, reason)
 
 
 @functools.cache
@@ -136,11 +161,16 @@ def libraries_of(upstream: Iterable[Path]) -> list[str]:
 
 def read_record(folder: str | Path) -> dict[str, Any]:
     """What made an artefact: its `metrics.json` if it has one, else its `artefact.json`. Raises FileNotFoundError where
-    the folder is not an artefact, ValueError where that file is damaged."""
-    for path in (Path(folder) / "metrics.json", Path(folder) / "artefact.json"):
-        if path.is_file():
-            return _read_json(path)
-    raise NotFound(f"{folder} is not an artefact (it has no artefact.json): run its stage first.")
+    the folder is not an artefact, or one of its two files is missing, ValueError where that file is damaged."""
+    metrics, path = Path(folder) / "metrics.json", Path(folder) / "artefact.json"
+    if metrics.is_file():
+        _refuse_changed(metrics)
+        return _read_json(metrics)
+    if not path.is_file():
+        raise NotFound(f"{folder} is not an artefact (it has no artefact.json): run its stage first.")
+    if str((record := _read_json(path)).get("stage")).endswith("evaluation"):
+        raise _missing(metrics)
+    return record
 
 
 def as_now(record: dict[str, Any]) -> dict[str, Any]:
@@ -158,17 +188,24 @@ def as_now(record: dict[str, Any]) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf8"))
+        record, reason = json.loads(text := path.read_text(encoding="utf8")), "it holds no record"
         if isinstance(record, dict) and record:
-            return as_now(record)
+            reason = what_is_broken(text, record) or what_is_foreign(record, path.parent)
+            reason = reason or what_cannot_be(record := as_now(record))
     except (ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError) as error:  # of UTF-8 too
         raise _damaged(path, error) from None
-    raise _damaged(path, "it holds no record")
+    if reason:
+        raise _damaged(path, reason)
+    return record
 
 
 def _damaged(path: Path, reason: object) -> InputError:
     reason = " ".join(str(reason).split())  # safetensors' have several lines
     return InputError(f"{path} is damaged ({reason}): remove {path.parent} and run its stage again.")
+
+
+def _missing(path: Path) -> NotFound:
+    return NotFound(f"{path} is missing: remove {path.parent} and run its stage again.")
 
 
 @contextlib.contextmanager
@@ -187,15 +224,16 @@ def new_artefact(folder: Path, way_out: str = ROOM) -> Iterator[Path]:
 
 
 def write_record(folder: Path, record: dict[str, Any], tensors: dict[str, dict[str, Tensor]] | None = None,
-                 metrics: dict[str, Any] | None = None) -> None:
-    """Write into a folder of `new_artefact`: `artefact.json`, which is the record with format and version,
-    `metrics.json`, and the tensors, file stem -> name -> tensor, each file a safetensors file."""
+                 metrics: dict[str, Any] | None = None, *, unhashed: tuple[str, ...] = ()) -> None:
+    """Write into a folder of `new_artefact`: `artefact.json`, which is the record with format, version and the digests
+    of all files there but those `unhashed`, `metrics.json`, and the tensors, file stem -> name -> tensor, each file a
+    safetensors file."""
     for stem, named in (tensors or {}).items():
         _save_tensors(named, folder / f"{stem}.safetensors")
-    record = {"format": FORMAT, "library": library_version()} | record
-    for name, content in (("metrics.json", metrics), ("artefact.json", record)):
-        if content is not None:
-            (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf8")
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf8")
+    record = {"format": FORMAT, "library": library_version()} | record | digests(folder, unhashed)
+    (folder / "artefact.json").write_text(sealed(record), encoding="utf8")
 
 
 def write_artefact(folder: Path, record: dict[str, Any], tensors: dict[str, dict[str, Tensor]] | None = None,
@@ -213,10 +251,11 @@ def _save_tensors(named: dict[str, Tensor], path: Path, metadata: dict[str, str]
 def load_tensors(path: Path, needs: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU. Raises FileNotFoundError where there is none, ValueError where it
     is damaged, lacks one of the names that it `needs`, or holds numbers that are not finite."""
+    _refuse_changed(path)
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        raise NotFound(f"{path} is missing: remove {path.parent} and run its stage again.") from None
+        raise _missing(path) from None
     except Exception as error:  # safetensors raises a type of its own
         raise _damaged(path, error) from None
     for name in dict.fromkeys((*needs, *tensors)):
@@ -234,7 +273,9 @@ def checkpoint_path(folder: Path) -> Path:
 
 def save_checkpoint(folder: Path, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Replace a stage's checkpoint. `state` is anything JSON holds; both come back from `load_checkpoint`."""
-    about = {"state": json.dumps(state), "library": library_version(), "format": str(FORMAT)}
+    about = {"state": json.dumps(state), "library": library_version(), "format": str(FORMAT), "artefact": folder.name}
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    about["crc32"] = crc32_of(tensors, about["state"])
     with whole(checkpoint_path(folder), "the checkpoint", ROOM) as beside:
         _save_tensors(tensors, beside, about)
 
@@ -251,6 +292,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
             about = file.metadata()
             state, tensors = json.loads(about["state"]), {name: file.get_tensor(name) for name in file.keys()}
         if int(about.get("format", 1)) == FORMAT and same_bits(about["library"], library_version()):
+            if about.get("artefact", folder.name) != folder.name:
+                raise InputError(f"it is that of {about['artefact']}")
+            if "crc32" in about and about["crc32"] != crc32_of(tensors, about["state"]):  # those of before have none
+                raise InputError("it was changed since it was written")
             return state, tensors
         reason = f"was written by cause_lib {about['library']}, and this is {library_version()}"
     except Exception as error:  # safetensors raises a type of its own; metadata may be anything
@@ -261,11 +306,16 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
 
 
 def is_made(folder: Path) -> bool:
-    """`is_complete`; what a maker that was killed at the very end left beside it is removed."""
-    if (made := is_complete(folder)) and _lock_file(folder).exists():
+    """`is_complete`, and so are those that it was made from, as far as they are there; what a maker that was killed at
+    the very end left beside it is removed."""
+    if (record := _record_of_whole(folder)) is None:
+        return False
+    for place in (record.get("upstream") or {}).values():
+        is_made(folder.parent.parent / place)
+    if _lock_file(folder).exists():
         with contextlib.suppress(OSError), locked(folder):  # a folder that cannot be written can be read
             pass
-    return made
+    return True
 
 
 @contextlib.contextmanager

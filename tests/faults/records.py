@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from accelerate import Accelerator
-from conftest import TINY, draw_folder
+from conftest import TINY, draw_folder, without_digests
 
 from cause_lib import stages
 from cause_lib.config import Experiment
@@ -37,6 +37,7 @@ def trained(root: Path) -> Experiment:
                      train_size=48,
                      **TINY | dict(concept_steps=2, head_steps=2, probe_steps=2))
     stages.fit_probe(run)
+    without_digests(run.run_dir)  # by which any damage would be found (test_integrity.py): here it is found without
     return run
 
 

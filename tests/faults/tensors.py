@@ -326,6 +326,7 @@ def segmenter(name: str, change: Callable[[Path], Any], named: str = CONFIG, che
 def configured(folder: Path, **changes: Any) -> None:
     """Changes entries of config.json, below `backbone` if there is a dot in their names; ... takes one out."""
     config = json.loads((folder / CONFIG).read_text())
+    config.pop("digest")  # by which any change would be found: here it is found without
     for key, value in changes.items():
         *above, last = key.split("__")
         place = config[above[0]] if above else config

@@ -230,10 +230,15 @@ def test_what_is_no_segmenter(given, tmp_path):
         with pytest.raises(ValueError, match="holds no Segmenter"):
             Segmenter.from_pretrained(copy)
     config = json.loads((given[1] / "config.json").read_text())
+    assert len(config.pop("digest")) == 64
     for results in (3, ["x"], [{"miou_all": 0.5}]):
         (copy / "config.json").write_text(json.dumps(config | {"record": {"results": results}}))
         with pytest.raises(ValueError, match=r"config.json has a record with results that no run writes \("):
             Segmenter.from_pretrained(copy)
+    changed = (given[1] / "config.json").read_text().replace('"smoothing": 0.0', '"smoothing": 0.5')
+    (copy / "config.json").write_text(changed)
+    with pytest.raises(ValueError, match=r"config.json is damaged \(it was changed .*, or remove its entry digest if"):
+        Segmenter.from_pretrained(copy)
     copy = Path(shutil.copytree(given[1], tmp_path / "other"))
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes() + b" ")
     with pytest.raises(ValueError, match="model.safetensors is not the file that config.json belongs to"):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import without_digests
 
 from cause_lib import stages
 from cause_lib.errors import NotFound
@@ -29,6 +30,7 @@ def nothing_recognised_yet():
 
 
 def made_by(folder, library):
+    without_digests(folder)
     record = json.loads((folder / "artefact.json").read_text())
     (folder / "artefact.json").write_text(json.dumps(record | {"library": library}))
 
@@ -56,6 +58,7 @@ def test_an_artefact_of_another_format_is_refused(tmp_path):
 
 def test_artefacts_from_before_formats_were_written_are_of_the_first(tmp_path):
     folder = write_artefact(tmp_path / "x", {"stage": "head", "library": library_version()})
+    without_digests(folder)
     record = json.loads((folder / "artefact.json").read_text())
     assert record.pop("format") == 1
     (folder / "artefact.json").write_text(json.dumps(record))
@@ -119,7 +122,7 @@ COUNTS = [[2, 0, 0], [0, 2, 0], [1, 0, 0]]  # class 2 occurs nowhere, and its cl
     ({key: value for key, value in OLD.items() if key != "miou_all"} | {"confusion": COUNTS},  # of before `miou_all`
      NOW | {"confusion": COUNTS, "iou": [2 / 3, 1.0, 0.0]}),
     (OLD, NOW | {"iou": OLD["iou"]}),  # as a saved Segmenter has it, without counts
-    (NOW | {"confusion": COUNTS, "miou": 0.1}, NOW | {"confusion": COUNTS, "miou": 0.1}),  # one of now stays
+    (NOW | {"miou": 0.1}, NOW | {"miou": 0.1}),  # one of now stays
     (OLD | {"confusion": [[0] * 3] * 3, "miou": None, "miou_all": None, "pacc": None, "iou": [None] * 3},
      NOW | {"confusion": [[0] * 3] * 3, "miou": None, "miou_present": None, "pacc": None, "iou": [None] * 3}),
 ], ids=["with counts", "before miou_all", "without counts", "of now", "without labels"])
