@@ -60,6 +60,8 @@ def live(fields, stage, *, dies_at=None, after=False, room=None, clock=None, tol
     if dies_at is not None:
         count_changes(dies_at, after)
     if room is not None:
+        import timm  # noqa: F401  (PyTorch's compiler, which it loads, asks for a temporary folder)
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     if clock is not None:
         ticks = itertools.count()

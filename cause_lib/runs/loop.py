@@ -84,16 +84,16 @@ def session(experiment: Experiment) -> Iterator[Accelerator]:
     refuse_precision(experiment, accelerator.device.type)
     # None: all GPUs here; of several processes each looks at its own only.
     forked = None if not several else [accelerator.device] if accelerator.device.type == "cuda" else []
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     with torch.random.fork_rng(devices=forked):
         try:
             if accelerator.device.type == "cpu":
-                torch.use_deterministic_algorithms(True)
+                torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import its compiler
                 torch.utils.deterministic.fill_uninitialized_memory = False  # costs time; every number here is written
             yield accelerator
         finally:
-            torch.use_deterministic_algorithms(deterministic)
+            torch.set_deterministic_debug_mode(deterministic)
             torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
