@@ -75,7 +75,8 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
         many = max(1, _PIXELS["cuda" if colours.is_cuda else "cpu"] // colours[0, 0].numel())
         with torch.autocast(colours.device.type, enabled=False):
             parts = zip(colours.float().split(many), unary.split(many))
-            marginals = torch.cat([_mean_field(*part, iterations) for part in parts])
+            marginals = torch.cat([_mean_field(*part, iterations) for part in parts])  # (b, h, w, s, c')
+        marginals = marginals[..., :shape[-3]].permute(0, 3, 4, 1, 2)
     else:
         pairs = zip(colours.byte().permute(0, 2, 3, 1).cpu().numpy(), -unary.cpu().numpy())
         marginals = torch.from_numpy(np.stack([_pydensecrf(*pair, iterations) for pair in pairs]))
@@ -91,20 +92,20 @@ def _released(colours: Tensor) -> Tensor:
 
 
 def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:
-    """colours (b, 3, h, w) in 0..255, log-probabilities (b, s, c, h, w), float32 -> marginals (b, s, c, h, w)."""
+    """colours (b, 3, h, w) in 0..255, log-probabilities (b, s, c, h, w), float32 -> (b, h, w, s, c'), c' >= c."""
     b, s, c, h, w = unary.shape
     gaussian = _gaussian(b, h, w, colours.device)
     bilateral = torch.cat([_positions(b, h, w, colours.device) / BILATERAL["sxy"],
                            colours.flatten(2) / BILATERAL["srgb"]], dim=1)  # (b, 5, hw)
     bilateral = permutohedral_lattice(bilateral).normalised(BILATERAL["compat"])
-    unary = unary.permute(0, 3, 4, 1, 2).reshape(b * h * w, s, c)
     # Classes without mass: below 16 the CPU's softmax is ten times slower, and odd widths slow all that follows.
-    unary = F.pad(unary, (0, max(16, c + -c % 8) - c), value=-torch.inf)
+    unary = F.pad(unary, (0, 0, 0, 0, 0, max(16, c + -c % 8) - c), value=-torch.inf)
+    unary = unary.flatten(3).permute(0, 3, 1, 2).contiguous().flatten(0, 1)  # (bhw, s, c')
     q = unary.softmax(dim=2)  # (bhw, s, c')
     for _ in range(iterations):
         flat = q.flatten(1)
         q = gaussian.filter(flat).add_(bilateral.filter(flat)).view_as(unary).add_(unary).softmax(dim=2)
-    return q[:, :, :c].reshape(b, h, w, s, c).permute(0, 3, 4, 1, 2).contiguous()
+    return q.view(b, h, w, s, -1)
 
 
 def _positions(b: int, h: int, w: int, device: torch.device) -> Tensor:

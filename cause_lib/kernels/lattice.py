@@ -49,7 +49,7 @@ class Lattice:
         splat, *blurs, slice_ = self.passes
         scale = self.filter(splat.weights.new_ones(splat.width, 1)).rsqrt()[:, 0]  # (n,)
         corners = len(slice_.columns) // len(slice_.starts)
-        return Lattice((replace(splat, weights=splat.weights * scale[splat.columns.long()]), *blurs,
+        return Lattice((replace(splat, weights=splat.weights * scale.index_select(0, splat.columns)), *blurs,
                         replace(slice_, weights=slice_.weights * (weight * scale).repeat_interleave(corners))))
 
     def collapsed(self) -> "Lattice":
@@ -81,7 +81,7 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     new = F.pad(found[1:] != found[:-1], (1, 0), value=True)
     starts = new.nonzero()[:, 0]  # (m,)
     corners = torch.empty_like(found, dtype=torch.int32).scatter_(0, order, new.cumsum(0, dtype=torch.int32) - 1)
-    splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten()[order], b * n)
+    splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten().index_select(0, order), b * n)
     each = torch.arange(0, len(order), d + 1, dtype=torch.int32, device=order.device)
     slice_ = CSRMatrix(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))
     return Lattice((splat, *_blurs(found[starts], moves, shares.dtype), slice_))
@@ -146,17 +146,20 @@ def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[CSRMatrix
     m, half = len(keys), torch.tensor([1, 0.5, 0.5], dtype=dtype, device=keys.device)
     here, axes = torch.arange(m + 1, dtype=torch.int32, device=keys.device), []
     for move in moves:  # each corner and its neighbours on both sides along one axis, m where there is none
-        at = torch.searchsorted(keys, keys + move).clamp_(max=m - 1)
-        at = torch.where(keys[at] == keys + move, at, m)
+        wanted = keys + move
+        at = torch.searchsorted(keys, wanted).clamp_(max=m - 1)
+        at = torch.where(keys.index_select(0, at) == wanted, at, m)
         back = torch.full_like(here, m).scatter_(0, at, here[:m])
         back[m] = m
         axes.append(torch.stack([here, F.pad(at, (0, 1), value=m).int(), back], dim=1))  # (m + 1, 3)
-    tables = [(first[second[:m]].flatten(1), torch.outer(half, half).flatten())
+    tables = [(first.index_select(0, second[:m].flatten()).view(m, 9), torch.outer(half, half).flatten())
               for first, second in zip(axes[::2], axes[1::2])]
     tables += [(axis[:m], half) for axis in axes[2 * len(tables):]]
     passes = []
     for corners, weights in tables:  # (m, 3 or 9)
-        there, starts = corners < m, torch.arange(m, dtype=torch.int32, device=keys.device) * corners.shape[1]
-        corners = torch.where(there, corners, corners[:, :1])  # a corner that is not there: itself, weighed 0
-        passes.append(CSRMatrix(corners.flatten(), starts, torch.where(there, weights, 0).flatten(), m))
+        there = (corners < m).flatten()
+        found = there.nonzero()[:, 0]  # about half of them
+        starts = there.cumsum(0, dtype=torch.int32)[::corners.shape[1]] - 1  # a row begins with the corner itself
+        columns, weights = (x.flatten().index_select(0, found) for x in (corners, weights.expand_as(corners)))
+        passes.append(CSRMatrix(columns, starts, weights, m))
     return passes
