@@ -28,6 +28,7 @@ from cause_lib.kernels.lattice import Lattice, permutohedral_lattice
 
 GAUSSIAN, BILATERAL = {"sxy": 1, "compat": 3}, {"sxy": 67, "srgb": 3, "compat": 4}
 _PIXELS = {"cpu": 2**17, "cuda": 2**21}  # that share a lattice: near a CPU's cache, or keeping a GPU busy
+_ROWS = {"cpu": 2**13, "cuda": 2**62}  # pixels updated together: what they need on the way stays in a core's cache
 
 
 def crf_backends() -> tuple[str, ...]:
@@ -98,13 +99,20 @@ def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:
     bilateral = torch.cat([_positions(b, h, w, colours.device) / BILATERAL["sxy"],
                            colours.flatten(2) / BILATERAL["srgb"]], dim=1)  # (b, 5, hw)
     bilateral = permutohedral_lattice(bilateral).normalised(BILATERAL["compat"])
+    unary = unary.permute(0, 3, 4, 1, 2).reshape(b * h * w, s, c)
     # Classes without mass: below 16 the CPU's softmax is ten times slower, and odd widths slow all that follows.
-    unary = F.pad(unary, (0, 0, 0, 0, 0, max(16, c + -c % 8) - c), value=-torch.inf)
-    unary = unary.flatten(3).permute(0, 3, 1, 2).contiguous().flatten(0, 1)  # (bhw, s, c')
-    q = unary.softmax(dim=2)  # (bhw, s, c')
+    unary = F.pad(unary, (0, max(16, c + -c % 8) - c), value=-torch.inf)
+    q, after = unary.softmax(dim=2), torch.empty_like(unary)  # (bhw, s, c')
+    *spread, slice_ = bilateral.passes
+    rows = _ROWS["cuda" if unary.is_cuda else "cpu"]
+    parts = list(zip(gaussian.passes[0].split(rows), slice_.split(rows), unary.split(rows)))
     for _ in range(iterations):
-        flat = q.flatten(1)
-        q = gaussian.filter(flat).add_(bilateral.filter(flat)).view_as(unary).add_(unary).softmax(dim=2)
+        flat = corners = q.flatten(1)
+        for matrix in spread:
+            corners = matrix(corners)
+        for (near, alike, own), place in zip(parts, after.split(rows)):
+            torch.softmax(near(flat).add_(alike(corners)).view_as(own).add_(own), dim=2, out=place)
+        q, after = after, q
     return q.view(b, h, w, s, -1)
 
 

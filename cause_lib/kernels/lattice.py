@@ -31,6 +31,14 @@ class CSRMatrix:
         """table (width, c) -> (rows, c)."""
         return F.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.weights)
 
+    def split(self, rows: int) -> list["CSRMatrix"]:
+        """Matrices of so many rows each, which follow one another."""
+        if rows >= len(self.starts):
+            return [self]
+        bounds = [*self.starts[::rows].tolist(), len(self.columns)]
+        return [CSRMatrix(self.columns[a:b], starts - a, self.weights[a:b], self.width)
+                for a, b, starts in zip(bounds, bounds[1:], self.starts.split(rows))]
+
 
 @dataclass(frozen=True)
 class Lattice:
