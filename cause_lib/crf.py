@@ -76,7 +76,8 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
         many = max(1, _PIXELS["cuda" if colours.is_cuda else "cpu"] // colours[0, 0].numel())
         with torch.autocast(colours.device.type, enabled=False):
             parts = zip(colours.float().split(many), unary.split(many))
-            marginals = torch.cat([_mean_field(*part, iterations) for part in parts])  # (b, h, w, s, c')
+            parts = [_mean_field(*part, iterations) for part in parts]  # (b, h, w, s, c') each
+        marginals = torch.cat(parts) if len(parts) > 1 else parts[0]
         marginals = marginals[..., :shape[-3]].permute(0, 3, 4, 1, 2)
     else:
         pairs = zip(colours.byte().permute(0, 2, 3, 1).cpu().numpy(), -unary.cpu().numpy())
