@@ -84,7 +84,7 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     if not bool(features.abs().amax() < 2**20):
         raise ValueError("A lattice needs finite features below 2^20 standard deviations: look for NaN in pictures.")
     cells, shares, rank = _simplices(features.transpose(0, 1).reshape(d, b * n))
-    keys, moves = _keys(cells, rank, b)  # (d + 1, bn), and the d + 1 steps from a key to its neighbour's
+    keys, strides, whole = _keys(cells, rank, b)  # (d + 1, bn)
     found, order = keys.flatten().sort(stable=True)
     new = F.pad(found[1:] != found[:-1], (1, 0), value=True)
     starts = new.nonzero()[:, 0]  # (m,)
@@ -92,7 +92,7 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten().index_select(0, order), b * n)
     each = torch.arange(0, len(order), d + 1, dtype=torch.int32, device=order.device)
     slice_ = CSRMatrix(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))
-    return Lattice((splat, *_blurs(found[starts], moves, shares.dtype), slice_))
+    return Lattice((splat, *_blurs(found[starts], strides, whole, shares.dtype), slice_))
 
 
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,32 +129,34 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return cells[:d], shares, rank
 
 
-def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
-    """Every corner's d coordinates (the last follows) as one integer, (d + 1, n) int64; the d + 1 steps between."""
+def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int], int]:
+    """Every corner as one integer, (d + 1, n): whole r + sum_k strides_k cell_k, where d + 1 times cell_k, plus r, is
+    coordinate k of an r-th corner; the d strides (the last coordinate follows, its stride is 0); and whole."""
     d, n = cells.shape
-    low = cells.amin(dim=1) - 3  # room for a corner and its neighbours
-    spans = ((cells.amax(dim=1) - low + 4) * (d + 1)).long().tolist()
-    strides = [math.prod(spans[:k]) for k in range(d + 1)]
-    if strides[d] * b >= 2**62:
-        raise ValueError(f"The lattice of these features spans {float(strides[d]) * b:.0e} cells, over 2^62: make the "
+    low = cells.amin(dim=1) - 2  # room for a corner and its neighbours
+    spans = (cells.amax(dim=1) - low + 2).long().tolist()
+    *strides, picture = (math.prod(spans[:k]) for k in range(d + 1))
+    whole = picture * b
+    if whole * (d + 1) >= 2**62:
+        raise ValueError(f"The lattice of these features spans {float(whole) * (d + 1):.0e} cells, over 2^62: make the "
                          "picture smaller or its standard deviations larger.")
-    stride = torch.tensor(strides[:d], device=cells.device)
-    key = ((cells - low[:, None]).long() * (stride * (d + 1))[:, None]).sum(dim=0)  # (n,)
-    key += torch.arange(b, device=cells.device).repeat_interleave(n // b) * strides[d]
-    last = F.pad(stride * (d + 1), (0, 1))[:, None].expand(d + 1, n)
-    steps = torch.empty_like(rank).scatter_(0, rank, last)  # by rank
-    one = sum(strides[:d])
-    # Corner r is corner r - 1 plus one in every coordinate, less d + 1 in the coordinate of rank d + 1 - r.
-    keys = torch.cat([key[None], one - steps[1:].flip(0)]).cumsum(dim=0)
-    return keys, [one - (d + 1) * s for s in strides[:d]] + [one]
+    stride = torch.tensor(strides, device=cells.device)
+    kind = torch.int32 if whole * (d + 1) < 2**31 else torch.int64  # the shorter, the sooner sorted
+    zeroth = ((cells - low[:, None]).long() * stride[:, None]).sum(dim=0)  # (n,)
+    zeroth += torch.arange(b, device=cells.device).repeat_interleave(n // b) * picture
+    by_rank = torch.empty_like(rank).scatter_(0, rank, F.pad(stride, (0, 1))[:, None].expand(d + 1, n))
+    # Corner r has the cells of corner r - 1, but one less in the coordinate of rank d + 1 - r.
+    return torch.cat([zeroth[None], whole - by_rank[1:].flip(0)]).cumsum(dim=0).to(kind), strides, whole
 
 
-def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[CSRMatrix]:
+def _blurs(keys: Tensor, strides: list[int], whole: int, dtype: torch.dtype) -> list[CSRMatrix]:
     """Blurring along all axes, two a pass: sorted keys (m,) -> sums over the m corners."""
     m, half = len(keys), torch.tensor([1, 0.5, 0.5], dtype=dtype, device=keys.device)
-    here, axes = torch.arange(m + 1, dtype=torch.int32, device=keys.device), []
-    for move in moves:  # each corner and its neighbours on both sides along one axis, m where there is none
-        wanted = keys + move
+    here, axes, d = torch.arange(m + 1, dtype=torch.int32, device=keys.device), [], len(strides)
+    # One more in each coordinate: of an r-th corner, an (r + 1)-th; of a d-th, a zeroth with one more in each cell.
+    after = keys + torch.where(keys < d * whole, whole, sum(strides) - d * whole).to(keys.dtype)
+    for stride in [*strides, 0]:  # each corner and its neighbours on both sides along one axis, m where there is none
+        wanted = after - stride
         at = torch.searchsorted(keys, wanted).clamp_(max=m - 1)
         at = torch.where(keys.index_select(0, at) == wanted, at, m)
         back = torch.full_like(here, m).scatter_(0, at, here[:m])
