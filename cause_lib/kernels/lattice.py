@@ -84,7 +84,7 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     if not bool(features.abs().amax() < 2**20):
         raise ValueError("A lattice needs finite features below 2^20 standard deviations: look for NaN in pictures.")
     cells, shares, rank = _simplices(features.transpose(0, 1).reshape(d, b * n))
-    keys, strides, whole = _keys(cells, rank, b)  # (d + 1, bn)
+    keys, strides = _keys(cells, rank, b)  # (d + 1, bn)
     found, order = keys.flatten().sort(stable=True)
     new = F.pad(found[1:] != found[:-1], (1, 0), value=True)
     starts = new.nonzero()[:, 0]  # (m,)
@@ -92,7 +92,7 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten().index_select(0, order), b * n)
     each = torch.arange(0, len(order), d + 1, dtype=torch.int32, device=order.device)
     slice_ = CSRMatrix(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))
-    return Lattice((splat, *_blurs(found[starts], strides, whole, shares.dtype), slice_))
+    return Lattice((splat, *_blurs(found[starts], strides, shares.dtype), slice_))
 
 
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,33 +129,32 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return cells[:d], shares, rank
 
 
-def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int], int]:
-    """Every corner as one integer, (d + 1, n): whole r + sum_k strides_k cell_k, where d + 1 times cell_k, plus r, is
-    coordinate k of an r-th corner; the d strides (the last coordinate follows, its stride is 0); and whole."""
+def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
+    """Every corner as one integer, (d + 1, n): r + sum_k strides_k cell_k, where d + 1 times cell_k, plus r, is
+    coordinate k of an r-th corner; and the d + 1 strides (the last coordinate follows: 0)."""
     d, n = cells.shape
     low = cells.amin(dim=1) - 2  # room for a corner and its neighbours
     spans = (cells.amax(dim=1) - low + 2).long().tolist()
-    *strides, picture = (math.prod(spans[:k]) for k in range(d + 1))
-    whole = picture * b
-    if whole * (d + 1) >= 2**62:
-        raise ValueError(f"The lattice of these features spans {float(whole) * (d + 1):.0e} cells, over 2^62: make the "
+    *strides, picture = ((d + 1) * math.prod(spans[:k]) for k in range(d + 1))
+    if picture * b >= 2**62:
+        raise ValueError(f"The lattice of these features spans {float(picture) * b:.0e} cells, over 2^62: make the "
                          "picture smaller or its standard deviations larger.")
-    stride = torch.tensor(strides, device=cells.device)
-    kind = torch.int32 if whole * (d + 1) < 2**31 else torch.int64  # the shorter, the sooner sorted
-    zeroth = ((cells - low[:, None]).long() * stride[:, None]).sum(dim=0)  # (n,)
+    stride = torch.tensor([*strides, 0], device=cells.device)
+    zeroth = ((cells - low[:, None]).long() * stride[:d, None]).sum(dim=0)  # (n,)
     zeroth += torch.arange(b, device=cells.device).repeat_interleave(n // b) * picture
-    by_rank = torch.empty_like(rank).scatter_(0, rank, F.pad(stride, (0, 1))[:, None].expand(d + 1, n))
+    by_rank = torch.empty_like(rank).scatter_(0, rank, stride[:, None].expand(d + 1, n))
     # Corner r has the cells of corner r - 1, but one less in the coordinate of rank d + 1 - r.
-    return torch.cat([zeroth[None], whole - by_rank[1:].flip(0)]).cumsum(dim=0).to(kind), strides, whole
+    keys = torch.cat([zeroth[None], 1 - by_rank[1:].flip(0)]).cumsum(dim=0)
+    return keys.int() if picture * b < 2**31 else keys, [*strides, 0]  # 32 bits are sorted sooner
 
 
-def _blurs(keys: Tensor, strides: list[int], whole: int, dtype: torch.dtype) -> list[CSRMatrix]:
+def _blurs(keys: Tensor, strides: list[int], dtype: torch.dtype) -> list[CSRMatrix]:
     """Blurring along all axes, two a pass: sorted keys (m,) -> sums over the m corners."""
     m, half = len(keys), torch.tensor([1, 0.5, 0.5], dtype=dtype, device=keys.device)
-    here, axes, d = torch.arange(m + 1, dtype=torch.int32, device=keys.device), [], len(strides)
+    here, axes, d = torch.arange(m + 1, dtype=torch.int32, device=keys.device), [], len(strides) - 1
     # One more in each coordinate: of an r-th corner, an (r + 1)-th; of a d-th, a zeroth with one more in each cell.
-    after = keys + torch.where(keys < d * whole, whole, sum(strides) - d * whole).to(keys.dtype)
-    for stride in [*strides, 0]:  # each corner and its neighbours on both sides along one axis, m where there is none
+    after = keys + torch.where(keys % (d + 1) < d, 1, sum(strides) - d).to(keys.dtype)
+    for stride in strides:  # each corner and its neighbours on both sides along one axis, m where there is none
         wanted = after - stride
         at = torch.searchsorted(keys, wanted).clamp_(max=m - 1)
         at = torch.where(keys.index_select(0, at) == wanted, at, m)
