@@ -179,10 +179,14 @@ def _rounds(points: Tensor, centroids: Tensor, iterations: int, share: Tensor | 
 
 def _nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Each point's largest cosine, and whose it is, (m,) both: of some points after the other, never (m, c) at once."""
-    c = len(centroids)
+    m, c = len(points), len(centroids)
     columns = F.pad(centroids, (0, 0, 0, -c % 16)).T  # of such a number a CPU's product is a quarter faster
-    parts = [(some @ columns)[:, :c].max(dim=1) for some in points.split(max(1, _PRODUCTS // c))]
-    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+    rows = min(m, max(1, _PRODUCTS // c))
+    table, cosine = points.new_empty(rows, columns.shape[1]), points.new_empty(m)  # one place for every product
+    own = torch.empty(m, dtype=torch.int64, device=points.device)
+    for some, *found in zip(points.split(rows), cosine.split(rows), own.split(rows)):
+        torch.max(torch.mm(some, columns, out=table[:len(some)])[:, :c], dim=1, out=found)
+    return cosine, own
 
 
 def _sums(points: Tensor, own: Tensor, num_clusters: int, share: Tensor | None) -> Tensor:
