@@ -81,7 +81,7 @@ def measure_row(row: Row, device: str, subject: str, quick: bool = False) -> dic
             ours = record["forms"][form]
             ours["times_faster"] = reference["median"] / ours["median"]
             if reference["extra_bytes"] > 2**20:  # else making the inputs took more than any form does
-                ours["times_smaller"] = reference["extra_bytes"] / max(1, ours["extra_bytes"])
+                ours["times_smaller"] = reference["extra_bytes"] / max(2**20, ours["extra_bytes"])
     return record
 
 
