@@ -19,7 +19,7 @@ import torch
 from benchmarks.measure import machine, measure_curve, measure_row
 from cause_lib.runs.store import library_version
 
-SUBJECTS = ("modularity", "contrast", "crf", "heads")
+SUBJECTS = ("modularity", "contrast", "crf", "kmeans", "heads")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import contrast, crf, heads, modularity
+from benchmarks import contrast, crf, heads, kmeans, modularity
 from benchmarks.measure import alternate, machine, measure_curve, measure_row
 from cause_lib import reference, stages
 from cause_lib.backbones import Backbone, load_backbone
@@ -233,7 +233,7 @@ def _waits_of(run: Callable[[], Any], updates: int) -> dict[str, float]:
 
 def rows(device: str, quick: bool) -> dict[str, Any]:
     """The benchmark's rows and curves, and what of them has a target."""
-    subjects = {module.__name__.rpartition(".")[2]: module for module in (modularity, contrast, crf, heads)}
+    subjects = {module.__name__.rpartition(".")[2]: module for module in (modularity, contrast, crf, kmeans, heads)}
     found = {name: {"rows": [measure_row(row, device, name, quick) for row in module.ROWS],
                     "curves": [measure_curve(curve, device, quick) for curve in module.CURVES]}
              for name, module in subjects.items()}

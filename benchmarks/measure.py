@@ -38,6 +38,7 @@ class Row:
     forms: their names; ours first, and last the one that the others are measured against.
     sizes, quick: arguments of `case`, and tiny ones for warming up and for a test.
     largest: of the sizes, bytes of the last form's largest tensor; at_once: how many of that size it holds.
+    agree: by how much, relative, forms' values may differ.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Row:
     quick: dict[str, int]
     largest: Callable[..., int]
     at_once: int = 4
+    agree: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def measure_row(row: Row, device: str, subject: str, quick: bool = False) -> dic
             ours = record["forms"][form]
             ours["times_faster"] = reference["median"] / ours["median"]
             if reference["extra_bytes"] > 2**20:  # else making the inputs took more than any form does
-                ours["times_smaller"] = reference["extra_bytes"] / max(1, ours["extra_bytes"])
+                ours["times_smaller"] = reference["extra_bytes"] / max(2**20, ours["extra_bytes"])
     return record
 
 
@@ -112,7 +114,8 @@ def alternate(row: Row, forms: Sequence[str], sizes: dict[str, int], device: str
         for form, run in runs.items():
             values[form], spent = _timed(run, device)
             seconds[form].append(spent)
-        if any(value is not None and abs(value - values[forms[-1]]) > 1e-3 * abs(value) for value in values.values()):
+        if any(value is not None and abs(value - values[forms[-1]]) > row.agree * abs(value)
+               for value in values.values()):
             raise RuntimeError(f"The forms of {row.name!r} differ: {values}.")
         if turn + 1 >= AT_LEAST and time.perf_counter() - started > ENOUGH:
             break
@@ -120,7 +123,7 @@ def alternate(row: Row, forms: Sequence[str], sizes: dict[str, int], device: str
 
 
 def memory_of(row: Row, form: str, device: str, quick: bool = False) -> dict[str, Any]:
-    """Extra and whole peak bytes of one form in this process, and the median of its seconds."""
+    """Extra and whole peak bytes of one form in this process, the median of its seconds, and its value."""
     row.case(form, device, **row.quick)()
     run = row.case(form, device, **(row.quick if quick else row.sizes))
     if device == "cuda":
@@ -129,9 +132,11 @@ def memory_of(row: Row, form: str, device: str, quick: bool = False) -> dict[str
     before = torch.cuda.memory_allocated() if device == "cuda" else high_water()
     seconds: list[float] = []
     while len(seconds) < 5 and sum(seconds) < 2:
-        seconds.append(_timed(run, device)[1])
+        value, spent = _timed(run, device)
+        seconds.append(spent)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else high_water()
-    return {"extra_bytes": peak - before, "peak_bytes": peak, "seconds": seconds, "median": statistics.median(seconds)}
+    return {"extra_bytes": peak - before, "peak_bytes": peak, "seconds": seconds, "median": statistics.median(seconds),
+            "value": value}
 
 
 def free_memory(device: str) -> int:

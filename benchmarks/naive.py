@@ -4,6 +4,7 @@
     Bank         Python lists of projections, one a concept, filled in a Python loop
     contrast     Eq. 4 with the bank stacked anew every step, and similarity, masks and logits of all anchors by all of
                  it stored (cause_lib/reference.py)
+    kmeans       rounds of spherical k-means with all points times all centroids stored
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from cause_lib.reference import concept_contrastive_loss
 from cause_lib.reference import modularity_loss as modularity
 
-__all__ = ["Bank", "contrast", "modularity"]
+__all__ = ["Bank", "contrast", "kmeans", "modularity"]
 
 
 class Bank:
@@ -39,3 +40,12 @@ def contrast(student: Tensor, teacher: Tensor, concepts: Tensor, similarity: Ten
         entries = (torch.stack([each for several in bank.lists for each in several]),
                    torch.arange(len(held), device=student.device).repeat_interleave(held))
     return concept_contrastive_loss(student, teacher, concepts, similarity, entries)
+
+
+def kmeans(points: Tensor, centroids: Tensor, rounds: int) -> Tensor:
+    """Points (m, d) and centroids (c, d) of length one -> centroids (c, d); a cluster without points stays."""
+    for _ in range(rounds):
+        own = (points @ centroids.T).argmax(dim=1)  # (m,)
+        sums = F.one_hot(own, len(centroids)).to(points).T @ points  # (c, d)
+        centroids = torch.where(sums.norm(dim=1, keepdim=True) > 0, F.normalize(sums, dim=-1), centroids)
+    return centroids

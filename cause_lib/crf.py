@@ -28,6 +28,7 @@ from cause_lib.kernels.lattice import Lattice, permutohedral_lattice
 
 GAUSSIAN, BILATERAL = {"sxy": 1, "compat": 3}, {"sxy": 67, "srgb": 3, "compat": 4}
 _PIXELS = {"cpu": 2**17, "cuda": 2**21}  # that share a lattice: near a CPU's cache, or keeping a GPU busy
+_ROWS = {"cpu": 2**13, "cuda": 2**62}  # pixels updated together: what they need on the way stays in a core's cache
 
 
 def crf_backends() -> tuple[str, ...]:
@@ -75,7 +76,9 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
         many = max(1, _PIXELS["cuda" if colours.is_cuda else "cpu"] // colours[0, 0].numel())
         with torch.autocast(colours.device.type, enabled=False):
             parts = zip(colours.float().split(many), unary.split(many))
-            marginals = torch.cat([_mean_field(*part, iterations) for part in parts])
+            parts = [_mean_field(*part, iterations) for part in parts]  # (b, h, w, s, c') each
+        marginals = torch.cat(parts) if len(parts) > 1 else parts[0]
+        marginals = marginals[..., :shape[-3]].permute(0, 3, 4, 1, 2)
     else:
         pairs = zip(colours.byte().permute(0, 2, 3, 1).cpu().numpy(), -unary.cpu().numpy())
         marginals = torch.from_numpy(np.stack([_pydensecrf(*pair, iterations) for pair in pairs]))
@@ -91,7 +94,7 @@ def _released(colours: Tensor) -> Tensor:
 
 
 def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:
-    """colours (b, 3, h, w) in 0..255, log-probabilities (b, s, c, h, w), float32 -> marginals (b, s, c, h, w)."""
+    """colours (b, 3, h, w) in 0..255, log-probabilities (b, s, c, h, w), float32 -> (b, h, w, s, c'), c' >= c."""
     b, s, c, h, w = unary.shape
     gaussian = _gaussian(b, h, w, colours.device)
     bilateral = torch.cat([_positions(b, h, w, colours.device) / BILATERAL["sxy"],
@@ -100,11 +103,18 @@ def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:
     unary = unary.permute(0, 3, 4, 1, 2).reshape(b * h * w, s, c)
     # Classes without mass: below 16 the CPU's softmax is ten times slower, and odd widths slow all that follows.
     unary = F.pad(unary, (0, max(16, c + -c % 8) - c), value=-torch.inf)
-    q = unary.softmax(dim=2)  # (bhw, s, c')
+    q, after = unary.softmax(dim=2), torch.empty_like(unary)  # (bhw, s, c')
+    *spread, slice_ = bilateral.passes
+    rows = _ROWS["cuda" if unary.is_cuda else "cpu"]
+    parts = list(zip(gaussian.passes[0].split(rows), slice_.split(rows), unary.split(rows)))
     for _ in range(iterations):
-        flat = q.flatten(1)
-        q = gaussian.filter(flat).add_(bilateral.filter(flat)).view_as(unary).add_(unary).softmax(dim=2)
-    return q[:, :, :c].reshape(b, h, w, s, c).permute(0, 3, 4, 1, 2).contiguous()
+        flat = corners = q.flatten(1)
+        for matrix in spread:
+            corners = matrix(corners)
+        for (near, alike, own), place in zip(parts, after.split(rows)):
+            torch.softmax(near(flat).add_(alike(corners)).view_as(own).add_(own), dim=2, out=place)
+        q, after = after, q
+    return q.view(b, h, w, s, -1)
 
 
 def _positions(b: int, h: int, w: int, device: torch.device) -> Tensor:

@@ -11,6 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_PRODUCTS = 2**22  # cosines of points with centroids that are in memory together
+_SORT = 2**26  # points times centroids beyond which sums are sorted; below, they are products, to the bits as always
+_PIECE = 256  # sorted points that are added up one after the other
+_LOOK = {"cpu": 1, "cuda": 8}  # rounds of k-means after which the host asks whether it has ended: a GPU waits for that
+
 
 class ClusterProbe(nn.Module):
     """Cosine to c centroids.
@@ -145,37 +150,73 @@ def cosine_kmeans(points: Tensor, num_clusters: int, *, restarts: int = 5, itera
     share = None if weights is None else (weights / weights.sum()).to(points)  # (m,)
     best, best_fit = None, -float("inf")
     for _ in range(restarts):
-        centroids = _plus_plus(points, num_clusters, generator, share)  # (c, d)
-        fit = -float("inf")
-        for _ in range(iterations):
-            cosine, own = (points @ centroids.T).max(dim=1)  # (m,), (m,)
-            previous, fit = fit, float(cosine.double().mean() if share is None else cosine.double() @ share.double())
-            if fit - previous < 1e-6:
-                break
-            members = F.one_hot(own, num_clusters).to(points)  # (m, c)
-            sums = (members if share is None else members * share[:, None]).T @ points  # (c, d)
-            # A cluster that lost all its points starts again at the points with the smallest cosines.
-            lost = sums.norm(dim=1) == 0
-            worst = cosine.argsort()[torch.arange(int(lost.sum())) % len(points)]
-            sums[lost] = points[worst]
-            centroids = F.normalize(sums, dim=-1)
-        if fit > best_fit:
-            best, best_fit = centroids, fit
+        start = _plus_plus(points, num_clusters, generator, share)  # (c, d)
+        centroids, fit = _rounds(points, start, iterations, share)
+        if float(fit) > best_fit:
+            best, best_fit = centroids, float(fit)
     return best
+
+
+def _rounds(points: Tensor, centroids: Tensor, iterations: int, share: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """At most so many rounds of spherical k-means, of points and centroids of length one, until the mean cosine gains
+    less than 1e-6: centroids (c, d), and the mean cosine that the last round found, a float64 scalar."""
+    fit = torch.full((), -torch.inf, dtype=torch.float64, device=points.device)
+    done, look = torch.zeros_like(fit, dtype=torch.bool), _LOOK["cuda" if points.is_cuda else "cpu"]
+    for turn in range(iterations):
+        cosine, own = _nearest(points, centroids)
+        previous, fit = fit, cosine.double().mean() if share is None else cosine.double() @ share.double()
+        done = done | (fit - previous < 1e-6)
+        if turn % look == look - 1 and done:
+            break
+        sums = _sums(points, own, len(centroids), share)  # (c, d)
+        lost = sums.norm(dim=1) == 0
+        if points.is_cuda or lost.any():  # a cluster without points starts again at the points with smallest cosines
+            worst = cosine.argsort().index_select(0, (lost.cumsum(0) - 1) % len(points))  # (c,)
+            sums = torch.where(lost[:, None], points.index_select(0, worst), sums)
+        centroids = torch.where(done, centroids, F.normalize(sums, dim=-1))
+    return centroids, fit
+
+
+def _nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """Each point's largest cosine, and whose it is, (m,) both: of some points after the other, never (m, c) at once."""
+    m, c = len(points), len(centroids)
+    columns = F.pad(centroids, (0, 0, 0, -c % 16)).T  # of such a number a CPU's product is a quarter faster
+    rows = min(m, max(1, _PRODUCTS // c))
+    table, cosine = points.new_empty(rows, columns.shape[1]), points.new_empty(m)  # one place for every product
+    own = torch.empty(m, dtype=torch.int64, device=points.device)
+    for some, *found in zip(points.split(rows), cosine.split(rows), own.split(rows)):
+        torch.max(torch.mm(some, columns, out=table[:len(some)])[:, :c], dim=1, out=found)
+    return cosine, own
+
+
+def _sums(points: Tensor, own: Tensor, num_clusters: int, share: Tensor | None) -> Tensor:
+    """The points of each cluster, times their share, added up: (c, d)."""
+    m = len(points)
+    if m * num_clusters <= _SORT:
+        members = points.new_zeros(m, num_clusters)
+        return members.scatter_(1, own[:, None], 1 if share is None else share[:, None]).T @ points
+    # Sorted by cluster, a cluster's points lie side by side: pieces of at most _PIECE of them, then the pieces' sums.
+    own, order = own.sort(stable=True)
+    first = torch.searchsorted(own, torch.arange(num_clusters, device=own.device))  # (c,)
+    starts = torch.cat([first, torch.arange(0, m, _PIECE, device=own.device)]).sort().values
+    share = None if share is None else share.index_select(0, order)
+    pieces = F.embedding_bag(order, points, starts, mode="sum", per_sample_weights=share)  # (c + m / _PIECE, d)
+    return F.embedding_bag(torch.arange(len(starts), device=own.device), pieces, torch.searchsorted(starts, first),
+                           mode="sum")
 
 
 def _plus_plus(points: Tensor, num_clusters: int, generator: torch.Generator, share: Tensor | None = None) -> Tensor:
     """k-means++: each next centroid a point drawn in proportion to w (1 - cos) to the nearest one so far: (c, d)."""
-    draws = torch.rand(num_clusters, generator=generator).to(points.device, torch.float64)
+    draws = torch.rand(num_clusters, 1, generator=generator).to(points.device, torch.float64)
     if share is None:
-        first = (draws[:1] * len(points)).long()
+        first = (draws[0] * len(points)).long()
     else:
-        first = torch.searchsorted(share.double().cumsum(0), draws[:1], right=True).clamp(max=len(points) - 1)
-    chosen = points[first]  # (1, d)
-    distance = (1 - points @ chosen[0]).clamp(min=0)  # (m,)
+        first = torch.searchsorted(share.double().cumsum(0), draws[0], right=True).clamp(max=len(points) - 1)
+    chosen = [points[first]]  # (1, d) each
+    distance = (1 - points @ chosen[0][0]).clamp(min=0)  # (m,)
     for draw in draws[1:]:
         cumulative = (distance if share is None else distance * share).double().cumsum(0)
         index = torch.searchsorted(cumulative, draw * cumulative[-1], right=True).clamp(max=len(points) - 1)
-        chosen = torch.cat([chosen, points[index][None]])
-        distance = torch.minimum(distance, (1 - points @ points[index]).clamp(min=0))
-    return chosen
+        chosen.append(points.index_select(0, index))
+        distance = torch.minimum(distance, (1 - points @ chosen[-1][0]).clamp(min=0))
+    return torch.cat(chosen)

@@ -31,6 +31,14 @@ class CSRMatrix:
         """table (width, c) -> (rows, c)."""
         return F.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.weights)
 
+    def split(self, rows: int) -> list["CSRMatrix"]:
+        """Matrices of so many rows each, which follow one another."""
+        if rows >= len(self.starts):
+            return [self]
+        bounds = [*self.starts[::rows].tolist(), len(self.columns)]
+        return [CSRMatrix(self.columns[a:b], starts - a, self.weights[a:b], self.width)
+                for a, b, starts in zip(bounds, bounds[1:], self.starts.split(rows))]
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -49,7 +57,7 @@ class Lattice:
         splat, *blurs, slice_ = self.passes
         scale = self.filter(splat.weights.new_ones(splat.width, 1)).rsqrt()[:, 0]  # (n,)
         corners = len(slice_.columns) // len(slice_.starts)
-        return Lattice((replace(splat, weights=splat.weights * scale[splat.columns.long()]), *blurs,
+        return Lattice((replace(splat, weights=splat.weights * scale.index_select(0, splat.columns)), *blurs,
                         replace(slice_, weights=slice_.weights * (weight * scale).repeat_interleave(corners))))
 
     def collapsed(self) -> "Lattice":
@@ -76,15 +84,15 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     if not bool(features.abs().amax() < 2**20):
         raise ValueError("A lattice needs finite features below 2^20 standard deviations: look for NaN in pictures.")
     cells, shares, rank = _simplices(features.transpose(0, 1).reshape(d, b * n))
-    keys, moves = _keys(cells, rank, b)  # (d + 1, bn), and the d + 1 steps from a key to its neighbour's
+    keys, strides = _keys(cells, rank, b)  # (d + 1, bn)
     found, order = keys.flatten().sort(stable=True)
     new = F.pad(found[1:] != found[:-1], (1, 0), value=True)
     starts = new.nonzero()[:, 0]  # (m,)
     corners = torch.empty_like(found, dtype=torch.int32).scatter_(0, order, new.cumsum(0, dtype=torch.int32) - 1)
-    splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten()[order], b * n)
+    splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten().index_select(0, order), b * n)
     each = torch.arange(0, len(order), d + 1, dtype=torch.int32, device=order.device)
     slice_ = CSRMatrix(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))
-    return Lattice((splat, *_blurs(found[starts], moves, shares.dtype), slice_))
+    return Lattice((splat, *_blurs(found[starts], strides, shares.dtype), slice_))
 
 
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,41 +130,45 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
-    """Every corner's d coordinates (the last follows) as one integer, (d + 1, n) int64; the d + 1 steps between."""
+    """Every corner as one integer, (d + 1, n): r + sum_k strides_k cell_k, where d + 1 times cell_k, plus r, is
+    coordinate k of an r-th corner; and the d + 1 strides (the last coordinate follows: 0)."""
     d, n = cells.shape
-    low = cells.amin(dim=1) - 3  # room for a corner and its neighbours
-    spans = ((cells.amax(dim=1) - low + 4) * (d + 1)).long().tolist()
-    strides = [math.prod(spans[:k]) for k in range(d + 1)]
-    if strides[d] * b >= 2**62:
-        raise ValueError(f"The lattice of these features spans {float(strides[d]) * b:.0e} cells, over 2^62: make the "
+    low = cells.amin(dim=1) - 2  # room for a corner and its neighbours
+    spans = (cells.amax(dim=1) - low + 2).long().tolist()
+    *strides, picture = ((d + 1) * math.prod(spans[:k]) for k in range(d + 1))
+    if picture * b >= 2**62:
+        raise ValueError(f"The lattice of these features spans {float(picture) * b:.0e} cells, over 2^62: make the "
                          "picture smaller or its standard deviations larger.")
-    stride = torch.tensor(strides[:d], device=cells.device)
-    key = ((cells - low[:, None]).long() * (stride * (d + 1))[:, None]).sum(dim=0)  # (n,)
-    key += torch.arange(b, device=cells.device).repeat_interleave(n // b) * strides[d]
-    last = F.pad(stride * (d + 1), (0, 1))[:, None].expand(d + 1, n)
-    steps = torch.empty_like(rank).scatter_(0, rank, last)  # by rank
-    one = sum(strides[:d])
-    # Corner r is corner r - 1 plus one in every coordinate, less d + 1 in the coordinate of rank d + 1 - r.
-    keys = torch.cat([key[None], one - steps[1:].flip(0)]).cumsum(dim=0)
-    return keys, [one - (d + 1) * s for s in strides[:d]] + [one]
+    stride = torch.tensor([*strides, 0], device=cells.device)
+    zeroth = ((cells - low[:, None]).long() * stride[:d, None]).sum(dim=0)  # (n,)
+    zeroth += torch.arange(b, device=cells.device).repeat_interleave(n // b) * picture
+    by_rank = torch.empty_like(rank).scatter_(0, rank, stride[:, None].expand(d + 1, n))
+    # Corner r has the cells of corner r - 1, but one less in the coordinate of rank d + 1 - r.
+    keys = torch.cat([zeroth[None], 1 - by_rank[1:].flip(0)]).cumsum(dim=0)
+    return keys.int() if picture * b < 2**31 else keys, [*strides, 0]  # 32 bits are sorted sooner
 
 
-def _blurs(keys: Tensor, moves: list[int], dtype: torch.dtype) -> list[CSRMatrix]:
+def _blurs(keys: Tensor, strides: list[int], dtype: torch.dtype) -> list[CSRMatrix]:
     """Blurring along all axes, two a pass: sorted keys (m,) -> sums over the m corners."""
     m, half = len(keys), torch.tensor([1, 0.5, 0.5], dtype=dtype, device=keys.device)
-    here, axes = torch.arange(m + 1, dtype=torch.int32, device=keys.device), []
-    for move in moves:  # each corner and its neighbours on both sides along one axis, m where there is none
-        at = torch.searchsorted(keys, keys + move).clamp_(max=m - 1)
-        at = torch.where(keys[at] == keys + move, at, m)
+    here, axes, d = torch.arange(m + 1, dtype=torch.int32, device=keys.device), [], len(strides) - 1
+    # One more in each coordinate: of an r-th corner, an (r + 1)-th; of a d-th, a zeroth with one more in each cell.
+    after = keys + torch.where(keys % (d + 1) < d, 1, sum(strides) - d).to(keys.dtype)
+    for stride in strides:  # each corner and its neighbours on both sides along one axis, m where there is none
+        wanted = after - stride
+        at = torch.searchsorted(keys, wanted).clamp_(max=m - 1)
+        at = torch.where(keys.index_select(0, at) == wanted, at, m)
         back = torch.full_like(here, m).scatter_(0, at, here[:m])
         back[m] = m
         axes.append(torch.stack([here, F.pad(at, (0, 1), value=m).int(), back], dim=1))  # (m + 1, 3)
-    tables = [(first[second[:m]].flatten(1), torch.outer(half, half).flatten())
+    tables = [(first.index_select(0, second[:m].flatten()).view(m, 9), torch.outer(half, half).flatten())
               for first, second in zip(axes[::2], axes[1::2])]
     tables += [(axis[:m], half) for axis in axes[2 * len(tables):]]
     passes = []
     for corners, weights in tables:  # (m, 3 or 9)
-        there, starts = corners < m, torch.arange(m, dtype=torch.int32, device=keys.device) * corners.shape[1]
-        corners = torch.where(there, corners, corners[:, :1])  # a corner that is not there: itself, weighed 0
-        passes.append(CSRMatrix(corners.flatten(), starts, torch.where(there, weights, 0).flatten(), m))
+        there = (corners < m).flatten()
+        found = there.nonzero()[:, 0]  # about half of them
+        starts = there.cumsum(0, dtype=torch.int32)[::corners.shape[1]] - 1  # a row begins with the corner itself
+        columns, weights = (x.flatten().index_select(0, found) for x in (corners, weights.expand_as(corners)))
+        passes.append(CSRMatrix(columns, starts, weights, m))
     return passes

@@ -19,7 +19,7 @@ def test_quick_run_has_every_row_and_finite_ratios(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads(path.read_text())
     assert results.pop("another") == 1  # of another run
-    assert set(results) == {"modularity", "contrast", "crf", "heads"}
+    assert set(results) == {"modularity", "contrast", "crf", "kmeans", "heads"}
     for name, subject in results.items():
         assert subject["machine"]["cores"] >= 1 and subject["library"] and subject["rows"]
         for row in subject["rows"]:

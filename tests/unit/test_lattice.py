@@ -92,6 +92,18 @@ def test_collapsed_is_the_same_filter(d):
     torch.testing.assert_close(lattice.collapsed().filter(values), lattice.filter(values))
 
 
+def test_absent_neighbours_are_no_entries_and_rows_can_be_split():
+    g = torch.Generator().manual_seed(0)
+    splat, *blurs, slice_ = permutohedral_lattice(torch.randn(1, 3, 50, generator=g)).passes
+    for matrix in blurs:
+        assert bool((matrix.weights > 0).all()) and len(matrix.columns) < 9 * matrix.width
+        assert torch.equal(matrix.columns[matrix.starts.long()], torch.arange(matrix.width, dtype=torch.int32))
+    for matrix in (splat, *blurs, slice_):
+        table = torch.rand(matrix.width, 4, generator=g)
+        for rows in (1, 7, len(matrix.starts)):
+            assert torch.equal(torch.cat([part(table) for part in matrix.split(rows)]), matrix(table))
+
+
 def test_one_point_and_a_span_too_wide():
     assert permutohedral_lattice(torch.zeros(1, 5, 1)).filter(torch.ones(1, 2)).shape == (1, 2)
     with pytest.raises(ValueError, match="finite features"):

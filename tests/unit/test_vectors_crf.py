@@ -35,7 +35,8 @@ def marginals(unary, iterations=10, **how):
 def test_both_backends_see_the_released_bytes(monkeypatch, given, wanted, dtype):
     seen = {}
     monkeypatch.setattr(crf, "crf_backends", lambda: ("torch", "pydensecrf"))
-    monkeypatch.setattr(crf, "_mean_field", lambda colours, unary, _: (seen.update(torch=colours[0]), unary)[1])
+    monkeypatch.setattr(crf, "_mean_field", lambda colours, unary, _: (
+        seen.update(torch=colours[0]), unary.permute(0, 3, 4, 1, 2))[1])
     monkeypatch.setattr(crf, "_pydensecrf", lambda colours, unary, _: (seen.update(pydensecrf=colours), unary)[1])
     image = image_of(VECTORS[given]).to(dtype)
     for backend in ("torch", "pydensecrf"):
