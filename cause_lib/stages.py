@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from cause_lib.clusterbook import Clusterbook, initial_prototypes
 from cause_lib.config import PASS_FIELDS, Experiment
+from cause_lib.data.noted import one_look
 from cause_lib.probes import concept_kmeans, cosine_kmeans
 from cause_lib.runs import health
 from cause_lib.runs.check import check, refuse, refuse_other_release
@@ -76,6 +77,7 @@ def fit_head(experiment: Experiment) -> Path:
     return fit_heads([experiment])[0]
 
 
+@one_look()
 def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
     """Step 2 of several experiments, each batch of tokens computed, or read, once for all heads that see it.
 
@@ -163,6 +165,7 @@ def _kmeans(experiment: Experiment, features: FrozenFeatures, head: nn.Module | 
                                  generator=generator_for(experiment, "k-means"))
 
 
+@one_look()
 def evaluate(experiment: Experiment) -> Path:
     """Judge the head's read-outs on the test split, the baseline beside it; the folder holds `metrics.json`.
 
