@@ -66,6 +66,11 @@ def one_look() -> Iterator[None]:
         _LOOK.reset(before)
 
 
+def is_looking() -> bool:
+    """Whether this is within `one_look`."""
+    return _LOOK.get() is not None
+
+
 def once(key: Any, make: Callable[[], Any]) -> Any:
     """What `make` returns; within `one_look`, made once for a key."""
     if (known := _LOOK.get()) is None:

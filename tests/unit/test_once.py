@@ -9,7 +9,9 @@ from PIL import Image
 
 from cause_lib import stages
 from cause_lib.config import Experiment
-from cause_lib.data import noted, source
+from cause_lib.data import noted, source, views
+from cause_lib.runs import features
+from cause_lib.runs.features import open_dataset
 from cause_lib.runs.opened import facts_of
 from cause_lib.runs.stage import folder_of
 
@@ -163,3 +165,60 @@ def test_experiments_of_other_sets_note_nothing(tmp_path):
     Path(run.run_dir).mkdir()
     folder_of(run, "evaluation")
     assert not any(Path(run.run_dir).iterdir())
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The pictures that were decoded, one for each time."""
+    paths, load = [], source.load_image
+    monkeypatch.setattr(source, "load_image", lambda path: paths.append(path) or load(path))
+    return paths
+
+
+def test_each_picture_is_decoded_once_a_run(tiny, decoded):
+    stages.evaluate(tiny())
+    assert sorted(decoded) == pictures(tiny())  # for two sizes, two directions, two evaluations
+
+
+def test_without_room_each_is_decoded_once_a_training_size(tiny, decoded, monkeypatch):
+    monkeypatch.setattr(views, "ROOM", 0)
+    run = tiny(head="mlp")
+    assert run.train_size != run.image_size
+    stages.evaluate(run)
+    train = [path for path in decoded if "train" in path.parts]
+    assert sorted(train) == sorted(2 * [path for path in pictures(run) if "train" in path.parts])
+
+
+def test_outside_of_a_run_a_data_set_keeps_no_pictures(tiny, decoded):
+    dataset = open_dataset(tiny(), "test", 48)
+    assert [dataset[i]["index"] for i in (0, 1, 0)] == [0, 1, 0] and len(decoded) == 3
+
+
+def test_few_updates_make_few_tokens_to_the_same_bits(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "SAMPLE_VIEWS", 2)
+    few = dict(concept_steps=2, head_steps=1, probe_steps=1, batch_size=1, head="mlp")
+    seen, see = [], features.FrozenFeatures.see
+    monkeypatch.setattr(features.FrozenFeatures, "see",
+                        lambda self, images: seen.append(self.mirrored) or see(self, images))
+    asked = stages.evaluate(tiny(**few))
+    some = len(seen)
+    monkeypatch.setattr(features.FrozenFeatures, "_asked", lambda self: 10**9)
+    whole = stages.evaluate(tiny(**few, run_dir=str(tmp_path / "whole")))
+    assert some - 8 <= 10 and len(seen) - some == 2 * 20 + 8
+    made = sorted((tmp_path / "runs").glob("*/*/*.safetensors"))
+    assert {path.parts[-3] for path in made} >= {"clusterbook", "head", "probe", "baseline"}
+    for path in made:
+        assert path.read_bytes() == (tmp_path / "whole" / path.relative_to(tmp_path / "runs")).read_bytes()
+    assert asked.name == whole.name and not list((tmp_path / "runs/features").glob("*train*"))
+
+
+def test_few_tokens_without_room_are_one_sentence(tiny, monkeypatch):
+    monkeypatch.setattr(features, "SAMPLE_VIEWS", 2)
+
+    def full(self, i, tokens):
+        with features.said_whole(self.folder):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(features.Some, "put", full)
+    with pytest.raises(OSError, match=r"^Cannot write the features .* \(No space left on device\): choose .* to 0\.$"):
+        stages.fit_clusterbook(tiny(concept_steps=2, head_steps=1, probe_steps=1, batch_size=1))
