@@ -5,30 +5,49 @@ An image (3, h, w) is cut into n = (h / patch)(w / patch) squares, and a pre-tra
     T = LayerNorm(f(image))[prefix:]                                   # (n, d): class and register tokens dropped
 
 which are the treatment T of the method (Eq. 1, 2). Architectures come from timm, weights from the files of weights.py,
-which always load strictly. Position embeddings follow DINO's own resizing rule, see `resize_positions`.
+which always load strictly. How tokens are taken, of the last block or of another, is in tokens.py; what backbones are
+called, in names.py.
 """
 
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cause_lib.errors import InputError
+from cause_lib.names import canonical, three_numbers
+from cause_lib.tokens import (  # noqa: F401
+    FACETS,
+    POSITIONS,
+    attention_weights,
+    block_of,
+    heads_of,
+    is_plain,
+    refuse_unlike,
+    resize_positions,
+    take,
+    width_of,
+)
 from cause_lib.weights import (  # noqa: F401
     BACKBONES,
     BUNDLED,
     BUNDLED_PATH,
     RANDOM,
     READINGS,
+    RESTRICTED,
+    asked_for,
     file_sha256,
+    licence_of,
     load_strictly,
     look_up,
+    read_state,
     weights_fingerprint,
     weights_path,
 )
@@ -36,73 +55,110 @@ from cause_lib.weights import (  # noqa: F401
 if TYPE_CHECKING:  # timm, which takes longer to import than torch, is imported where a backbone is built
     from timm.models.vision_transformer import VisionTransformer
 
-POSITIONS = ("dino", "antialiased", "exact")
-
 
 def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | None = None,
-                  positions: str = "dino", weights: str | Path | None = None) -> Backbone:
+                  positions: str = "dino", weights: str | Path | None = None, layer: int | None = None,
+                  facet: str = "token", mean: Sequence[float] | str | None = None,
+                  std: Sequence[float] | str | None = None) -> Backbone:
     """Load a frozen vision transformer by name.
 
     Args:
         name: a key of `BACKBONES`, `AUTHORS` or `READINGS`, `bundled` (comes with the library), `bundled.random` (the
-            same, untrained), or a timm ViT such as `vit_tiny_patch16_224`. After a dot follows timm's tag; a tag that
-            timm does not know means a weights file of that name in the folder `CAUSE_WEIGHTS`.
+            same, untrained), a timm ViT such as `vit_small_patch16_dinov3`, or a name on another hub, see names.py.
+            After timm's name and a dot follows its tag; a tag that timm does not know means a weights file of that name
+            in the folder `CAUSE_WEIGHTS`.
         image_size: side in pixels of the square images to come; checked against the patch. None: not checked.
         num_heads: read the same weights with so many attention heads, each of width d / num_heads. None: its own.
-        positions: how position embeddings are resized, see `resize_positions`.
+        positions: how learned positions are resized, see `resize_positions`. Those of timm's `Eva` (PE, EVA-02), which
+            DINO's rule was never meant for, are `antialiased` where this says `dino`, as timm resizes them.
         weights: read this file, whatever it is called. None: the one that belongs to the name, see `weights_path`.
+        layer: tokens of this block, from 1, or from -1, the last. None: the last. The final norm follows in any case.
+        facet: `token`; or `key`, `query` or `value` of that block's attention, heads side by side: no norm follows, and
+            rotary positions have not turned them yet.
+        mean, std: pictures are normalised by these, three numbers in [0, 1] each, such as (0.485, 0.456, 0.406) or
+            "0.485 0.456 0.406". None: by those of timm's pretrained config, which `description` says.
 
     Returns:
         A `Backbone` on the CPU, float32, in evaluation mode, its parameters without gradients.
 
     Raises:
         ValueError: no such name (the nearest are named), a size that the patch, or a width that the number of heads
-            does not divide, a weights file that does not fit or that holds more than tensors.
-        FileNotFoundError: no weights here and no network to fetch them.
+            does not divide, no such block or facet, a weights file that does not fit or that holds more than tensors.
+        FileNotFoundError: no weights here and no network to fetch them, or a licence to be accepted before.
     """
     if positions not in POSITIONS:
         raise InputError(f"positions must be one of {', '.join(POSITIONS)}, not {positions!r}.")
+    name, given = canonical(name), (three_numbers("mean", mean), three_numbers("std", std))
     vit, own = _built(name, num_heads)
-    heads, weights_name = vit.blocks[0].attn.num_heads, READINGS.get(name, (name,))[0]
-    architecture, _, (mean, std), learned = look_up(weights_name)
+    block_of(name, vit, layer, facet)
+    weights_name = READINGS.get(name, (name,))[0]
+    architecture, _, statistics, learned = look_up(weights_name)
+    mean, std = (one or tuple(other) for one, other in zip(given, statistics))
+    said = f"; pictures normalised by mean {mean}, std {std}." if architecture or any(given) else ""
     if name == RANDOM:
         path, source = None, ""
         numbers = (key.encode() + value.numpy().tobytes() for key, value in vit.state_dict().items())
         sha256 = hashlib.sha256(b"".join(numbers)).hexdigest()
     else:
         path = Path(weights or weights_path(weights_name)).expanduser()
-        taken = load_strictly(vit, path, name)
-        source = (f"; weights from {path.name}{taken and f' ({taken})'}; pictures normalised by mean {(*mean,)}, std "
-                  f"{(*std,)}.")
+        state, taken = read_state(path, name)
+        if (asked := asked_for(architecture, state)) != architecture:  # biases that the name's has not, or the reverse
+            vit, own = _built(name, num_heads, asked)
+        load_strictly(vit, state, path, name)
+        source = f"{_licence(name, weights is None)}; weights from {path.name}{taken and f' ({taken})'}"
         sha256 = file_sha256(path)
+    heads = heads_of(vit)
     description = (f"{name}: a {'' if architecture else 'small '}vision transformer (patch "
                    f"{vit.patch_embed.patch_size[0]}, {len(vit.blocks)} blocks of width {vit.embed_dim}, {heads} heads"
-                   f"{'' if heads == own else f' instead of its own {own}'}){learned}"
-                   f"{source if architecture else ''}")
-    return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, positions=positions, weights_path=path,
-                    weights_sha256=sha256, description=description)
+                   f"{'' if heads == own else f' instead of its own {own}'}){learned.removesuffix('.')}"
+                   f"{_taken(vit, layer, facet)}{source if architecture else ''}{said or '.'}")
+    return Backbone(vit, name=name, image_size=image_size, mean=mean, std=std, positions=positions, layer=layer,
+                    facet=facet, weights_path=path, weights_sha256=sha256, description=description)
 
 
-def check_backbone(name: str, *sizes: int, num_heads: int | None = None) -> None:
-    """Whether a backbone can be read with so many heads, and pictures of these sides be cut into its patches.
+def _taken(vit: nn.Module, layer: int | None, facet: str) -> str:
+    """What a description says of positions and tokens, where they are not learned, and not the last block's."""
+    rotary = "" if getattr(vit, "rope", None) is None else "; rotary positions, computed for each size"
+    learned = "" if is_plain(vit) or vit.pos_embed is None else "; learned positions resized as timm does, low-passed"
+    block = "the last block" if layer is None else f"block {layer % (len(vit.blocks) + 1)}"
+    norm = "; no final norm" * isinstance(vit.norm, nn.Identity)
+    what = {"token": "tokens", "key": "keys", "query": "queries", "value": "values"}[facet]
+    return rotary + learned + norm + f"; {what} of {block}" * (layer is not None or facet != "token")
+
+
+def _licence(name: str, published: bool) -> str:
+    """What a description says of the licence; a warning if it is not for everything and these are those weights."""
+    licence = licence_of(name)
+    if published and licence in RESTRICTED:
+        warnings.warn(f"The weights of {name} come under {RESTRICTED[licence]}; what is made from them falls under it "
+                      "as far as it says so.", stacklevel=3)
+    return licence and f"; licence of the weights published by that name: {licence}"
+
+
+def check_backbone(name: str, *sizes: int, num_heads: int | None = None, layer: int | None = None,
+                   facet: str = "token") -> None:
+    """Whether a backbone can be read with so many heads, such tokens be taken, and pictures of these sides be cut.
 
     Raises ValueError in the words of `load_backbone`; asks for no weights.
     """
+    name = canonical(name)
     vit, _ = _built(name, num_heads)
+    block_of(name, vit, layer, facet)
     for side in sizes:
         _grid_of(name, vit.patch_embed.patch_size[0], side, side)
 
 
-def _built(name: str, num_heads: int | None) -> tuple[VisionTransformer, int]:
-    """An architecture, read with so many heads, without weights (but for `bundled.random`); and its own heads."""
+def _built(name: str, num_heads: int | None, architecture: str | None = None) -> tuple[nn.Module, int]:
+    """An architecture, None: that of the name, read with so many heads, without weights (but for `bundled.random`); and
+    its own heads."""
     weights_name, reading = READINGS.get(name, (name, None))
     if reading is not None and num_heads not in (None, reading):
         raise InputError(f"{name} means {weights_name} read with {reading} attention heads, so num_heads={num_heads} "
                          f"says two things at once: take {weights_name!r} with num_heads, or {name!r} without.")
-    architecture = look_up(weights_name)[0]
+    architecture = architecture or look_up(weights_name)[0]
     build = partial(_empty_vit, architecture, name) if architecture else partial(_own_vit, name)
     vit = build()
-    own = vit.blocks[0].attn.num_heads
+    own = heads_of(vit)
     heads = next(count for count in (num_heads, reading, own) if count is not None)
     if heads < 1 or vit.embed_dim % heads:
         raise InputError(f"{name} has tokens of width {vit.embed_dim}, which {heads} attention heads cannot share "
@@ -122,17 +178,22 @@ class Backbone(nn.Module):
     """A frozen ViT that returns patch tokens.
 
     Attributes: `name`, `dim` (d), `num_heads`, `patch_size` and `image_size` (pixels; the latter may be None),
-    `positions`, `weights_path` (None: drawn), `weights_sha256` (of that file, or of the tensors), `description`.
+    `positions`, `layer`, `facet`, `statistics` (mean and std that pictures are normalised by), `weights_path` (None:
+    drawn), `weights_sha256` (of that file, or of the tensors), `description`.
     """
 
-    def __init__(self, vit: VisionTransformer, *, name: str, image_size: int | None, mean: tuple, std: tuple,
-                 weights_sha256: str, description: str, positions: str = "dino", weights_path: Path | None = None):
+    def __init__(self, vit: nn.Module, *, name: str, image_size: int | None, mean: Sequence[float],
+                 std: Sequence[float], weights_sha256: str, description: str, positions: str = "dino",
+                 weights_path: Path | None = None, layer: int | None = None, facet: str = "token"):
         super().__init__()
         self.vit = vit.eval().requires_grad_(False)
         self.name, self.image_size = name, image_size
-        self.dim, self.patch_size = vit.embed_dim, vit.patch_embed.patch_size[0]
-        self.num_heads = vit.blocks[0].attn.num_heads
-        self.weights_sha256, self.description, self.positions = weights_sha256, description, positions
+        self.layer, self.facet, self._block = layer, facet, block_of(name, vit, layer, facet)
+        self.statistics = (tuple(mean), tuple(std))
+        self.dim, self.patch_size = width_of(vit, self._block, facet), vit.patch_embed.patch_size[0]
+        self.num_heads = heads_of(vit)
+        self.weights_sha256, self.description = weights_sha256, description
+        self.positions = "antialiased" if positions == "dino" and not is_plain(vit) else positions
         self.weights_path = weights_path
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -149,20 +210,9 @@ class Backbone(nn.Module):
         Height and width may differ and may be any multiple of the patch; normalisation happens inside. Raises
         ValueError for another shape, for integer images, and for a size the patch does not divide.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise InputError(f"images must be floating point in [0, 1] of shape (b, 3, h, w), "
-                             f"not {images.dtype} of shape {tuple(images.shape)}.")
-        grid, vit = _grid_of(self.name, self.patch_size, *images.shape[-2:]), self.vit
+        self._refuse(images)
         with torch.inference_mode():
-            x = vit.patch_embed((images - self.mean) / self.std).flatten(1, 2)       # (b, n, d)
-            prefix = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
-            positions = resize_positions(vit.pos_embed, vit.patch_embed.grid_size, grid, rule=self.positions,
-                                         prefix=0 if vit.no_embed_class else vit.num_prefix_tokens)
-            if vit.no_embed_class:                                                   # positions for patches only
-                x = torch.cat([*prefix, x + positions], dim=1)                       # (b, prefix + n, d)
-            else:
-                x = torch.cat([*prefix, x], dim=1) + positions                       # (b, prefix + n, d)
-            tokens = vit.norm(vit.blocks(vit.norm_pre(x)))[:, vit.num_prefix_tokens:]  # (b, n, d)
+            tokens = take(self.vit, (images - self.mean) / self.std, self.positions, self._block, self.facet)
         # autograd refuses tensors born in inference mode; a copy made outside it can feed a head that learns
         return tokens.clone()
 
@@ -171,59 +221,40 @@ class Backbone(nn.Module):
 
         images as for `forward` -> (b, heads, prefix + n, prefix + n), rows sum to one; class and register tokens first.
         """
-        module, seen = self.vit.blocks[block].attn, []
-        hook = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            self.forward(images)
-        finally:
-            hook.remove()
+        self._refuse(images)
+        block %= len(self.vit.blocks)
+        refuse_unlike(self.name, self.vit.blocks[block])
         with torch.inference_mode():
-            heads = module.qkv(seen[0]).unflatten(-1, (3, module.num_heads, -1))  # (b, prefix + n, 3, heads, .)
-            q, k, _ = heads.permute(2, 0, 3, 1, 4)  # (b, heads, prefix + n, .) each
-            weights = (module.q_norm(q) * module.scale @ module.k_norm(k).transpose(-2, -1)).softmax(dim=-1)
+            weights = attention_weights(self.vit, (images - self.mean) / self.std, self.positions, block)
         return weights.clone()
 
-
-def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1, *,
-                     rule: str = "dino") -> Tensor:
-    """Position embeddings of one patch grid, resized to another.
-
-    By DINO's rule (Caron et al. 2021, `interpolate_pos_encoding`) the grid is sampled bicubically in steps of the scale
-    (new + 0.1) / old; by the exact rule, MSN's, of new / old. The antialiased rule is a picture library's: as the exact
-    one, but low-passed where the grid shrinks. At the native size none changes anything at all.
-
-    Args:
-        positions: (1, prefix + old[0] old[1], d); the first `prefix` rows (class token) are kept as they are.
-        old, new: rows and columns of the two patch grids. rule: one of `POSITIONS`.
-
-    Returns:
-        (1, prefix + new[0] new[1], d)
-    """
-    if tuple(old) == tuple(new):
-        return positions
-    kept, patches = positions[:, :prefix], positions[:, prefix:]
-    patches = patches.unflatten(1, tuple(old)).permute(0, 3, 1, 2)                   # (1, d, rows, columns)
-    scale = {"scale_factor": tuple((to + 0.1) / of for to, of in zip(new, old))}
-    how = scale if rule == "dino" else {"size": tuple(new), "antialias": rule == "antialiased"}
-    resized = F.interpolate(patches.float(), mode="bicubic", **how)
-    return torch.cat([kept, resized.to(positions.dtype).flatten(2).transpose(1, 2)], dim=1)
+    def _refuse(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise InputError(f"images must be floating point in [0, 1] of shape (b, 3, h, w), "
+                             f"not {images.dtype} of shape {tuple(images.shape)}.")
+        _grid_of(self.name, self.patch_size, *images.shape[-2:])
 
 
-def _empty_vit(architecture: str, name: str, **changes: int) -> VisionTransformer:
+def _empty_vit(architecture: str, name: str, **changes: int) -> nn.Module:
     import timm
+    from timm.models.eva import Eva
     from timm.models.vision_transformer import PatchEmbed, VisionTransformer
 
     # an empty global_pool keeps the final norm on the tokens, where pooling models move it behind the mean; on "meta"
     # nothing is allocated or drawn, so that loading leaves the global random numbers alone
-    try:
-        with torch.device("meta"):
-            vit = timm.create_model(architecture, num_classes=0, global_pool="", dynamic_img_size=True,
-                                    weight_init="skip", **changes)
-    except (TypeError, AssertionError):                       # other families do not take these arguments
-        vit = None
-    if type(vit) is not VisionTransformer or type(vit.patch_embed) is not PatchEmbed or vit.pos_embed is None:
-        raise InputError(f"{name!r} is no plain vision transformer with learned positions, which is what gives tokens "
-                         f"here; try one of {', '.join(BACKBONES)}.")
+    vit = None
+    for more in ({"weight_init": "skip"}, {}):                    # which an Eva does not take
+        try:
+            with torch.device("meta"):
+                vit = timm.create_model(architecture, num_classes=0, global_pool="", dynamic_img_size=True, **more,
+                                        **changes)
+            break
+        except (TypeError, AssertionError):                       # other families do not take these arguments
+            continue
+    if type(vit) not in (VisionTransformer, Eva) or type(vit.patch_embed) is not PatchEmbed:
+        raise InputError(f"{name!r} is no plain vision transformer, with learned or rotary positions (timm's "
+                         f"VisionTransformer or Eva), which is what gives tokens here; try one of "
+                         f"{', '.join(BACKBONES)}.")
     return vit
 
 

@@ -15,7 +15,6 @@ import dataclasses
 import inspect
 import json
 import os
-import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from cause_lib.errors import InputError
+from cause_lib.names import canonical, patch_of, three_numbers
 from cause_lib.rules import Rule, checked, refuse_unknown
 
 # What None stands for, by data set (and head), and what a recipe and a reading say, whatever the data set. Scenes are a
@@ -94,7 +94,8 @@ class Experiment:
         "as Pillow rounds it; or `antialiased` (bilinear, low-passed where they shrink); labels by nearest neighbour",
         "pictures are brought to their size in these ways", stages="features",
         choices=("nearest", "pillow", "antialiased"), since="nearest")
-    backbone: str = _field("bundled", "a name of `cause_lib.backbones`, or a timm name",
+    backbone: str = _field("bundled", "a name of `cause_lib.backbones`, a timm name, or one on another hub, such as "
+        "`facebook/dinov3-vits16-pretrain-lvd1689m`, which becomes one of these",
         "it names the network that makes the tokens", stages="features", aliases="model arch")
     num_heads: int | None = _field(None, "attention heads that the backbone is read with (None: its architecture's "
         "own; the released code: twice ViT-S's own)",
@@ -102,6 +103,15 @@ class Experiment:
     positions: str | None = _field(None, "how the backbone's position embeddings are resized: by `dino`'s rule, by the "
         "`exact` scale (MSN's, as released), or `antialiased`", "position embeddings are resized by these rules",
         stages="features", choices=("dino", "exact", "antialiased"), since="dino")
+    layer: int | None = _field(None, "tokens of this block of the backbone, from 1, or from -1, the last (None: last)",
+        "it counts the blocks of a backbone", -1000, 1000, stages="features", since=None)
+    facet: str = _field("token", "its tokens, or the `key`, `query` or `value` of that block's attention",
+        "these are taken from a block", stages="features", choices=("token", "key", "query", "value"), since="token")
+    image_mean: str | None = _field(None, "pictures are normalised by this mean of red, green and blue, such as `0.485 "
+        "0.456 0.406` (None: that of timm's pretrained config)", "it is a text of three numbers", stages="features",
+        since=None, aliases="mean")
+    image_std: str | None = _field(None, "and by this standard deviation, in the same way",
+        "it is a text of three numbers", stages="features", since=None, aliases="std")
     num_concepts: int | None = _field(None, "prototypes k of the clusterbook (2048)", "every patch has a concept, and "
         "every two concepts have a similarity to keep", 1, 65_536, stages="clusterbook", aliases="codebook_size")
     prototype_start: str | None = _field(None,
@@ -204,8 +214,9 @@ class Experiment:
         choices=("rgb", "released"), since="rgb")
     run_dir: str = _field("runs", "where artefacts go (`~`: your home)",
         "what is made is written below it", stages="pass", aliases="output out_dir output_dir")
-    device: str = _field("auto", "`auto`, `cpu` or `cuda`",
-        "these are the devices that are tested", stages="pass", choices=("auto", "cpu", "cuda"), aliases="gpu cuda")
+    device: str = _field("auto", "`auto`, `cpu`, `cuda`, or `mps` (Apple's, which is not tested here)",
+        "these are the devices that torch has", stages="pass", choices=("auto", "cpu", "cuda", "mps"),
+        aliases="gpu cuda")
     precision: str = _field("no", "`no`, `bf16`, or, on a GPU, `fp16`",
         "networks run in these number formats", stages="features", choices=("no", "bf16", "fp16"), aliases="fp16 amp")
     cache_gb: float = _field(4.0, "frozen features are kept on disk below this size in GB, and recomputed every epoch "
@@ -219,6 +230,10 @@ class Experiment:
         for name, rule in RULES.items():
             object.__setattr__(self, name, checked(name, getattr(self, name), _TYPES[name], rule))
         object.__setattr__(self, "run_dir", _place(self.run_dir))
+        object.__setattr__(self, "backbone", canonical(self.backbone))
+        for name in ("image_mean", "image_std"):
+            if (value := three_numbers(name, getattr(self, name))) is not None:
+                object.__setattr__(self, name, " ".join(map(repr, value)))
         for name, value in self._presets().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -237,7 +252,9 @@ class Experiment:
         if self.folder and self.dataset != "folder":
             raise InputError(f'folder {self.folder!r} is given, but dataset is {self.dataset!r}: '
                              'set dataset to "folder", or leave folder empty.')
-        patch = _patch_of(self.backbone)
+        if self.layer == 0:
+            raise InputError("layer 0 is before the first block: layers count from 1, or from -1, the last.")
+        patch = patch_of(self.backbone)
         for name in ("image_size", "train_size"):
             if getattr(self, name) < patch:
                 raise InputError(f"{name} {getattr(self, name)} is smaller than a patch of {self.backbone}, {patch} "
@@ -261,7 +278,7 @@ class Experiment:
         """What None stands for in this run, for each field that has a preset."""
         preset = PRESETS["*"] | PRESETS.get(self.dataset, {}) | RECIPES[self.recipe] | READINGS[self.reading]
         preset = {name: value[self.head] if isinstance(value, dict) else value for name, value in preset.items()}
-        patch, is_tr = _patch_of(self.backbone), self.head == "tr"
+        patch, is_tr = patch_of(self.backbone), self.head == "tr"
         if self.reading == "released" and self.backbone.startswith("msn"):
             preset["positions"] = "exact"
         if patch == 14 and self.dataset != "scenes":
@@ -316,12 +333,6 @@ def _place(run_dir: str) -> str:
         raise InputError(f"Parameter run_dir must be a folder, or where one can be made, not {run_dir!r}: {path} is "
                          "a file.")
     return place
-
-
-def _patch_of(backbone: str) -> int:
-    """Side of a patch in pixels, as the backbone's name has it; 8 for a name without."""
-    found = re.search(r"(?:vit[a-z]|patch)(\d+)", backbone)
-    return int(found.group(1)) if found else 8
 
 
 #: Every field's declaration, and what others call the fields.

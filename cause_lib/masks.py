@@ -37,10 +37,22 @@ def predict(images: Tensor, tokens: Tensor, mirrored: Tensor, grid: tuple[int, i
         {False: masks, True: masks with CRF}, each (b, s, h, w) int64 in [0, c).
     """
     features = mirror_mean(tokens, mirrored, grid, head, smoothing)  # (b, r, rows, columns)
-    features = F.interpolate(features, images.shape[2:], mode="bilinear", align_corners=False)  # (b, r, h, w)
+    return read_out(images, features, readouts, crf=crf, iterations=iterations, backend=backend, picture=picture)
+
+
+def log_scores(features: Tensor, size: Sequence[int], readouts: Sequence[nn.Module]) -> Tensor:
+    """Features (b, r, rows, columns) -> log-probabilities of s read-outs at `size` (h, w): (b, s, c, h, w) floating."""
+    features = F.interpolate(features, size, mode="bilinear", align_corners=False)  # (b, r, h, w)
     features = features.permute(0, 2, 3, 1)  # (b, h, w, r)
     scores = torch.stack([probe.log_probabilities(features) for probe in readouts], dim=1)  # (b, s, h, w, c)
-    scores = scores.permute(0, 1, 4, 2, 3)  # (b, s, c, h, w)
+    return scores.permute(0, 1, 4, 2, 3)
+
+
+@torch.no_grad()
+def read_out(images: Tensor, features: Tensor, readouts: Sequence[nn.Module], *, crf: bool = False,
+             iterations: int = 10, backend: str = "torch", picture: str = "rgb") -> dict[bool, Tensor]:
+    """The same masks from features (b, r, rows, columns), see `predict`."""
+    scores = log_scores(features, images.shape[2:], readouts)  # (b, s, c, h, w)
     masks = {False: scores.argmax(dim=2)}  # (b, s, h, w)
     if crf:
         masks[True] = dense_crf(images, scores, iterations=iterations, backend=backend, picture=picture).argmax(dim=2)

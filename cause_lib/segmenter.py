@@ -4,6 +4,9 @@
     mask = segment("street.jpg")            # int64 (h, w), class ids, at the picture's own size
     masks = segment("my_pictures/")         # {"a.jpg": mask, ...}
     segment.save_mask(mask, "street.png")   # ids, with the classes' colours as its palette
+    segment.write("my_pictures/", "masks/")  # masks, overlays and a table of the classes' shares, in constant memory
+    for name, mask in segment.stream(frames): ...  # any iterable of pictures, one by one
+    segment.export("segment.onnx")          # for onnxruntime
 
 To give it away, `save_pretrained` and `push_to_hub` write a folder that `from_pretrained` reads, as the Hugging Face
 hub's libraries do: weights as safetensors, the rest as JSON, a model card. `from_release` reads the authors' files.
@@ -16,37 +19,35 @@ not measured; its form is the hub's (Mitchell et al. 2019, "Model cards for mode
 import json
 import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cause_lib.backbones import BUNDLED, Backbone, load_backbone
 from cause_lib.config import Experiment
-from cause_lib.data import CORRUPT, palette
+from cause_lib.data import CORRUPT, is_squashed, palette
 from cause_lib.data.images import resize_picture
-from cause_lib.data.source import list_pictures
-from cause_lib.errors import InputError, NotFound
-from cause_lib.heads import TRHead
-from cause_lib.masks import predict
+from cause_lib.errors import InputError
+from cause_lib.masks import read_out
+from cause_lib.probes import mirror_mean
+from cause_lib.runs.given import config_of, fetched, model_card, upload
 from cause_lib.runs.pictures import mask_ids, picture_tensor, usable_device, write_mask
 from cause_lib.runs.released import load_released, released_fingerprint
-from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, FORMAT, MAKE_ANEW, WEIGHTS, load_head, load_probe,
-                                  open_backbone, read_assignment, read_config, read_experiment, refused, restore,
+from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, CRF, MAKE_ANEW, READ, WEIGHTS, load_head, load_probe,
+                                  open_backbone, read_assignment, read_config, read_experiment, refuse_others, refused, restore,
                                   run_folder)
-from cause_lib.runs.store import library_version, read_record, whole
-from cause_lib.weights import file_sha256, licence_of
-
-CRF = ("crf_iterations", "crf_backend", "crf_picture")
-LONGEST = 32  # times its short side: attention takes the square of the patches
+from cause_lib.runs.store import read_record, whole
+from cause_lib.runs.streaming import left_out, named, prepared
+from cause_lib.runs.tiled import at_size, mask_of, working_size
+from cause_lib.runs.writing import Written, write_masks
+from cause_lib.weights import file_sha256
 
 
 class Segmenter:
@@ -54,9 +55,10 @@ class Segmenter:
 
     Attributes:
         classes: c names; colors: uint8 (c, 3); a mask holds indices into both.
-        resize, crf_iterations, crf_backend, crf_picture: how pictures are brought to the working size, and the CRF's
-            settings, as in the run, see `Experiment`.
+        resize, squash, crf_iterations, crf_backend, crf_picture: how pictures are brought to the working size, and the
+            CRF's settings, as in the run, see `Experiment`; squash: to a square, as the pictures of VOC's tables are.
         matched: whether clusters were matched to classes by an evaluation with labels; if not, ids are clusters.
+        assignment: int64 (c,), the class of each cluster.
         record: the `metrics.json` (or `artefact.json`) that it comes from, or None.
     """
 
@@ -64,15 +66,16 @@ class Segmenter:
                  colors: Sequence[Sequence[int]] | np.ndarray, assignment: list[int] | None = None,
                  readout: str = "modularity", resize: str = "nearest", smoothing: float = 0.0,
                  record: dict[str, Any] | None = None, device: str | torch.device | None = None,
-                 crf_iterations: int = 10, crf_backend: str = "torch", crf_picture: str = "rgb") -> None:
+                 crf_iterations: int = 10, crf_backend: str = "torch", crf_picture: str = "rgb",
+                 squash: bool = False) -> None:
         device = usable_device(device)
         self.backbone, self.head, self.probe = (module.to(device) for module in (backbone, head, probe))
         self.crf_iterations, self.crf_backend, self.crf_picture = crf_iterations, crf_backend, crf_picture
         self.image_size, self.classes, self.readout = image_size, classes, readout
         self.colors = np.array(colors, dtype=np.uint8)
-        self.resize, self.smoothing, self.record = resize, smoothing, record
+        self.resize, self.squash, self.smoothing, self.record = resize, squash, smoothing, record
         self.matched = assignment is not None
-        self._assignment = torch.tensor(assignment if self.matched else range(len(classes)))
+        self.assignment = torch.tensor(assignment if self.matched else range(len(classes)))
 
     @classmethod
     def load(cls, run: str | Path, *, readout: str = "modularity", device: str | torch.device = "cpu") -> "Segmenter":
@@ -94,8 +97,9 @@ class Segmenter:
             record = read_record(folder)
             experiment = read_experiment(record, folder)
             backbone = open_backbone(experiment, experiment.image_size)
-            _refuse_others(backbone, folder, record["weights"]["sha256"])
-            same = dict(image_size=experiment.image_size, readout=readout, resize=experiment.resize, device=device)
+            refuse_others(backbone, folder, record["weights"]["sha256"])
+            same = dict(image_size=experiment.image_size, readout=readout, resize=experiment.resize,
+                        squash=is_squashed(experiment.dataset), device=device)
             if record["stage"] == "evaluation":  # of released files
                 if released_fingerprint(experiment.release, experiment.head) != record["notes"]["release"]:
                     raise InputError(f"The files in {experiment.release} are not those that {folder} judged: put those "
@@ -128,7 +132,7 @@ class Segmenter:
             classes, colors: c names, (c, 3) in 0 to 255; None: numbers, and a palette.
             assignment: class of each cluster, as an evaluation finds it. None: a mask has cluster ids.
             readout: `modularity` or `linear`. resize: see `Experiment`. record: kept for the model card.
-            device: as for `load`. settings: `smoothing`, `crf_iterations`, `crf_backend` and `crf_picture`.
+            device: as for `load`. settings: `smoothing`, `squash` and those of the CRF.
 
         Raises:
             As `load_released`. ValueError: the backbone has another width, there is no such read-out, or classes,
@@ -142,7 +146,7 @@ class Segmenter:
         if isinstance(backbone, str):
             backbone = load_backbone(backbone, image_size)
         dim, count = released.book.prototypes.shape[1], len(released.cluster.centroids)
-        _refuse_others(backbone, folder, dim=dim)
+        refuse_others(backbone, folder, dim=dim)
         for name, given in (("classes", classes), ("colors", colors), ("assignment", assignment)):
             if given is not None and len(given) != count:
                 raise InputError(f"The files in {folder} have {count} clusters, and {name} has {len(given)} entries.")
@@ -166,25 +170,17 @@ class Segmenter:
             FileNotFoundError: there is no such folder and the hub gave nothing. ValueError: it holds no Segmenter, is
             damaged, or the backbone's weights here are not those that the head was trained with.
         """
-        folder, device = Path(name).expanduser(), usable_device(device)
-        if not folder.is_dir():
-            import huggingface_hub
-
-            try:
-                folder = Path(huggingface_hub.snapshot_download(str(name), revision=revision,
-                                                                allow_patterns=[CONFIG, WEIGHTS, BACKBONE]))
-            except Exception as error:  # the hub's clients raise a dozen kinds
-                raise NotFound(f"{name} is no folder here, and the hub gave no model of that name "
-                               f"({type(error).__name__}): check the name, and the network.") from error
+        device, folder = usable_device(device), fetched(name, revision)
         config = read_config(folder, str(name))
         if file_sha256(folder / WEIGHTS) != config["sha256"]:
             raise InputError(f"{folder / WEIGHTS} is not the file that {CONFIG} belongs to: fetch or save both again.")
         head, probe, dim = restore(folder / WEIGHTS, config)
         wanted = config["backbone"]
-        backbone = load_backbone(wanted["name"], num_heads=wanted["num_heads"], positions=wanted["positions"],
-                                 weights=folder / BACKBONE if wanted["included"] else None)
-        _refuse_others(backbone, folder / WEIGHTS, wanted["sha256"], dim)
-        kept = ("image_size", "classes", "colors", "assignment", "readout", "resize", "smoothing", "record", *CRF)
+        backbone = load_backbone(wanted["name"], weights=folder / BACKBONE if wanted["included"] else None,
+                                 **{key: wanted[key] for key in READ if key in wanted})
+        refuse_others(backbone, folder / WEIGHTS, wanted["sha256"], dim)
+        kept = ("image_size", "classes", "colors", "assignment", "readout", "resize", "squash", "smoothing", "record",
+                *CRF)
         return cls(backbone, head, probe, **{key: config[key] for key in kept if key in config}, device=device)
 
     def save_pretrained(self, folder: str | Path, *, name: str | None = None, licence: str | None = None) -> Path:
@@ -200,21 +196,12 @@ class Segmenter:
             OSError: it cannot be written; what was in the folder stays.
         """
         folder = Path(folder).expanduser()
-        vit, kind = self.backbone, "tr" if isinstance(self.head, TRHead) else "mlp"
         with whole(folder, "the Segmenter", "choose a folder with room that can be written", last=CONFIG) as beside:
             beside.mkdir()
             safetensors.torch.save_model(nn.ModuleDict({"head": self.head, "probe": self.probe}), str(beside / WEIGHTS))
-            if vit.name == BUNDLED:  # the library's may be another one day
-                shutil.copyfile(vit.weights_path, beside / BACKBONE)
-            config = {"format": FORMAT, "library": library_version(), "head": kind, "readout": self.readout,
-                      "grid": self.head.grid if kind == "tr" else [1, 1], "image_size": self.image_size,
-                      "resize": self.resize, "smoothing": self.smoothing, "sha256": file_sha256(beside / WEIGHTS),
-                      "classes": self.classes, "colors": self.colors.tolist(),
-                      **{key: getattr(self, key) for key in CRF},
-                      "assignment": self._assignment.tolist() if self.matched else None,
-                      "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
-                                   "sha256": vit.weights_sha256, "included": vit.name == BUNDLED},
-                      "record": self.record and _shareable(self.record)}
+            if self.backbone.name == BUNDLED:  # the library's may be another one day
+                shutil.copyfile(self.backbone.weights_path, beside / BACKBONE)
+            config = config_of(self, file_sha256(beside / WEIGHTS))
             (beside / CONFIG).write_text(json.dumps(config, indent=1, allow_nan=False) + "\n", encoding="utf8")
             (beside / CARD).write_text(model_card(name or folder.name, config, licence), encoding="utf8")
         return folder
@@ -227,18 +214,12 @@ class Segmenter:
         Args:
             name: made if it is not there, `private` or not. licence: as for `save_pretrained`.
         """
-        import huggingface_hub
+        return upload(self, name, private, licence)
 
-        api = huggingface_hub.HfApi()
-        place = api.create_repo(name, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, name=place.repo_id, licence=licence)
-            api.upload_folder(repo_id=place.repo_id, folder_path=folder, commit_message="Segmenter of cause_lib")
-        return str(place)
-
-    @torch.no_grad()
     def __call__(self, image: Any, *, crf: bool = False, allow_corrupt: str = "stop") -> Any:
         """The mask of a picture, or of every picture in a list or a folder.
+
+        A picture up to 4 times as long as it is wide is seen whole, one up to 256 times in tiles, see `runs.tiled`.
 
         Args:
             image: a file or a folder (`~`: your home), a file's bytes or an open binary file, a Pillow picture, or an
@@ -248,59 +229,121 @@ class Segmenter:
             allow_corrupt: of a folder, `stop` at a picture that cannot be used, or `skip` it, with a warning.
 
         Returns:
-            int64 (h, w) of class ids at the picture's own size, on the CPU; a list of them for a list or a batch; for a
-            folder, file name -> mask.
+            int64 (h, w) of class ids at the picture's own size, on the CPU; a list of them for a list or a batch. For a
+            folder, file name -> mask in the smallest type, as `stream` yields them.
 
         Raises:
             FileNotFoundError: no such file. ValueError: the file is damaged, the folder has no pictures that can be
-            used, the tensor is of another shape or kind or beyond [0, 1], or a picture is more than 32 times as long as
-            it is wide. RuntimeError: the CRF's backend is not installed.
+            used, the tensor is of another shape or kind or beyond [0, 1], or a picture is more than 256 times as long
+            as it is wide. RuntimeError: the CRF's backend is not installed.
         """
-        what = "This picture"
         if isinstance(image, (list, tuple)) or getattr(image, "ndim", 0) == 4:
             return [self(one, crf=crf, allow_corrupt=allow_corrupt) for one in image]
-        if isinstance(image, (str, os.PathLike)):
-            what, image = f"The picture {image}", Path(image).expanduser()
-            if image.is_dir():
-                return self._folder(image, crf, allow_corrupt)
+        if isinstance(image, (str, os.PathLike)) and Path(image).expanduser().is_dir():
+            _check_corrupt(allow_corrupt)
+            pairs = list(named(image))
+            masks = self._stream(pairs, f" in '{image}'", crf, allow_corrupt)
+            return dict(tqdm(masks, total=len(pairs), desc="segment", leave=False))
+        return self._mask(*self._look(image), crf=crf, kind=torch.int64)
+
+    def stream(self, pictures: Any, *, crf: bool = False, allow_corrupt: str = "stop") -> Iterator[tuple[str, Tensor]]:
+        """Name and mask of picture after picture, each read by a thread while the one before it is segmented.
+
+        Args:
+            pictures: a folder, or any iterable of what calling takes as one picture, or of pairs (name, picture): a
+                list, a generator of a video's frames. It may be longer than memory, or without end.
+            crf: as for calling. allow_corrupt: `stop` at a picture that cannot be used, or `skip` it; a warning at the
+                end counts those.
+
+        Yields:
+            (name, mask): in a folder the path below it, of a file its name, else the picture's number (`000000`); uint8
+            (h, w), above 256 classes int16. To index a tensor with it, take `mask.long()`.
+
+        Raises:
+            As calling does.
+
+        Examples:
+            >>> from cause_lib.heads import MLPHead
+            >>> from cause_lib.probes import ClusterProbe
+            >>> segment = Segmenter(load_backbone("bundled"), MLPHead(192, 4), ClusterProbe(2, 4), image_size=48,
+            ...                     classes=["sky", "sea"], colors=[[90, 150, 230], [0, 60, 120]])
+            >>> frames = (np.full((60, 90, 3), grey, dtype=np.uint8) for grey in range(3))
+            >>> [(name, tuple(mask.shape)) for name, mask in segment.stream(frames)]
+            [('000000', (60, 90)), ('000001', (60, 90)), ('000002', (60, 90))]
+        """
+        _check_corrupt(allow_corrupt)
+        where = f" in '{pictures}'" if isinstance(pictures, (str, os.PathLike)) else ""
+        return self._stream(named(pictures), where, crf, allow_corrupt)
+
+    def _stream(self, pairs: Iterable[tuple[str, Any]], where: str, crf: bool,
+                allow_corrupt: str) -> Iterator[tuple[str, Tensor]]:
+        total, faults = 0, []
+        for name, look in prepared(pairs, lambda _, picture: self._look(picture)):
+            total += 1
+            if not isinstance(look, Exception):
+                yield name, self._mask(*look, crf=crf)
+            elif allow_corrupt == "stop":
+                raise look
+            else:
+                faults.append(str(look))
+        if faults:
+            warnings.warn(left_out(len(faults), total, faults[0], where), stacklevel=2)
+
+    def write(self, pictures: Any, out: str | Path, *, crf: bool = False, overlay: bool = True,
+              allow_corrupt: str = "stop") -> Written:
+        """Write the mask of picture after picture, in constant memory; see `runs.writing` for what becomes of a rerun.
+
+        Args:
+            pictures, crf: as for `stream`.
+            out: a folder (`~`: your home): `masks/` gets the masks as indexed PNGs, `overlays/` the pictures half under
+                the classes' colours, both with the pictures' sub-folders, and `masks.csv` a line a picture: file, mask,
+                width, height, and the share of each class in [0, 1].
+            overlay: whether to write `overlays/`.
+            allow_corrupt: `stop` at a picture that cannot be used, or `skip` it: `skipped.csv` says which, and why.
+
+        Returns:
+            The table's path, and how many masks were written, kept from before and skipped.
+
+        Raises:
+            As calling does. OSError: `out` cannot be written. What was finished stays, and `masks.csv` lists it.
+        """
+        _check_corrupt(allow_corrupt)
+        return write_masks(self, pictures, Path(out).expanduser(), crf, overlay, allow_corrupt)
+
+    def export(self, path: str | Path) -> Path:
+        """Write one ONNX file, weights and all, and return its path; see `runs.exported` for what goes in and out.
+
+        Raises:
+            ValueError: the name does not end in `.onnx`. RuntimeError: onnx or onnxscript is not installed, or the
+            backbone is one that PyTorch cannot export. OSError: it cannot be written.
+        """
+        from cause_lib.runs.exported import write_onnx
+
+        return write_onnx(self, Path(path).expanduser())
+
+    @torch.no_grad()
+    def _look(self, image: Any) -> tuple[Tensor, tuple[int, int]]:
+        """A picture at the working size, (3, h', w') on the device, and its own size (h, w)."""
+        what = f"The picture {image}" if isinstance(image, (str, os.PathLike)) else "This picture"
         image = picture_tensor(image)
         h, w = image.shape[1:]
-        if not 0 < max(h, w) <= LONGEST * min(h, w):
-            raise InputError(f"{what} is {w} x {h} pixels, and nothing longer than {LONGEST} times its short side is "
-                             "segmented whole: cut it into pieces.")
-        # The short side as in training, the long side as the picture has it, both whole patches.
-        scale, patch = self.image_size / min(h, w), self.backbone.patch_size
-        size = [max(1, round(side * scale / patch)) * patch for side in (h, w)]
-        image = image.to(self.backbone.mean.device)
-        small = resize_picture(image, size, self.resize)[None]  # (1, 3, rows p, columns p)
-        small = small.float() * (1 / 255) if small.dtype == torch.uint8 else small
-        grid = (size[0] // patch, size[1] // patch)
-        masks = predict(small, self.backbone(small), self.backbone(small.flip(-1)), grid, self.head, [self.probe],
-                        smoothing=self.smoothing, crf=crf, iterations=self.crf_iterations, backend=self.crf_backend,
-                        picture=self.crf_picture)
-        mask = self._assignment[masks[crf][:, 0].cpu()]  # (1, rows p, columns p)
-        return F.interpolate(mask[:, None].double(), size=(h, w), mode="nearest-exact")[0, 0].long()
+        size = working_size(h, w, self.image_size, self.backbone.patch_size, squash=self.squash, what=what)
+        return resize_picture(image.to(self.backbone.mean.device), size, self.resize), (h, w)
 
-    def _folder(self, folder: Path, crf: bool, allow_corrupt: str) -> dict[str, Tensor]:
-        """File name -> mask of each picture, and what `allow_corrupt` says of those that have none."""
-        if allow_corrupt not in CORRUPT:
-            raise InputError(f"allow_corrupt must be one of {', '.join(CORRUPT)}, not {allow_corrupt!r}.")
-        masks, faults = {}, []
-        for path in tqdm(list_pictures(folder), desc="segment", leave=False):
-            try:
-                masks[path.relative_to(folder).as_posix()] = self(path, crf=crf)
-            except (ValueError, OSError) as error:
-                if allow_corrupt == "stop":
-                    raise
-                faults.append(str(error))
-        if not masks and not faults:
-            raise InputError(f"{folder} holds no pictures (jpg, png, webp, bmp, tif or gif).")
-        said = f"{len(faults)} of {len(masks) + len(faults)} pictures in '{folder}' cannot be used"
-        if not masks:
-            raise InputError(f"{said}; the first: {faults[0]}")
-        if faults:
-            warnings.warn(f"{said} and are left out (allow_corrupt='skip'); the first: {faults[0]}", stacklevel=3)
-        return masks
+    @torch.no_grad()
+    def _mask(self, small: Tensor, size: tuple[int, int], *, crf: bool, kind: torch.dtype | None = None) -> Tensor:
+        """The mask at `size`, of the smallest type unless `kind` is given, on the CPU, of what `_look` gives."""
+        def features_of(images: Tensor) -> Tensor:
+            grid = tuple(side // self.backbone.patch_size for side in images.shape[2:])
+            return mirror_mean(self.backbone(images), self.backbone(images.flip(-1)), grid, self.head, self.smoothing)
+
+        def read(images: Tensor, features: Tensor) -> Tensor:
+            return read_out(images, features, [self.probe], crf=crf, iterations=self.crf_iterations,
+                            backend=self.crf_backend, picture=self.crf_picture)[crf][0, 0]
+
+        mask = mask_of(small, self.backbone.patch_size, features_of, read).cpu()
+        kind = kind or (torch.uint8 if len(self.classes) <= 256 else torch.int16)
+        return at_size(self.assignment.to(kind)[mask], size)
 
     def color(self, mask: Tensor | np.ndarray) -> np.ndarray:
         """A mask (h, w) of ids as a picture: uint8 (h, w, 3). Raises ValueError for ids that are no class here."""
@@ -323,6 +366,7 @@ class Segmenter:
             >>> segment = Segmenter(load_backbone("bundled"), MLPHead(192, 4), ClusterProbe(2, 4), image_size=48,
             ...                     classes=["sky", "sea"], colors=[[90, 150, 230], [0, 60, 120]])
             >>> mask = segment(np.zeros((60, 90, 3), dtype=np.uint8))
+            >>> import tempfile
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     segment.save_mask(mask, f"{folder}/mask.png").name
             'mask.png'
@@ -330,40 +374,11 @@ class Segmenter:
         return write_mask(mask_ids(mask, len(self.colors)), self.colors, path, over)
 
 
+def _check_corrupt(allow_corrupt: str) -> None:
+    if allow_corrupt not in CORRUPT:
+        raise InputError(f"allow_corrupt must be one of {', '.join(CORRUPT)}, not {allow_corrupt!r}.")
+
+
 def _judged_by(experiment: Experiment) -> dict[str, Any]:
     """What of a run's judging makes its masks beside the weights."""
     return {key: getattr(experiment, key) for key in ("smoothing", *CRF)}
-
-
-def _refuse_others(backbone: Backbone, path: Path | str, sha256: str | None = None, dim: int | None = None) -> None:
-    """ValueError if the backbone here has other weights, or another width, than what is at `path` was made with."""
-    if sha256 not in (None, backbone.weights_sha256):
-        raise InputError(f"{path} belongs to other weights of {backbone.name} (SHA-256 {sha256[:8]}..., here "
-                         f"{backbone.weights_sha256[:8]}...): put those into CAUSE_WEIGHTS, or train again.")
-    if dim not in (None, backbone.dim):
-        raise InputError(f"{path} is for a backbone of width {dim}, and {backbone.name} has width {backbone.dim}: "
-                         "give the one that it was made with.")
-
-
-def _shareable(record: dict[str, Any]) -> dict[str, Any]:
-    """What of a `metrics.json` or `artefact.json` goes out with a head: no tables of counts, no paths of its maker."""
-    kept = {key: record[key] for key in ("library", "weights", "device", "seconds", "date") if key in record}
-    run = {key: value for key, value in record["experiment"].items() if key not in ("run_dir", "release")}
-    kept["experiment"] = run | {"folder": Path(run["folder"]).name}
-    if "dataset" in record:
-        data = {key: value for key, value in record["dataset"].items() if key != "skipped"}  # whose reasons are paths
-        kept["dataset"] = data | {"name": Path(data["name"]).name}
-        kept["results"] = [{key: value for key, value in result.items() if key != "confusion"}
-                           for result in record["results"]]
-    return kept
-
-
-def model_card(name: str, config: dict[str, Any], licence: str | None) -> str:
-    """The card of a head, of its config.json; `name` is what `from_pretrained` is given."""
-    from huggingface_hub import ModelCard, ModelCardData
-
-    meta = ModelCardData(library_name="cause_lib", pipeline_tag="image-segmentation", license=licence,
-                         tags=["unsupervised-semantic-segmentation", "cause"])
-    return str(ModelCard.from_template(meta, template_path=str(Path(__file__).parent / "runs/card.md"), address=name,
-                                       config=config, licence=licence,
-                                       of_backbone=licence_of(config["backbone"]["name"])))

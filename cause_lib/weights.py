@@ -4,13 +4,15 @@ A file is taken from `CAUSE_WEIGHTS`, from the user's cache of the hub, or from 
 hub, licences and statistics of pictures are timm's pretrained configs. What timm does not know is in backbones.json:
 
     BACKBONES   name -> timm's name, and how its weights were learned; each has its architecture's own number of heads
+    ALIASES     pattern of a name on another hub -> the name that it stands for, see names.py
     HUB_SHA256  repository -> SHA-256 of model.safetensors, where the hub's page states it; as in book/data.md
     AUTHORS     name -> the file that its authors alone publish: the entry that holds the tensors is `inside`; on keys
                 that are `unused` no token depends (the head of pre-training, the token of a masked patch)
     READINGS    name -> whose weights, read with so many heads: CAUSE's released code builds DINO's ViT-S with twelve
     SMALL       name of a ViT of ours -> how its description ends
     LICENCES    name -> the licence, where timm has none; empty where the authors' pages name none
-    RENAMES     pattern -> what it becomes: keys of transformers, and of DINOv2's authors, as timm's
+    RESTRICTED  licence that is not for everything -> what a warning says of it
+    RENAMES     pattern -> what it becomes: keys of transformers, and of the authors of DINOv2 and DINOv3, as timm's
 """
 
 import argparse
@@ -34,21 +36,26 @@ import torch
 from torch import Tensor, nn
 
 from cause_lib.errors import InputError, NotFound
+from cause_lib.names import canonical
 
 # timm and huggingface_hub are imported where they are used: they take longer than torch.
 _FACTS = json.loads(Path(__file__).with_name("backbones.json").read_text(encoding="utf8"))
 BACKBONES, HUB_SHA256, READINGS = _FACTS["BACKBONES"], _FACTS["HUB_SHA256"], _FACTS["READINGS"]
 AUTHORS = {name: SimpleNamespace(**published) for name, published in _FACTS["AUTHORS"].items()}
-SMALL, LICENCES, RENAMES = _FACTS["SMALL"], _FACTS["LICENCES"], _FACTS["RENAMES"]
+SMALL, LICENCES, RESTRICTED, RENAMES = (_FACTS[what] for what in ("SMALL", "LICENCES", "RESTRICTED", "RENAMES"))
 BUNDLED, RANDOM = SMALL  # of one architecture; the second has seeded random weights, to compare with
 BUNDLED_PATH = Path(__file__).with_name("bundled.safetensors")
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
 # Keys that no token depends on: classifiers, what comes after pooling, a masked patch's token. Others are an error.
-UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "mask_token", "pooler.", "classifier.")
+UNUSED_KEYS = ("head.", "head_dist.", "fc_norm.", "attn_pool.", "mask_token", "masked_embed", "pooler.", "classifier.",
+               "local_cls_norm.")
 PARTS = ("model", "state_dict", "teacher", "target_encoder", "encoder", "module", "net", "backbone", "student")
 FOLLOWERS = re.compile(r"teacher|target|ema|momentum")  # of two networks in one file, the one that is used afterwards
-FIRST = re.compile(r"(.*?)(?:embeddings\.patch_embeddings\.projection|patch_embed\.proj)\.(?:0\.)?weight")
-QKV = re.compile(r"(blocks\.\d+\.)attention\.(?:attention\.)?(?:query|q_proj)\.(weight|bias)")
+QKVB, PERIODS = "_qkvb", "rope_embed.periods"  # timm's suffix, and a key of DINOv3's authors
+JOINED = {r"attn\.qkv": ("attn.q_proj", "attn.k_proj", "attn.v_proj"), r"mlp\.fc1": ("mlp.fc1_g", "mlp.fc1_x")}
+CALLED = {r"gamma_(\d)$": r"ls\1.gamma", r"ls(\d)\.gamma$": r"gamma_\1", r"\.([qv])_bias$": r".\1_proj.bias",
+          r"mlp\.fc1\.": "mlp.fc1_x."}
+FIRST = re.compile(r"(.*?)(?:embeddings\.patch_embeddings(?:\.projection)?|patch_embed\.proj)\.(?:0\.)?weight")
 
 
 # --- from a name to its file ---
@@ -59,7 +66,7 @@ def weights_fingerprint(name: str) -> str:
     The SHA-256 (hex) of its weights file, or `random-seed0` for `bundled.random`, which has none; behind that of a name
     of `READINGS`, its heads. Fetches the file if it is nowhere yet; raises as `load_backbone`.
     """
-    if name == RANDOM:
+    if (name := canonical(name)) == RANDOM:
         return "random-seed0"
     weights_name, heads = READINGS.get(name, (name, None))
     sha256 = file_sha256(weights_path(weights_name))
@@ -68,7 +75,7 @@ def weights_fingerprint(name: str) -> str:
 
 def licence_of(name: str) -> str:
     """The licence of a backbone's weights as those who publish them name it, such as `apache-2.0`; "" if unknown."""
-    name, _ = READINGS.get(name, (name, None))
+    name, _ = READINGS.get(canonical(name), (canonical(name), None))
     return LICENCES[name] if name in LICENCES else getattr(look_up(name)[1], "license", None) or ""
 
 
@@ -84,7 +91,7 @@ def look_up(name: str) -> tuple[str, Any, tuple, str]:
     timm_name, learned = BACKBONES.get(name, (name, ""))
     architecture = str(timm_name).split(".")[0]
     if not isinstance(name, str) or not timm.is_model(architecture):
-        vits = [*BACKBONES, *AUTHORS, *READINGS, *SMALL, *timm.list_models(["vit_*", "deit*"])]
+        vits = [*BACKBONES, *AUTHORS, *READINGS, *SMALL, *timm.list_models(["vit_*", "deit*", "eva*"])]
         near = difflib.get_close_matches(str(name), vits, n=3, cutoff=0.3) or [*BACKBONES][:3]
         raise InputError(f"There is no backbone {name!r}; the nearest names are {', '.join(near)}: take one.")
     config = timm.get_pretrained_cfg(timm_name) if timm.models.is_model_pretrained(timm_name) else None
@@ -94,12 +101,13 @@ def look_up(name: str) -> tuple[str, Any, tuple, str]:
 
 def weights_path(name: str) -> Path:
     """The weights file of `name`: from `CAUSE_WEIGHTS` (folder or file), the user's cache of the hub, or the hub."""
-    if name == BUNDLED:
+    if (name := canonical(name)) == BUNDLED:
         return BUNDLED_PATH
     config, where, suffix = look_up(name)[1], os.path.expanduser(os.environ.get("CAUSE_WEIGHTS", "")), ".safetensors"
     if where:
         stems = _stems(name)
         paths = [Path(where) / (stem + end) for stem in stems for end in WEIGHT_SUFFIXES]
+        paths += sorted(Path(where).glob(f"{name}_pretrain*.pth"))  # as DINOv3's authors call them, with a hash
         if _stem(where) in stems or all(_stem(where) not in _stems(other) for other in (*BACKBONES, *AUTHORS)):
             paths.append(Path(where))  # a file is taken at its user's word, but not under another backbone's name
         if (own := next(filter(Path.is_file, paths), None)) is not None:
@@ -111,6 +119,11 @@ def weights_path(name: str) -> Path:
         except InputError:
             raise
         except Exception as error:  # the hub's clients raise a dozen kinds for "no network"
+            if getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
+                page = f"https://huggingface.co/{config.hf_hub_id}"
+                raise NotFound(f"No weights for {name!r}: {page} gives {file} to those alone who are logged in and "
+                               f"have accepted its licence ({licence_of(name) or 'see there'}): accept it there, "
+                               "log in by `hf auth login` and try again, or go on with backbone='bundled'.") from error
             fetch = f"fetch {file} from huggingface.co/{config.hf_hub_id} (here: {type(error).__name__})"
             suffix = Path(file).suffix
     elif name in AUTHORS:
@@ -155,30 +168,58 @@ def _from_hub(repository: str, file: str) -> Path:
 
 # --- from a file to tensors ---
 
-def load_strictly(vit: nn.Module, path: Path, name: str) -> str:
-    """Fill a backbone from a file, every key and shape accounted for; raises as `refuse_misfits`.
+def read_state(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
+    """A backbone's tensors from a file, by timm's names as far as these need no architecture; and what was taken.
 
-    Of a file with more in it than one network, returns in words what was taken; "" for a plain state dict.
+    The latter in words, of a file with more in it than one network, or with others' names; "" for a plain state dict.
     """
     if name in AUTHORS:
-        found = strip_prefixes(read_tensors(path, (AUTHORS[name].inside,)), ("module.", "backbone."), path)
-        unused, taken = (*UNUSED_KEYS, *AUTHORS[name].unused), []
-    else:
-        (found, taken), unused = read_part(path, PARTS), UNUSED_KEYS
-        found, prefix = _of_one_network(found, path)
-        found, renamed = _as_timm(found, path)
-        taken = ([f"entry {name}" for name in taken] + [f"keys below {prefix}"] * bool(prefix)
-                 + ["names turned into timm's"] * renamed)
-    found = {key: value for key, value in found.items() if not key.startswith(unused)}
+        return strip_prefixes(read_tensors(path, (AUTHORS[name].inside,)), ("module.", "backbone."), path), ""
+    state, parts = read_part(path, PARTS)
+    state, prefix = _of_one_network(state, path)
+    found = _as_timm(state, path)
+    taken = [*(f"entry {part}" for part in parts), *[f"keys below {prefix}"] * bool(prefix),
+             *["names turned into timm's"] * (found.keys() != state.keys())]
+    return found, ", ".join(taken)
+
+
+def asked_for(architecture: str, state: Mapping[str, Tensor]) -> str:
+    """The architecture that a file's biases ask for: timm has most of DINOv3's with those of query and value, and
+    without."""
+    import timm
+
+    plain = architecture.removesuffix(QKVB)
+    if not (architecture and timm.is_model(plain) and timm.is_model(plain + QKVB)):
+        return architecture
+    return plain + QKVB * any(map(re.compile(r"blocks\.\d+\.attn\.(q_bias|(q_proj|qkv)\.bias)").fullmatch, state))
+
+
+def load_strictly(vit: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> None:
+    """Fill a backbone from `read_state`, every key and shape accounted for; raises as `refuse_misfits`."""
+    if "norm.weight" not in state and "fc_norm.weight" in state:  # timm's that pool, and norm the mean alone
+        vit.norm = nn.Identity()
+    unused = (*UNUSED_KEYS, *(AUTHORS[name].unused if name in AUTHORS else ()))
     expected = {key: tuple(value.shape) for key, value in vit.state_dict().items()}
+    found = _as_expected({key: value for key, value in state.items() if not key.startswith(unused)}, expected)
+    periods = found.pop(PERIODS, None) if hasattr(getattr(vit, "rope", None), "periods") else None
     positions, token = found.get("pos_embed"), found.get("cls_token")
     rows = expected.get("pos_embed", (0, 0, 0))
     if getattr(vit, "no_embed_class", False) and token is not None and positions is not None and (
             tuple(token.shape), tuple(positions.shape)) == ((1, 1, rows[2]), (1, rows[1] + 1, rows[2])):
         found |= {"cls_token": token + positions[:, :1], "pos_embed": positions[:, 1:]}  # as timm keeps them
     refuse_misfits(found, expected, path, name)
-    vit.load_state_dict({key: value.float() for key, value in found.items()}, strict=True, assign=True)
-    return ", ".join(taken)
+    own = {key: value.to(torch.float32, copy=True) for key, value in found.items()}  # safetensors' are the file itself
+    vit.load_state_dict(own, strict=True, assign=True)
+    for module in vit.modules():  # what no file holds, such as the periods of rotary positions
+        empty = {key: value for key, value in module.named_buffers(recurse=False) if value.is_meta}
+        for key, value in empty.items():
+            module.register_buffer(key, torch.zeros_like(value, device="cpu"), persistent=False)
+        if empty:
+            module.init_non_persistent_buffers()
+    if periods is not None and not (periods.shape == vit.rope.periods.shape and torch.allclose(
+            periods.float(), vit.rope.periods, rtol=2**-7)):  # published in bfloat16
+        raise InputError(f"{path} does not fit {name}: the periods of its rotary positions ({PERIODS}) are others; put "
+                         "one there that does.")
 
 
 def _of_one_network(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], str]:
@@ -190,8 +231,8 @@ def _of_one_network(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Ten
     return {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}, prefix
 
 
-def _as_timm(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], bool]:
-    """Keys by `RENAMES`, query, key and value as one; and whether there were any. ValueError if two become one."""
+def _as_timm(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Keys by `RENAMES`. ValueError if two become one."""
     found: dict[str, Tensor] = {}
     for key, value in state.items():
         name = key
@@ -200,11 +241,28 @@ def _as_timm(state: dict[str, Tensor], path: Path) -> tuple[dict[str, Tensor], b
         if name in found:
             raise InputError(f"{path} holds {name} twice, once as {key}: keep one of them.")
         found[name] = value
-    for key in [*filter(QKV.fullmatch, found)]:
-        trio = [key.replace("query", part).replace("q_proj", f"{part[0]}_proj") for part in ("query", "key", "value")]
-        if len({tuple(found[one].shape) if one in found else one for one in trio}) == 1:
-            found[QKV.sub(r"\1attn.qkv.\2", key)] = torch.cat([found.pop(one) for one in trio])
-    return found, found.keys() != state.keys()
+    return found
+
+
+def _as_expected(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Tensors joined, cut and called as an architecture of timm has them; what it does not miss stays as it is."""
+    found = dict(state)
+    for key in [key for key in expected if key not in state]:
+        for pattern, parts in JOINED.items():
+            names = [re.sub(pattern, part, key) for part in parts]
+            if names[0] != key and len({tuple(found[one].shape) if one in found else one for one in names}) == 1:
+                found[key] = torch.cat([found.pop(one) for one in names])
+        for pattern, other in CALLED.items():
+            if (name := re.sub(pattern, other, key)) != key and name in found:
+                found[key] = found.pop(name)
+        place = key.removesuffix("q_bias")
+        if key != place and (whole := found.get(f"{place}qkv.bias")) is not None:  # of all three, where keys have none
+            parts = (whole * found.get(f"{place}qkv.bias_mask", 1)).tensor_split(3)
+            if not parts[1].any():
+                found |= {f"{place}q_bias": parts[0], f"{place}v_bias": parts[2]}
+                del found[f"{place}qkv.bias"]
+                found.pop(f"{place}qkv.bias_mask", None)
+    return found
 
 
 def refuse_misfits(found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], path: Path, what: str) -> None:

@@ -19,8 +19,8 @@ from cause_lib.data.source import leave_out
 from cause_lib.data.views import CROPS, SegmentationDataset
 from cause_lib.errors import InputError
 
-__all__ = ["CORRUPT", "COUNTS", "CROPS", "DATASETS", "SegmentationDataset", "check_dataset", "load_dataset",
-           "load_image", "palette", "resize_and_crop", "to_rgb"]
+__all__ = ["CORRUPT", "COUNTS", "CROPS", "DATASETS", "SegmentationDataset", "check_dataset", "is_squashed",
+           "load_dataset", "load_image", "palette", "resize_and_crop", "to_rgb"]
 
 #: Name -> the module here whose function `open_<module>` returns its `Source`; it is imported when a set is opened.
 DATASETS = {
@@ -79,6 +79,11 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
                          "num_classes out")
     return SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio,
                                resize=resize)
+
+
+def is_squashed(name: str) -> bool:
+    """Whether the pictures of the data set `name` become square by squashing, not by cropping."""
+    return getattr(import_module(f"cause_lib.data.{DATASETS[name]}"), "SQUASH", False)
 
 
 def check_dataset(name: str) -> tuple[bool, list[str]]:

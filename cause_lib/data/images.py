@@ -30,6 +30,8 @@ from cause_lib.errors import InputError, NotFound, Refusal
 HEIC = (".heic", ".heif", ".hif")  # read with the package pillow-heif
 RESIZE = {"nearest": "nearest-exact", "antialiased": "bilinear", "pillow": None}  # name -> torchvision's interpolation
 TWELVE_BITS = 4096  # a 16-bit picture whose values all stay below was taken with 12 bits; below 256, with 8
+ORIENTATION = 0x0112  # EXIF's number of it; 1: upright
+BAND = 2**24  # pixels that are taken out of Pillow at once: it copies them twice
 ELONGATED = 8  # times as long as it is short, from which on a picture is cut before it is resized
 
 
@@ -51,8 +53,9 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
-    """Any Pillow picture as 8-bit RGB, upright. Raises ValueError, with `name`, for floating-point pixels."""
-    picture = ImageOps.exif_transpose(picture)
+    """Any Pillow picture as 8-bit RGB, upright; itself if it is. ValueError, with `name`, for floating pixels."""
+    if picture.getexif().get(ORIENTATION, 1) != 1:  # Pillow copies what needs no turning, too
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
         raise InputError(f"{name} has floating-point pixels, which have no agreed range: save it as 8-bit PNG")
     if picture.mode.startswith("I"):  # Pillow would clip 16 bits at 255
@@ -61,7 +64,7 @@ def to_rgb(picture: Image.Image, name: str = "this picture") -> Image.Image:
         picture = Image.fromarray((values // step).astype(np.uint8))
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def load_stored(path: str | Path, in_color: bool = False) -> np.ndarray:
@@ -96,7 +99,12 @@ def is_turned(path: Path) -> bool:
 
 def to_tensor(picture: Image.Image) -> Tensor:
     """An RGB picture as uint8 (3, h, w)."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    w, h = picture.size
+    pixels = np.empty((h, w, 3), dtype=np.uint8)
+    rows = max(1, BAND // max(1, w))
+    for top in range(0, h, rows):
+        pixels[top:top + rows] = picture.crop((0, top, w, min(h, top + rows))) if rows < h else picture
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def resize_and_crop(picture: Tensor, size: int, resize: str = "nearest", *, squash: bool = False) -> Tensor:

@@ -27,6 +27,7 @@ ARCHIVE = "VOCtrainval_11-May-2012.tar"
 SHA256 = "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb"  # TensorFlow Datasets' (url_checksums)
 RETRIES = 4
 HOME = "VOCdevkit/VOC2012"
+SQUASH = True  # views become square by squashing
 NEEDED = ["ImageSets/Segmentation", "JPEGImages", "SegmentationClass"]
 LAYOUT = (f"unpack {ARCHIVE} into $CAUSE_DATA/pascalvoc, so that there is $CAUSE_DATA/pascalvoc/{HOME}/JPEGImages, or "
           "go on with dataset='scenes'")
@@ -43,7 +44,7 @@ def open_pascalvoc(split: str, *, limit: int | None, download: bool, **_) -> Sou
     images = [root / "JPEGImages" / f"{name}.jpg" for name in names]
     folder = root / ("SegmentationClassAug" if split == "trainaug" else "SegmentationClass")
     labels = [folder / f"{name}.png" for name in names]
-    return open_pairs(f"pascalvoc {split}", root, images, labels, FACTS["pascalvoc"]["classes"], LAYOUT, squash=True)
+    return open_pairs(f"pascalvoc {split}", root, images, labels, FACTS["pascalvoc"]["classes"], LAYOUT, squash=SQUASH)
 
 
 def fetch_pascalvoc(target: Path) -> None:

@@ -17,7 +17,7 @@ from cause_lib.errors import InputError
 from cause_lib.runs.features import open_dataset, refuse_unlabelled
 from cause_lib.runs.loop import refuse_missing_device, refuse_precision
 from cause_lib.runs.released import Released, load_released
-from cause_lib.runs.saved import open_backbone
+from cause_lib.runs.saved import open_backbone, read_as
 
 HEADERS = 5000  # that a notebook's first cell looks at of a split; a table's check looks at all
 
@@ -38,7 +38,7 @@ def check(experiment: Experiment, stage: str = "evaluation") -> None:
 
 def refuse(experiment: Experiment, stage: str) -> None:
     """The part of `check` that costs nothing: sizes and heads against the backbone, labels where they are needed."""
-    check_backbone(experiment.backbone, *_sizes(experiment, stage), num_heads=experiment.num_heads)
+    check_backbone(experiment.backbone, *_sizes(experiment, stage), **read_as(experiment))
     refuse_unlabelled(experiment)
 
 
@@ -51,11 +51,11 @@ def looks(experiment: Experiment, stage: str = "evaluation", *, here: bool = Tru
         here: the run is on this machine: its device must be there, and of very many pictures some are looked at.
         fetch: whether data may be fetched.
     """
-    e, released = experiment, _released(experiment, stage)
+    e, released, read = experiment, _released(experiment, stage), read_as(experiment)
     found: dict[Hashable, Callable[[], object]] = {
         ("device", e.device, e.precision): lambda: _look_at_device(e, here),
-        ("backbone", e.backbone, e.num_heads, *_sizes(e, stage)): lambda: check_backbone(
-            e.backbone, *_sizes(e, stage), num_heads=e.num_heads)}
+        ("backbone", e.backbone, *read.values(), *_sizes(e, stage)): lambda: check_backbone(
+            e.backbone, *_sizes(e, stage), **read)}
     if released:
         found["release", e.release, e.head] = lambda: load_released(e.release, e.head)
     for role in ["train"] * (stage != "features" and not released) + ["test"]:
@@ -63,7 +63,7 @@ def looks(experiment: Experiment, stage: str = "evaluation", *, here: bool = Tru
         found[role, e.dataset, e.folder, split, limit, e.num_classes, e.allow_corrupt, e.label_free,
               e.concept_readout] = lambda role=role: _look_at_data(e, role, here, fetch)
     found["weights", e.backbone] = lambda: weights_fingerprint(e.backbone)
-    found["read", e.backbone, e.num_heads] = lambda: open_backbone(e, None)
+    found["read", e.backbone, *read.values()] = lambda: open_backbone(e, None)
     if released:
         found["fits", e.release, e.head, e.backbone, e.dataset, e.folder] = lambda: refuse_other_release(
             e, load_released(e.release, e.head), open_backbone(e, None).dim,

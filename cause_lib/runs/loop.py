@@ -68,6 +68,8 @@ def refuse_missing_device(experiment: Experiment) -> None:
     """RuntimeError where a GPU is asked for and there is none."""
     if experiment.device == "cuda" and not torch.cuda.is_available():
         raise RunError('device "cuda" was asked for, but there is no CUDA GPU here: set device to "auto" or "cpu".')
+    if experiment.device == "mps" and not torch.backends.mps.is_available():
+        raise RunError('device "mps" was asked for, but torch has no Apple GPU here: set device to "auto" or "cpu".')
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ def _refuse_range(image: Tensor) -> None:
 
 
 def mask_ids(mask: Any, count: int) -> np.ndarray:
-    """A mask as int64 (h, w) with ids below `count`; ValueError if it is none."""
+    """A mask as whole numbers (h, w) of its own type, ids below `count`; ValueError if it is none."""
     ids = mask.cpu().numpy() if isinstance(mask, Tensor) else mask
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.size:
         what = f"{ids.shape} of {ids.dtype}" if isinstance(ids, np.ndarray) else type(ids).__name__
@@ -92,7 +92,35 @@ def mask_ids(mask: Any, count: int) -> np.ndarray:
     if ids.min() < 0 or ids.max() >= count:
         raise InputError(f"This mask has ids from {ids.min()} to {ids.max()}, and this Segmenter has {count} classes: "
                          "give a mask of its own.")
-    return ids.astype(np.int64)
+    return ids
+
+
+def mask_image(ids: np.ndarray, colors: np.ndarray) -> Image.Image:
+    """Ids (h, w) as a Pillow picture of them in the colours' palette; above 256 classes 16 bits of grey."""
+    image = Image.fromarray(ids.astype(np.uint8 if len(colors) <= 256 else np.uint16, copy=False))
+    if len(colors) <= 256:  # what a palette can hold
+        image.putpalette(colors.tobytes())
+    return image
+
+
+def class_shares(ids: np.ndarray, count: int) -> np.ndarray:
+    """Of each of so many classes its share of the ids (h, w): (c,) float64."""
+    parts = np.array_split(ids, -(-ids.size // 2**22))  # bincount makes int64 of all that it is given
+    return sum(np.bincount(part.reshape(-1), minlength=count) for part in parts) / ids.size
+
+
+def overlay_image(ids: np.ndarray, colors: np.ndarray, picture: Tensor) -> Image.Image:
+    """The colours of ids (h, w) half over their picture (3, h, w), uint8 or floating in [0, 1]."""
+    if tuple(picture.shape[1:]) != ids.shape:
+        raise InputError(f"The mask is {ids.shape[1]} x {ids.shape[0]} pixels and the picture {picture.shape[2]} x "
+                         f"{picture.shape[1]}: give the picture that the mask is of.")
+    mixed = np.empty((*ids.shape, 3), dtype=np.uint8)
+    step = max(1, 2**22 // ids.shape[1])
+    for rows in (slice(top, top + step) for top in range(0, len(ids), step)):  # a few megapixels at once
+        part = picture[:, rows].detach().cpu()
+        part = part if part.dtype == torch.uint8 else (part * 255).round().clamp(0, 255).to(torch.uint8)
+        mixed[rows] = (part.permute(1, 2, 0).numpy().astype(np.uint16) + colors[ids[rows]]) // 2
+    return Image.fromarray(mixed)
 
 
 def write_mask(ids: np.ndarray, colors: np.ndarray, path: str | Path, over: Any = None) -> Path:
@@ -100,18 +128,7 @@ def write_mask(ids: np.ndarray, colors: np.ndarray, path: str | Path, over: Any 
     path = Path(path).expanduser()
     if path.suffix.lower() != ".png" and (over is None or path.suffix.lower() not in Image.registered_extensions()):
         raise InputError(f"{path} would not keep a mask as it is: give it a name that ends in .png.")
-    if over is not None:
-        picture = picture_tensor(over)
-        picture = picture if picture.dtype == torch.uint8 else (picture * 255).round().clamp(0, 255).to(torch.uint8)
-        if tuple(picture.shape[1:]) != ids.shape:
-            raise InputError(f"The mask is {ids.shape[1]} x {ids.shape[0]} pixels and the picture {picture.shape[2]} x "
-                             f"{picture.shape[1]}: give the picture that the mask is of.")
-        picture = picture.permute(1, 2, 0).detach().cpu().numpy()  # (h, w, 3)
-        image = Image.fromarray(((picture.astype(np.uint16) + colors[ids]) // 2).astype(np.uint8))
-    else:
-        image = Image.fromarray(ids.astype(np.uint8 if len(colors) <= 256 else np.uint16))  # what a palette can hold
-        if len(colors) <= 256:
-            image.putpalette(colors.tobytes())
+    image = mask_image(ids, colors) if over is None else overlay_image(ids, colors, picture_tensor(over))
     with whole(path, "the mask") as beside:
         image.save(beside)
     return path

@@ -21,6 +21,8 @@ from cause_lib.weights import read_tensors, refuse_misfits
 
 CONFIG, WEIGHTS, BACKBONE, CARD = "config.json", "model.safetensors", "backbone.safetensors", "README.md"
 FORMAT = "cause_lib.Segmenter 1"  # what a config.json of ours begins with; another number once its layout changes
+READ = ("num_heads", "positions", "layer", "facet", "mean", "std")  # how a config.json says to read the backbone
+CRF = ("crf_iterations", "crf_backend", "crf_picture")  # settings of a Segmenter that a config.json has
 MAKE_ANEW = "remove it and run its stage again."
 MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AssertionError)  # what torch raises for tensors of others
 
@@ -89,8 +91,23 @@ def restore_probe(tensors: Mapping[str, Tensor]) -> ClusterProbe | LinearProbe:
 
 def open_backbone(experiment: Experiment, image_size: int | None) -> Backbone:
     """The backbone of a run, read as its settings say, on the CPU; raises as `load_backbone`."""
-    return load_backbone(experiment.backbone, image_size, num_heads=experiment.num_heads,
-                         positions=experiment.positions)
+    return load_backbone(experiment.backbone, image_size, positions=experiment.positions, mean=experiment.image_mean,
+                         std=experiment.image_std, **read_as(experiment))
+
+
+def read_as(experiment: Experiment) -> dict[str, Any]:
+    """Which tokens of its backbone a run takes, as `load_backbone` and `check_backbone` are asked for them."""
+    return {name: getattr(experiment, name) for name in ("num_heads", "layer", "facet")}
+
+
+def refuse_others(backbone: Backbone, path: Path | str, sha256: str | None = None, dim: int | None = None) -> None:
+    """ValueError if the backbone here has other weights, or another width, than what is at `path` was made with."""
+    if sha256 not in (None, backbone.weights_sha256):
+        raise InputError(f"{path} belongs to other weights of {backbone.name} (SHA-256 {sha256[:8]}..., here "
+                         f"{backbone.weights_sha256[:8]}...): put those into CAUSE_WEIGHTS, or train again.")
+    if dim not in (None, backbone.dim):
+        raise InputError(f"{path} is for a backbone of width {dim}, and {backbone.name} has width {backbone.dim}: "
+                         "give the one that it was made with.")
 
 
 def run_folder(run: Path) -> Path:
@@ -140,11 +157,14 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     forms = {
         "sha256": str, "readout": ("modularity", "kmeans", "concepts", "linear"), "grid": [side, 2], "image_size": side,
         "resize": ("nearest", "antialiased", "pillow"), "smoothing": (float, range(2**53)),
+        "squash": (..., bool),
         "crf_iterations": (..., range(1, 1001)), "crf_backend": (..., "torch", "pydensecrf"),
         "crf_picture": (..., "rgb", "released"), "classes": [str, c],
         "colors": [[range(256), 3], c], "assignment": (None, [range(c), c]), "record": (None, dict),
         "backbone": dict, "backbone.name": str, "backbone.sha256": str, "backbone.num_heads": (None, side),
-        "backbone.positions": str, "backbone.included": bool,
+        "backbone.positions": str, "backbone.included": bool, "backbone.layer": (..., None, range(-4096, 4097)),
+        "backbone.facet": (..., "token", "key", "query", "value"), "backbone.mean": (..., [float, 3]),
+        "backbone.std": (..., [float, 3]),
     }
     for key, form in forms.items():
         outer, _, inner = key.partition(".")

@@ -197,15 +197,15 @@ def test_pictures_are_resized_by_the_data_sets_rule(segment, monkeypatch, resize
     from cause_lib import segmenter
 
     seen, mask = [], []
-    predict = segmenter.predict
+    read_out = segmenter.read_out
 
     def look(small, *args, **kwargs):
         seen.append(small)
-        masks = predict(small, *args, **kwargs)
+        masks = read_out(small, *args, **kwargs)
         mask.append(masks[False][0, 0])
         return masks
 
-    monkeypatch.setattr(segmenter, "predict", look)
+    monkeypatch.setattr(segmenter, "read_out", look)
     monkeypatch.setattr(segment, "resize", resize)
     picture = scene(side, side)
     found = segment(picture)

@@ -12,18 +12,19 @@ FILES = sorted(path for package in ("cause_lib", "cause_book") for path in (ROOT
 METHOD = ("reference", "clusterbook", "contrast", "heads", "probes")
 
 # Each part may import itself and the parts named here.
-KERNELS, PLAIN = {"kernels"}, {"errors", "rules", "config", "code_digest"}
+KERNELS, PLAIN = {"kernels"}, {"errors", "rules", "names", "config", "code_digest"}
 ON_TOP_OF = {
     "face": set(),  # and, when a name is first used, the module that holds it
     "errors": set(),
     "rules": {"errors"},
-    "config": {"errors", "rules"},
+    "names": {"errors"},
+    "config": {"errors", "rules", "names"},
     "code_digest": set(),
     "data": {"errors", "code_digest"},
-    "weights": {"errors"},
+    "weights": {"errors", "names"},
     "kernels": {"errors"},
     "method": KERNELS,
-    "outer": {"method", "kernels", "errors", "weights"},  # crf, metrics, backbones, masks
+    "outer": {"method", "kernels", "errors", "weights", "names"},  # crf, metrics, backbones, tokens, masks
     "runs": {"outer", "method", "kernels", "weights", "data", *PLAIN},
     "top": {"runs", "outer", "method", "kernels", "weights", "data", *PLAIN},  # stages, segmenter
     "main": {"top", "runs", "outer", "method", "kernels", "weights", "data", *PLAIN},
@@ -43,8 +44,8 @@ def part_of(module: str) -> str:
     name = (module.split(".") + ["face"])[1]
     if name in METHOD:
         return "method"
-    return {"crf": "outer", "metrics": "outer", "backbones": "outer", "masks": "outer", "stages": "top", "steps": "top", "segmenter": "top",
-            "release": "top", "__main__": "main"}.get(name, name)
+    return {"crf": "outer", "metrics": "outer", "backbones": "outer", "tokens": "outer", "masks": "outer", "stages": "top", "steps": "top", "segmenter": "top",
+            "release": "top", "__main__": "main", "segment": "main"}.get(name, name)
 
 
 def imports_of(module: str, *, when_loaded: bool = False) -> set[str]:
@@ -89,7 +90,7 @@ def test_the_method_imports_torch_and_the_standard_library_alone(module):
     assert others <= sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("module", ["cause_lib.errors", "cause_lib.rules", "cause_lib.config"])
+@pytest.mark.parametrize("module", ["cause_lib.errors", "cause_lib.rules", "cause_lib.names", "cause_lib.config"])
 def test_what_describes_a_run_imports_the_standard_library_alone(module):
     others = {name.split(".")[0] for name in imports_of(module)} - {"cause_lib"}
     assert others <= sys.stdlib_module_names

@@ -25,6 +25,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS_BY_NAME = {path.stem: path for path in [*NOTEBOOKS, ROOT / "workflow/baseline.ipynb"]}
 # fields that a field of every cell decides where they are left out: `reading`, and `label_free`
 FOLLOW = {*READINGS["paper"], "labels_in_norm", "probe_clip_norm", "probe_dropout"}
+FOLLOW |= {"layer", "facet", "image_mean", "image_std"}  # how a backbone is read; its name decides
 HOW = {"run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}  # of every notebook that runs a stage
 # notebook -> stages that it runs, further fields that it reads, and those of the stages that it has no use for
 USED = {
@@ -82,7 +83,8 @@ def test_conda_and_pip_users_get_the_same_packages():
 
 
 def test_what_is_imported_is_a_dependency():
-    modules = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in PROJECT["dependencies"]}
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["onnx"]
+    modules = {re.match(r"[\w-]+", line).group().replace("-", "_") for line in wanted}
     come_along = {"triton"}  # with PyTorch for CUDA, and only there is it imported
     modules = modules - {"pillow", "scikit_learn"} | {"PIL", "sklearn", "cause_lib", "cause_book", "pydensecrf"} | come_along | sys.stdlib_module_names
     for path in [*(ROOT / "cause_lib").rglob("*.py"), *(ROOT / "cause_book").rglob("*.py")]:

@@ -71,9 +71,10 @@ def library_page(module: str) -> str:
         return "api_use"
     name = module.removeprefix("cause_lib.")
     if name in ("reference", "clusterbook", "contrast", "heads", "probes", "crf", "masks", "metrics",
-                "backbones", "weights"):
+                "backbones", "tokens", "names", "weights"):
         return "api"
-    if name in ("segmenter", "runs.released"):
+    if name in ("segmenter", "segment", "runs.released", "runs.given", "runs.streaming", "runs.writing", "runs.tiled",
+                "runs.exported", "runs.serve"):
         return "api_use"
     return "api" if name.startswith("kernels.") else "api_runs"
 
