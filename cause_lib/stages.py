@@ -31,7 +31,7 @@ from cause_lib.runs import health
 from cause_lib.runs.check import check, refuse, refuse_other_release
 from cause_lib.runs.features import FrozenFeatures, open_dataset
 from cause_lib.runs.judging import judge, load_gallery
-from cause_lib.runs.loop import Run, generator_for, seed_for, session, train
+from cause_lib.runs.loop import Run, generator_for, seed_for, session, settled, train
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.results import collect_metrics
 from cause_lib.runs.saved import load_clusterbook, load_head, load_probe, open_backbone
@@ -85,6 +85,7 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
     `order_seed` and `train_size` set the same); heads that do not are trained one group after the other. Each artefact
     holds the bits that `fit_head` alone gives. Returns the folders, in the order of the experiments.
     """
+    experiments = [settled(experiment) for experiment in experiments]
     folders = [folder_of(experiment, "head") for experiment in experiments]
     groups: dict[tuple, dict[Path, Experiment]] = {}
     for folder, experiment in zip(folders, experiments):

@@ -28,7 +28,7 @@ from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
 from cause_lib.data.noted import once
 from cause_lib.errors import InputError, WriteError
-from cause_lib.runs.loop import generator_for
+from cause_lib.runs.loop import generator_for, settled
 from cause_lib.runs.saved import open_backbone, refused
 from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, locked, new_artefact, read_record,
                                   write_record)
@@ -138,7 +138,8 @@ class FrozenFeatures:
             role: `train` (views of the training split) or `test`. image_size: side in pixels.
             mirrored: the tokens of the mirrored pictures instead.
         """
-        self.experiment, self.accelerator, self.mirrored = experiment, accelerator, mirrored
+        self.experiment = experiment = settled(experiment)
+        self.accelerator, self.mirrored = accelerator, mirrored
         self.dataset, self.image_size = open_dataset(experiment, role, image_size), image_size
         self.cached, self._some = False, None
         key = experiment.key("features") | {
@@ -192,7 +193,8 @@ class FrozenFeatures:
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone, loaded when first needed, on the run's device."""
-        return open_backbone(self.experiment, self.image_size).to(self.accelerator.device)
+        backbone = open_backbone(self.experiment, self.image_size).to(self.accelerator.device)
+        return in_bfloat16(backbone) if self.experiment.precision == "bf16_backbone" else backbone
 
     def stream(self, batches: Sequence[Tensor], patches: Iterable[Tensor] | None = None) -> Iterator[Tensor]:
         """The tokens of batch after batch, on the run's device: (b, n or n', d) float32.
@@ -275,6 +277,15 @@ class FrozenFeatures:
                 "stage": "features", "experiment": self.experiment.to_dict(), "weights": self.weights,
                 "device": device_name(self.accelerator), "seconds": round(time.monotonic() - started, 2),
                 "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)}})
+
+
+def in_bfloat16(backbone: Backbone) -> Backbone:
+    """The backbone with its blocks in bfloat16, weights too; patches, positions and the last norm stay in float32."""
+    blocks, norm = backbone.vit.blocks, backbone.vit.norm
+    blocks.to(torch.bfloat16)
+    for module, dtype in ((blocks[0], torch.bfloat16), (blocks[0].norm1, torch.bfloat16), (norm, torch.float32)):
+        module.register_forward_pre_hook(lambda _, inputs, dtype=dtype: (inputs[0].to(dtype), *inputs[1:]))
+    return backbone
 
 
 def device_name(accelerator: Accelerator) -> str:

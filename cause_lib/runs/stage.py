@@ -26,7 +26,7 @@ from cause_lib.data.noted import one_look
 from cause_lib.runs import health
 from cause_lib.runs.check import refuse
 from cause_lib.runs.features import FrozenFeatures, device_name
-from cause_lib.runs.loop import Run, session
+from cause_lib.runs.loop import Run, session, settled
 from cause_lib.runs.opened import Opened, facts_of
 from cause_lib.runs.released import released_fingerprint
 from cause_lib.runs.store import (artefact_folder, is_made, libraries_of, library_version, made_once, read_record,
@@ -82,6 +82,7 @@ def made(stage: str, **needs: Callable[[Experiment], Path]) -> Callable[[Callabl
     def stage_of(make: Callable[[Experiment, Making], None]) -> Callable[[Experiment], Path]:
         @functools.wraps(make, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
         def run(experiment: Experiment) -> Path:
+            experiment = settled(experiment)
             with one_look():
                 folder = folder_of(experiment, stage)
                 if not is_made(folder):
@@ -107,6 +108,7 @@ def find(experiment: Experiment, stage: str) -> Path | None:
 def folder_of(experiment: Experiment, stage: str) -> Path:
     """An artefact's place, named by the fields that it depends on, the pictures, the backbone's weights and, but for
     prototypes and heads, the classes' names and colours."""
+    experiment = settled(experiment)
     judged, released = "evaluation" in stage, stage == "evaluation" and bool(experiment.release)
     roles = ["train"] * (not released) + ["test"] * judged
     datasets = [facts_of(experiment, role) for role in roles]
