@@ -33,6 +33,7 @@ from cause_lib.runs.saved import open_backbone, refused
 from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, locked, new_artefact, read_record,
                                   write_record)
 
+RUNS = 8  # that would have to share a cache of all views before it was cheaper than the blocks that each asks for
 SAMPLE_POINTS, SAMPLE_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
 
 
@@ -156,8 +157,9 @@ class FrozenFeatures:
                 # Both directions of the test pictures, and the training views at up to two sizes, share the budget.
                 if math.prod(self._shape) * 4 > experiment.cache_gb * 1e9 / 2:
                     return
-                if role == "train" and accelerator.num_processes == 1 and self._asked() < len(self) // self._block:
-                    self._some = once(("tokens", folder), lambda: Some(folder, self._shape, self._block))
+                few = role == "train" and RUNS * self._asked() <= len(self) // self._block
+                if few and accelerator.num_processes == 1:
+                    self._some = once(("tokens", folder, self._block), lambda: Some(folder, self._shape, self._block))
                     self._tokens, self.cached = self._some.tokens, True
                     return
                 with locked(folder):

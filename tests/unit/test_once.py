@@ -196,6 +196,7 @@ def test_outside_of_a_run_a_data_set_keeps_no_pictures(tiny, decoded):
 
 def test_few_updates_make_few_tokens_to_the_same_bits(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "SAMPLE_VIEWS", 2)
+    monkeypatch.setattr(features, "RUNS", 1)
     few = dict(concept_steps=2, head_steps=1, probe_steps=1, batch_size=1, head="mlp")
     seen, see = [], features.FrozenFeatures.see
     monkeypatch.setattr(features.FrozenFeatures, "see",
@@ -214,6 +215,7 @@ def test_few_updates_make_few_tokens_to_the_same_bits(tiny, tmp_path, monkeypatc
 
 def test_few_tokens_without_room_are_one_sentence(tiny, monkeypatch):
     monkeypatch.setattr(features, "SAMPLE_VIEWS", 2)
+    monkeypatch.setattr(features, "RUNS", 1)
 
     def full(self, i, tokens):
         with features.said_whole(self.folder):
