@@ -217,8 +217,10 @@ class Experiment:
     device: str = _field("auto", "`auto`, `cpu`, `cuda`, or `mps` (Apple's, which is not tested here)",
         "these are the devices that torch has", stages="pass", choices=("auto", "cpu", "cuda", "mps"),
         aliases="gpu cuda")
-    precision: str = _field("no", "`no`, `bf16`, or, on a GPU, `fp16`",
-        "networks run in these number formats", stages="features", choices=("no", "bf16", "fp16"), aliases="fp16 amp")
+    precision: str = _field("no", "`no`, `bf16`, or, on a GPU, `fp16`; `bf16_backbone`, where the backbone's blocks "
+        "alone are in bfloat16; or `auto`: that where the device computes with bfloat16, else `no`; the record says "
+        "which", "networks run in these number formats", stages="features",
+        choices=("no", "bf16", "fp16", "bf16_backbone", "auto"), aliases="fp16 amp")
     cache_gb: float = _field(4.0, "frozen features are kept on disk below this size in GB, and recomputed every epoch "
         "above it", "it is a size on disk, and 0 keeps nothing there", 0.0, stages="pass")
     num_workers: int = _field(0, "processes that read pictures",

@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from cause_lib.clusterbook import Clusterbook, initial_prototypes
 from cause_lib.config import PASS_FIELDS, Experiment
+from cause_lib.data.noted import one_look
 from cause_lib.probes import concept_kmeans, cosine_kmeans
 from cause_lib.runs import health
 from cause_lib.runs.check import check, refuse, refuse_other_release
 from cause_lib.runs.features import FrozenFeatures, open_dataset
 from cause_lib.runs.judging import judge, load_gallery
-from cause_lib.runs.loop import Run, generator_for, seed_for, session, train
+from cause_lib.runs.loop import Run, generator_for, seed_for, session, settled, train
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.results import collect_metrics
 from cause_lib.runs.saved import load_clusterbook, load_head, load_probe, open_backbone
@@ -76,6 +77,7 @@ def fit_head(experiment: Experiment) -> Path:
     return fit_heads([experiment])[0]
 
 
+@one_look()
 def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
     """Step 2 of several experiments, each batch of tokens computed, or read, once for all heads that see it.
 
@@ -83,6 +85,7 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
     `order_seed` and `train_size` set the same); heads that do not are trained one group after the other. Each artefact
     holds the bits that `fit_head` alone gives. Returns the folders, in the order of the experiments.
     """
+    experiments = [settled(experiment) for experiment in experiments]
     folders = [folder_of(experiment, "head") for experiment in experiments]
     groups: dict[tuple, dict[Path, Experiment]] = {}
     for folder, experiment in zip(folders, experiments):
@@ -163,6 +166,7 @@ def _kmeans(experiment: Experiment, features: FrozenFeatures, head: nn.Module | 
                                  generator=generator_for(experiment, "k-means"))
 
 
+@one_look()
 def evaluate(experiment: Experiment) -> Path:
     """Judge the head's read-outs on the test split, the baseline beside it; the folder holds `metrics.json`.
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cause_lib.data.labels import Codes, by_order, count_pixels, in_color, read_classes, what_is_odd
+from cause_lib.data.noted import once
 from cause_lib.data.palette import palette
 from cause_lib.data.published import find_folder, places
 from cause_lib.data.source import (Source, endings, fingerprint_files, is_litter, labels_of, list_files, list_pictures,
@@ -40,6 +41,13 @@ OF_MASKS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_labelIds", 
 
 def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str,
                 judged: bool, **_) -> Source:
+    """The pictures of `split` in `folder`, see `_open`; within `noted.one_look`, opened once."""
+    given = split, folder, limit, num_classes, allow_corrupt, judged
+    return once(("folder", *given), lambda: _open(*given))
+
+
+def _open(split: str, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str,
+          judged: bool) -> Source:
     """The pictures of `split` in `folder`, a path or a name looked up below $CAUSE_DATA.
 
     judged: where some pictures have a label, those alone; the others are `skipped`. Raises FileNotFoundError for a

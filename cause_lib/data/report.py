@@ -22,6 +22,7 @@ from cause_lib.data.headers import look_at
 from cause_lib.data.images import ELONGATED
 from cause_lib.data.labels import what_is_odd
 from cause_lib.data.published import COUNTS
+from cause_lib.data.noted import digest_by
 from cause_lib.data.source import LABEL_SUFFIXES, PictureFiles, digest_of, endings, list_files, list_pictures, spread
 from cause_lib.errors import NotFound
 
@@ -191,7 +192,7 @@ def _copies(used: dict[str, list[Path]]) -> dict[str, dict[str, Any]]:
     """Groups of pictures that are the same byte for byte; only files of equal size and end are read as a whole."""
     groups = [[(split, path) for split, paths in used.items() for path in paths if path.is_file()]]
     for part_of in (lambda path: path.stat().st_size, _end_of,
-                    lambda path: digest_of(path, path.stat().st_size, path.stat().st_mtime_ns)):
+                    lambda path: digest_by(path, path.stat(), digest_of)):
         finer = []
         for group in groups:
             parts = defaultdict(list)

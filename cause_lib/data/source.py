@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from cause_lib.data.images import HEIC, is_turned, load_image, read_picture, reads_heic, to_tensor
 from cause_lib.data.labels import VOID, Codes, by_order
+from cause_lib.data.noted import digest_by
 from cause_lib.errors import InputError, NotFound
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k",
@@ -202,8 +203,8 @@ def fingerprint_files(root: Path, files: Sequence[Path], *, contents: bool = Fal
         size, digest = -1, 0
         with suppress(OSError):
             if path.is_file():
-                size = path.stat().st_size
-                digest = digest_of(path, size, path.stat().st_mtime_ns) if contents else 0
+                size = (found := path.stat()).st_size
+                digest = digest_by(path, found, digest_of) if contents else 0
         entries.append((path.relative_to(root).as_posix(), size, digest))
     return _sha256([entries, extra])
 
@@ -212,10 +213,8 @@ def _sha256(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-@lru_cache(maxsize=None)
-def digest_of(path: Path, size: int, time: int) -> str:
-    """SHA-256 of a file, another where the rule that reads its pixels is newer than the first version's; read once for
-    as long as size and time stay."""
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, another where the rule that reads its pixels is newer than the first version's."""
     content = path.read_bytes()
     eight_bits = content.startswith(b"\xff\xd8") or content.startswith(b"\x89PNG") and content[24:25] == b"\x08"
     with suppress(Exception):  # of a decoder; reading its item says what is wrong

@@ -13,9 +13,10 @@ github.com/ByungKwanLee/Causal-Unsupervised-Segmentation, crop_dataset.py and da
 from __future__ import annotations
 
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from cause_lib.data.images import resize_and_crop
+from cause_lib.data.noted import is_looking, once
 from cause_lib.data.source import Source
 
 PLACES = ("top left", "top right", "bottom left", "bottom right", "centre")
@@ -47,6 +48,32 @@ CROPS = {  # name -> (names of the views, the function that cuts them)
 }
 
 
+ROOM = 2**27  # bytes of decoded pictures that a run keeps of a set, the first that fit
+
+
+class Decoded:
+    """Pictures of a source as they were decoded, for the next view, size or evaluation of the run.
+
+    None is dropped for another: a set that is gone through in order would find each dropped just before its turn.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.bytes = 0
+
+    def read(self, source: Source, picture: int) -> tuple[Tensor, Tensor]:
+        """`source.read(picture)`, from memory where it is there."""
+        if (found := self.kept.get(picture)) is not None:
+            return found[0], found[1].int()
+        image, label = source.read(picture)
+        small = label.short() if int(label.max()) < 2**15 else label
+        size = image.nbytes + small.nbytes
+        if self.bytes + size <= ROOM and get_worker_info() is None:  # each worker would have its own
+            self.bytes += size
+            self.kept[picture] = image, small
+        return image, label
+
+
 class SegmentationDataset(Dataset):
     """Items {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}, h = w = image_size.
 
@@ -62,6 +89,8 @@ class SegmentationDataset(Dataset):
         self.classes, self.colors, self.num_classes = source.classes, source.colors, len(source.classes)
         self.has_labels, self.fingerprint, self.skipped = source.has_labels, source.fingerprint, source.skipped
         self.names = [name + view for name in source.names for view in CROPS[crops][0]]
+        origin = getattr(source.read, "images", None) or getattr(source.read, "args", id(source.read))
+        self._decoded = once(("decoded", source.fingerprint, origin), Decoded) if is_looking() else None
         self._last = (-1, None)  # the views of one picture are usually asked for one after the other
 
     def __len__(self) -> int:
@@ -74,7 +103,8 @@ class SegmentationDataset(Dataset):
         picture, view = divmod(index, len(views))
         last = self._last  # read once: several threads may ask
         if last[0] != picture:
-            self._last = last = (picture, self.source.read(picture))
+            self._last = last = (picture, self._decoded.read(self.source, picture) if self._decoded
+                                      else self.source.read(picture))
         image, label = (cut(t, self.crop_ratio)[view] for t in last[1])
         image = resize_and_crop(image, self.image_size, self.resize, squash=self.source.squash)
         how = "pillow" if self.resize == "pillow" else "nearest"

@@ -6,11 +6,13 @@ cached tokens are read ahead of their use, beside the work on the batches before
 """
 
 import math
+import tempfile
 import time
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -25,12 +27,14 @@ from cause_lib.backbones import Backbone, weights_fingerprint
 from cause_lib.clusterbook import take_patches
 from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
-from cause_lib.errors import InputError
-from cause_lib.runs.loop import generator_for
+from cause_lib.data.noted import once
+from cause_lib.errors import InputError, WriteError
+from cause_lib.runs.loop import generator_for, settled
 from cause_lib.runs.saved import open_backbone, refused
 from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, locked, new_artefact, read_record,
                                   write_record)
 
+RUNS = 8  # that would have to share a cache of all views before it was cheaper than the blocks that each asks for
 SAMPLE_POINTS, SAMPLE_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
 
 
@@ -89,6 +93,38 @@ def refuse_unlabelled(experiment: Experiment, dataset: SegmentationDataset | Non
                          "set label_free to True.")
 
 
+class Some:
+    """Tokens of some views, in whole blocks, in a file that is gone when the run ends: where few are asked for."""
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int], block: int) -> None:
+        """No tokens yet, of `shape` (views, n, d). Raises OSError where the file cannot be made."""
+        self.made: set[int] = set()
+        self.bytes = 4 * block * shape[1] * shape[2]
+        with said_whole(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self.file = tempfile.TemporaryFile(dir=folder.parent, prefix=f".{folder.name}.")
+            self.file.truncate(4 * math.prod(shape))  # a hole, which takes no room
+            self.folder, self.tokens = folder, np.memmap(self.file, np.float32, "r", shape=shape)
+
+    def put(self, i: int, tokens: Tensor) -> None:
+        """Keep the tokens (b, n, d) of block i. Raises OSError where there is no room."""
+        with said_whole(self.folder):  # not through the map: a full disk must be an error, not a crash
+            self.file.seek(i * self.bytes)
+            self.file.write(tokens.numpy().tobytes())
+            self.file.flush()
+        self.made.add(i)
+
+
+@contextmanager
+def said_whole(folder: Path) -> Iterator[None]:
+    """A system's error about the features at `folder`, in one sentence with the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"Cannot write the features {folder} ({error.strerror or error}): {ROOM}, or set cache_gb to "
+                         "0.") from error
+
+
 class FrozenFeatures:
     """Tokens of the views of a data set, from disk or straight from the backbone.
 
@@ -104,9 +140,10 @@ class FrozenFeatures:
             role: `train` (views of the training split) or `test`. image_size: side in pixels.
             mirrored: the tokens of the mirrored pictures instead.
         """
-        self.experiment, self.accelerator, self.mirrored = experiment, accelerator, mirrored
+        self.experiment = experiment = settled(experiment)
+        self.accelerator, self.mirrored = accelerator, mirrored
         self.dataset, self.image_size = open_dataset(experiment, role, image_size), image_size
-        self.cached = False
+        self.cached, self._some = False, None
         key = experiment.key("features") | {
             "role": role, "size": image_size, "mirrored": mirrored, "views": self.dataset.names,
             "data": self.dataset.fingerprint, "crop_ratio": experiment.crop_ratio,
@@ -120,6 +157,12 @@ class FrozenFeatures:
                 self.weights = {"name": vit.name, "sha256": vit.weights_sha256, "description": vit.description}
                 # Both directions of the test pictures, and the training views at up to two sizes, share the budget.
                 if math.prod(self._shape) * 4 > experiment.cache_gb * 1e9 / 2:
+                    return
+                few = role == "train" and RUNS * self._asked() <= len(self) // self._block
+                if few and accelerator.num_processes == 1:
+                    self._some = once(("tokens", folder, self._block), lambda: Some(folder, self._shape, self._block))
+                    self._tokens, self.cached = self._some.tokens, True
+                    self._checked = np.ones(len(self), dtype=bool)  # made by this process
                     return
                 with locked(folder):
                     if not is_complete(folder):  # another process may have made it meanwhile
@@ -140,6 +183,16 @@ class FrozenFeatures:
         return len(self.dataset)
 
     @property
+    def _block(self) -> int:
+        """Views whose tokens are computed together, whoever asks for one of them: so their bits are always the same."""
+        return self.experiment.batch_size
+
+    def _asked(self) -> int:
+        """About how many views a run asks for."""
+        e = self.experiment
+        return (e.concept_steps + e.head_steps + e.probe_steps) * e.batch_size + SAMPLE_VIEWS
+
+    @property
     def _shape(self) -> tuple[int, int, int]:
         """Of all tokens: (views, n, d)."""
         return len(self), self.grid[0] * self.grid[1], self.dim
@@ -147,7 +200,8 @@ class FrozenFeatures:
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone, loaded when first needed, on the run's device."""
-        return open_backbone(self.experiment, self.image_size).to(self.accelerator.device)
+        backbone = open_backbone(self.experiment, self.image_size).to(self.accelerator.device)
+        return in_bfloat16(backbone) if self.experiment.precision == "bf16_backbone" else backbone
 
     def stream(self, batches: Sequence[Tensor], patches: Iterable[Tensor] | None = None) -> Iterator[Tensor]:
         """The tokens of batch after batch, on the run's device: (b, n or n', d) float32.
@@ -157,6 +211,10 @@ class FrozenFeatures:
             patches: of each those that are wanted, (n',) or (b, n') int64; None: all.
         """
         wanted = [None] * len(batches) if patches is None else patches
+        if self._some is not None:
+            for views, kept, _ in zip(batches, wanted, self._grow(batches)):
+                yield self._read(views, kept).to(self.accelerator.device, non_blocking=True)
+            return
         if self.cached:
             for tokens in ahead(map(self._read, batches, wanted)):
                 yield tokens.to(self.accelerator.device, non_blocking=True)
@@ -188,6 +246,19 @@ class FrozenFeatures:
             kept = kept.to(x.device, non_blocking=True)
             points.append(take_patches(x, kept).flatten(0, 1))
         return torch.cat(points)
+
+    def _grow(self, batches: Sequence[Tensor]) -> Iterator[None]:
+        """Makes, before each of these batches, the blocks of its views that are not made yet."""
+        there, new = set(self._some.made), []
+        for views in batches:
+            new.append([i for i in (views // self._block).unique().tolist() if i not in there])
+            there.update(new[-1])
+        blocks = [torch.arange(i * self._block, min((i + 1) * self._block, len(self))) for row in new for i in row]
+        items = self.pictures(blocks)
+        for row in new:
+            for i in row:
+                self._some.put(i, self.see(next(items)["image"]).cpu())
+            yield
 
     def _read(self, views: Tensor, patches: Tensor | None = None) -> Tensor:
         """Cached tokens of views (b,), all or those of patches (n',) or (b, n'): (b, n or n', d) on the CPU."""
@@ -222,6 +293,15 @@ class FrozenFeatures:
                 "device": device_name(self.accelerator), "seconds": round(time.monotonic() - started, 2),
                 "notes": {"grid": self.grid, "dim": self.dim, "weights": self.weights, "views": len(self)},
                 "crc32": crc32.hex()}, unhashed=("tokens.npy",))
+
+
+def in_bfloat16(backbone: Backbone) -> Backbone:
+    """The backbone with its blocks in bfloat16, weights too; patches, positions and the last norm stay in float32."""
+    blocks, norm = backbone.vit.blocks, backbone.vit.norm
+    blocks.to(torch.bfloat16)
+    for module, dtype in ((blocks[0], torch.bfloat16), (blocks[0].norm1, torch.bfloat16), (norm, torch.float32)):
+        module.register_forward_pre_hook(lambda _, inputs, dtype=dtype: (inputs[0].to(dtype), *inputs[1:]))
+    return backbone
 
 
 def device_name(accelerator: Accelerator) -> str:

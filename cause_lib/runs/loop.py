@@ -72,15 +72,29 @@ def refuse_missing_device(experiment: Experiment) -> None:
         raise RunError('device "mps" was asked for, but torch has no Apple GPU here: set device to "auto" or "cpu".')
 
 
+def settled(experiment: Experiment) -> Experiment:
+    """The run as it is computed and named here: `auto` is `bf16_backbone` where the device has bfloat16, else `no`."""
+    if experiment.precision != "auto":
+        return experiment
+    on_gpu = experiment.device in ("auto", "cuda") and torch.cuda.is_available()
+    if on_gpu:
+        fast = torch.cuda.get_device_capability() >= (8, 0)
+    else:  # not what torch can compute, but what this CPU has instructions for; None: nobody knows
+        asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        fast = experiment.device in ("auto", "cpu") and any(has() for has in asked if has is not None)
+    return experiment.replace(precision="bf16_backbone" if fast else "no")
+
+
 @contextlib.contextmanager
 def session(experiment: Experiment) -> Iterator[Accelerator]:
     """An Accelerator for the run's device and precision; global random numbers are as before when it ends."""
     refuse_missing_device(experiment)
+    mixed = "no" if (precision := settled(experiment).precision) == "bf16_backbone" else precision
     AcceleratorState._reset_state(reset_partial_state=True)  # the device and precision of an earlier run would stick
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     patience = InitProcessGroupKwargs(timeout=datetime.timedelta(hours=6))  # while the first process fills the cache
     accelerator = Accelerator(cpu=experiment.device == "cpu" or several and not torch.cuda.is_available(),
-                              mixed_precision=experiment.precision, kwargs_handlers=[patience] if several else None)
+                              mixed_precision=mixed, kwargs_handlers=[patience] if several else None)
     refuse_precision(experiment, accelerator.device.type)
     # None: all GPUs here; of several processes each looks at its own only.
     forked = None if not several else [accelerator.device] if accelerator.device.type == "cuda" else []

@@ -22,10 +22,12 @@ from cause_lib.backbones import weights_fingerprint
 from cause_lib.config import Experiment
 from cause_lib.crf import crf_backends
 from cause_lib.data import SegmentationDataset
+from cause_lib.data.noted import one_look
 from cause_lib.runs import health
 from cause_lib.runs.check import refuse
-from cause_lib.runs.features import FrozenFeatures, device_name, open_dataset
-from cause_lib.runs.loop import Run, session
+from cause_lib.runs.features import FrozenFeatures, device_name
+from cause_lib.runs.loop import Run, session, settled
+from cause_lib.runs.opened import Opened, facts_of
 from cause_lib.runs.released import released_fingerprint
 from cause_lib.runs.store import (artefact_folder, is_made, libraries_of, library_version, made_once, read_record,
                                   write_artefact)
@@ -80,13 +82,15 @@ def made(stage: str, **needs: Callable[[Experiment], Path]) -> Callable[[Callabl
     def stage_of(make: Callable[[Experiment, Making], None]) -> Callable[[Experiment], Path]:
         @functools.wraps(make, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
         def run(experiment: Experiment) -> Path:
-            folder = folder_of(experiment, stage)
-            if not is_made(folder):
-                refuse(experiment, stage)
-                upstream = {name: before(experiment) for name, before in needs.items()}
-                with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
-                    if wanted:
-                        make(experiment, Making(stage, experiment, folder, accelerator, upstream))
+            experiment = settled(experiment)
+            with one_look():
+                folder = folder_of(experiment, stage)
+                if not is_made(folder):
+                    refuse(experiment, stage)
+                    upstream = {name: before(experiment) for name, before in needs.items()}
+                    with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
+                        if wanted:
+                            make(experiment, Making(stage, experiment, folder, accelerator, upstream))
             return folder
 
         del run.__wrapped__  # its signature is (experiment), not that of `make`
@@ -104,9 +108,10 @@ def find(experiment: Experiment, stage: str) -> Path | None:
 def folder_of(experiment: Experiment, stage: str) -> Path:
     """An artefact's place, named by the fields that it depends on, the pictures, the backbone's weights and, but for
     prototypes and heads, the classes' names and colours."""
+    experiment = settled(experiment)
     judged, released = "evaluation" in stage, stage == "evaluation" and bool(experiment.release)
     roles = ["train"] * (not released) + ["test"] * judged
-    datasets = [open_dataset(experiment, role, experiment.image_size) for role in roles]
+    datasets = [facts_of(experiment, role) for role in roles]
     if judged and experiment.crf_backend not in crf_backends():
         experiment = experiment.replace(crf=False)  # judged again, with it, once it is installed
     depends = experiment.key(stage) | {"data": "".join(dataset.fingerprint for dataset in datasets),
@@ -122,6 +127,6 @@ def folder_of(experiment: Experiment, stage: str) -> Path:
     return artefact_folder(experiment.run_dir, stage, "-".join(parts), depends)
 
 
-def names_of(dataset: SegmentationDataset) -> dict[str, list]:
+def names_of(dataset: SegmentationDataset | Opened) -> dict[str, list]:
     """The classes' names and colours, as records hold them."""
     return {"classes": dataset.classes, "colors": dataset.colors.tolist()}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import chapters, gpu
+from benchmarks import chapters, gpu, scale
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,3 +82,12 @@ def test_parity_sees_a_wrong_kernel(monkeypatch):
     monkeypatch.setattr(gpu, "argmax_concepts", lambda affinity, count=[0]: (
         count.append(0), gpu.torch.zeros(*affinity.shape[:2], affinity.shape[1], dtype=int) + len(count))[1])
     assert gpu.winners("cpu") == 1
+
+
+def test_a_run_decodes_no_picture_twice_and_a_second_start_none(tmp_path):
+    scale.main(["--quick", "--output", str(tmp_path / "growth.json")])
+    points = json.loads((tmp_path / "growth.json").read_text())["points"]
+    assert [point["pictures"] for point in points] == [6]
+    for point in points:
+        assert point["decodes"] == point["pictures"] and point["seconds"] > point["second_seconds"]
+        assert point["bytes"] > 0 and point["second_decodes"] == point["second_bytes"] == 0

@@ -19,7 +19,7 @@ from released_twin import write
 from cause_book import plots
 from cause_lib import stages
 from cause_lib.config import Experiment
-from cause_lib.data import load_dataset, source
+from cause_lib.data import load_dataset, noted, source
 from cause_lib.data.__main__ import main
 from cause_lib.data.headers import look_at, read_header
 from cause_lib.data.images import load_image
@@ -156,11 +156,11 @@ def test_a_newer_rule_of_reading_is_another_fingerprint(tmp_path, monkeypatch):
         save(tmp_path / name / "labels" / "a.png", array, **options)
     for rule in (source.LATER_RULE, re.compile("(?!)")):
         monkeypatch.setattr(source, "LATER_RULE", rule)
-        source.digest_of.cache_clear()
+        noted._DIGESTS.clear()
         for name in ("eight", "four", "sixteen"):
             dataset = load_dataset("folder", "train", image_size=8, folder=str(tmp_path / name))
             prints.setdefault(name, set()).add(dataset.fingerprint)
-    source.digest_of.cache_clear()
+    noted._DIGESTS.clear()
     assert {name: len(found) for name, found in prints.items()} == {"eight": 1, "four": 2, "sixteen": 2}
 
 

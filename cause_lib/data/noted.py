@@ -1,0 +1,109 @@
+"""What is known of files by their sizes and times, as git's index knows it: digests, and whether a folder is as it was.
+
+A file whose size, times of content and of status, and number in the file system are unchanged keeps its digest. One
+that was changed within RACY of the reading is read again the next time: a later change could leave the same times.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+RACY = 2_000_000_000  # ns, the coarsest times of file systems in use
+RULE = f"1, Pillow {PIL.__version__}"  # of digests; others are not taken
+_DIGESTS: dict[str, tuple[list[int], str, bool]] = {}  # file -> its stamp, digest, and whether that may be noted
+_LOOK: ContextVar[dict | None] = ContextVar("look", default=None)
+
+
+def stamp_of(found: os.stat_result) -> list[int]:
+    """What changes with a file: size, times in ns of its content and of its status, number in the file system."""
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def is_racy(stamp: list[int], now: int) -> bool:
+    """Whether a file may have been changed after it was read at `now`, in ns, and not show it by its times."""
+    return max(stamp[1:3]) > now - RACY
+
+
+def digest_by(path: Path, found: os.stat_result, read: Callable[[Path], str]) -> str:
+    """The digest that `read` makes of a file, made anew where its stamp has changed."""
+    stamp, known = stamp_of(found), _DIGESTS.get(str(path))
+    if known is None or known[0] != stamp:
+        now = time.time_ns()
+        _DIGESTS[str(path)] = known = stamp, read(path), not is_racy(stamp, now)
+    return known[1]
+
+
+def load_digests(notes: Path) -> None:
+    """Take the digests of a file that `save_digests` wrote; one that is damaged, or of another rule, is ignored."""
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        noted = json.loads(notes.read_text(encoding="utf8"))
+        for path, (*stamp, digest) in noted["files"].items() if noted["rule"] == RULE else ():
+            _DIGESTS.setdefault(path, (stamp, digest, True))
+
+
+def digests_below(root: Path) -> dict[str, Any]:
+    """The digests of files below a folder, as they are written."""
+    inside = str(root) + os.sep
+    return {"rule": RULE, "files": {path: [*stamp, digest] for path, (stamp, digest, keep) in _DIGESTS.items()
+                                    if keep and path.startswith(inside)}}
+
+
+@contextmanager
+def one_look() -> Iterator[None]:
+    """Until the outermost of these ends, a folder counts as it was when it was first looked at (`once`)."""
+    before = _LOOK.set(_LOOK.get() if _LOOK.get() is not None else {})
+    try:
+        yield
+    finally:
+        _LOOK.reset(before)
+
+
+def is_looking() -> bool:
+    """Whether this is within `one_look`."""
+    return _LOOK.get() is not None
+
+
+def once(key: Any, make: Callable[[], Any]) -> Any:
+    """What `make` returns; within `one_look`, made once for a key."""
+    if (known := _LOOK.get()) is None:
+        return make()
+    if key not in known:
+        known[key] = make()
+    return known[key]
+
+
+def state_of(root: Path) -> tuple[str, bool]:
+    """A digest of the names and stamps of all that a folder of pictures is made of, and whether it may be noted.
+
+    That is classes.json, images/ and labels/ with all below, in the folder and in those in it; of others, the names.
+    """
+    now, entries, racy = time.time_ns(), [], False
+
+    def walk(folder: str, depth: int, seen: tuple[str, ...]) -> None:
+        nonlocal racy
+        with os.scandir(folder) as found:
+            inner = sorted(found, key=lambda entry: entry.name)
+        for entry in inner:
+            whole = depth > 1 or entry.name in ("images", "labels")
+            if not whole and entry.name != "classes.json":
+                entries.append((depth, entry.name))
+            if whole or entry.name == "classes.json":
+                with suppress(OSError):
+                    stamp = stamp_of(entry.stat())
+                    racy = racy or is_racy(stamp, now)
+                    entries.append((entry.path, stamp))
+            if entry.is_dir() and (whole or depth == 0) and (place := os.path.realpath(entry.path)) not in seen:
+                with suppress(OSError):
+                    walk(entry.path, 2 if whole else 1, (*seen, place))
+
+    with suppress(OSError):
+        walk(str(root), 0, (os.path.realpath(root),))
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest(), not racy

@@ -1,0 +1,86 @@
+"""What names an artefact of a data set: its fingerprint and classes, without opening a folder that is as it was.
+
+For a folder of pictures they are noted in `<run_dir>/.opened`, under the folder's state (`noted.state_of`), beside the
+digests of its files. Notes that cannot be read or written are done without, and a folder that is warned of is opened
+every time, so that the warning is seen.
+"""
+
+import hashlib
+import json
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cause_lib.config import Experiment
+from cause_lib.data.folder import find_root
+from cause_lib.data.noted import digests_below, load_digests, once, state_of
+from cause_lib.data.source import endings
+from cause_lib.errors import InputError
+from cause_lib.runs.features import open_dataset
+from cause_lib.runs.store import library_version, write_whole
+
+MOST = 64  # notes kept, the latest
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What an artefact's name takes from a data set, as `SegmentationDataset` has it."""
+
+    fingerprint: str
+    classes: list[str]
+    colors: np.ndarray  # uint8 (c, 3)
+
+
+def facts_of(experiment: Experiment, role: str) -> Opened:
+    """The facts of the pictures of a role, `train` or `test`, of a run. Raises as `open_dataset`."""
+    if experiment.dataset != "folder":
+        return _open(experiment, role)
+    root = find_root(experiment.folder)
+    state, quiet = once(("state", root), lambda: state_of(root))
+    asked = [state, str(root), role, getattr(experiment, f"{role}_split"), getattr(experiment, f"{role}_images"),
+             experiment.num_classes, experiment.allow_corrupt, endings(), library_version()]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    place = Path(experiment.run_dir) / ".opened"
+    facts, digests = place / "facts.json", place / f"{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
+    with suppress(KeyError, TypeError, ValueError):
+        fingerprint, classes, colors = _read(facts)[key]
+        return Opened(fingerprint, classes, np.array(colors, dtype=np.uint8))
+    before = once(("digests", digests), lambda: load_digests(digests) or digests_below(root))
+    opened, said = once(("facts", key), lambda: _open_aloud(experiment, role))
+    if Path(experiment.run_dir).is_dir():  # looking makes none
+        once(("noted", key), lambda: _note(digests, digests_below(root), before))
+        if quiet and not said:
+            once(("noted", key, facts), lambda: _note(facts, dict(list(_read(facts).items())[1 - MOST:]) | {
+                key: [opened.fingerprint, opened.classes, opened.colors.tolist()]}))
+    return opened
+
+
+def _open(experiment: Experiment, role: str) -> Opened:
+    dataset = open_dataset(experiment, role, experiment.image_size)
+    return Opened(dataset.fingerprint, dataset.classes, dataset.colors)
+
+
+def _open_aloud(experiment: Experiment, role: str) -> tuple[Opened, list]:
+    """The facts, and the warnings that were given on the way."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        opened = _open(experiment, role)
+    for one in said:
+        warnings.warn(one.message, one.category, stacklevel=4)
+    return opened, said
+
+
+def _note(path: Path, notes: dict, before: dict | None = None) -> None:
+    with suppress(OSError, InputError):
+        if notes != before:
+            write_whole(path, json.dumps(notes))
+
+
+def _read(path: Path) -> dict:
+    with suppress(OSError, ValueError):
+        if isinstance(noted := json.loads(path.read_text(encoding="utf8")), dict):
+            return noted
+    return {}
