@@ -36,7 +36,8 @@ def to_do(plan: Plan, *, each: bool) -> str:
     """How many jobs are to be run, and why; `each`: a line for every one."""
     reasons = {name: entry["why"] for name, entry in plan.items() if entry["why"]}
     lines = [f"to run: {name} ({why})" for name, why in reasons.items()] * each
-    counts = ", ".join(f"{count} because {why}" for why, count in Counter(reasons.values()).items())
+    kinds = Counter(why.partition(":")[0] for why in reasons.values())
+    counts = ", ".join(f"{count} because {why}" for why, count in kinds.items())
     return "\n".join([*lines, f"{len(reasons)} of {len(plan)} jobs are to be run" + f": {counts}" * bool(counts)])
 
 

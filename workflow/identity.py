@@ -89,9 +89,10 @@ def _entry(job: Job) -> dict[str, Any]:
     place, runs = Path(job.output).parent, 0
     while (place / f"{_called(name, runs + 1)}.ipynb").is_file():
         runs += 1
+    gone = [folder for folder in artefacts if not _is_whole(folder)]  # warns of those of another version
     why = "" if runs else _why(place, job.name, identity)
-    if runs and (gone := [folder for folder in artefacts if not _is_whole(folder)]):
-        why = f"{gone[0].parent.name}/{gone[0].name} is not there any more, or damaged"
+    if runs and gone:
+        why = f"an artefact is gone or damaged: {gone[0].parent.name}/{gone[0].name}"
     return {"executed": _called(name, runs + bool(why)), "identity": identity, "why": why}
 
 

@@ -57,7 +57,8 @@ def main(arguments: list[str]) -> int:
         beside = notebook.with_suffix(".whole")
         beside.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
         os.replace(beside, output)
-        reason.unlink()
+        for done in (notebook, reason):
+            done.unlink()
     return 0
 
 

@@ -234,7 +234,8 @@ def test_a_table_of_experiments_is_no_program():
     commands = re.findall(r"^    shell:\n((?: {8}.*\n)+)", text, re.MULTILINE)
     assert len(commands) == 2
     for place in re.findall(r"\{[^}]+\}", "".join(commands)):
-        if place not in ("{PYTHON}", "{params.several}", "{params.parameters}", "{resources.runtime}"):
+        if place not in ("{PYTHON}", "{params.several}", "{params.parameters}", "{resources.runtime}",
+                         "{resources.tries}"):
             assert place.endswith(":q}"), f"{place} goes to the shell as it is"
     assert "PYTHON = shlex.quote(sys.executable)" in text and "run:" not in text and "script:" not in text
 
