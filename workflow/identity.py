@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from workflow.rows import Job, Row, job_of, read_jobs, read_rows, upstream
 #: The artefacts that each job leaves.
 ARTEFACTS = {"clusterbook": ("clusterbook",), "head": ("head",), "baseline": ("baseline", "baseline_evaluation"),
              "evaluation": ("probe", "evaluation")}
+#: What decides which pictures are opened, see `cause_lib.runs.features.open_dataset`.
+OPENED = ("dataset", "folder", "train_split", "test_split", "train_images", "test_images", "image_size", "crops",
+          "crop_ratio", "num_classes", "resize", "allow_corrupt")
 WORDS = {"weights": "the weights changed", "library": "the library changed", "notebook": "the notebook changed",
          "artefacts": "the data changed"}
 #: stage/name -> {executed: what the notebook is called, identity, why: it is to be run ("" if not), refused: why it
@@ -45,9 +48,10 @@ def make_plan(rows: list[Row], jobs: dict[str, dict[str, Job]], unfit: Mapping[i
         for job in (*upstream(jobs, last), last):
             lines.setdefault((job.stage, job.name), []).append(row.number)
     plan: Plan = {}
+    opening = opener()
     for (stage, name), numbers in lines.items():
         job, refused = jobs[stage][name], unfit[numbers[0]] if all(number in unfit for number in numbers) else ""
-        entry = _unknown(job) if refused else _entry(job)
+        entry = _unknown(job) if refused else _entry(job, opening)
         again = any(plan["/".join(need)]["why"] for need in job.needs)
         plan[f"{stage}/{name}"] = entry | {"why": entry["why"] or "what it needs is run again" * again,
                                            "refused": refused, "reason": job.reason}
@@ -60,26 +64,37 @@ def with_plan(jobs: dict[str, dict[str, Job]], plan: Plan) -> dict[str, dict[str
                     for name, job in named.items()} for stage, named in jobs.items()}
 
 
-def today(experiment: Experiment, stage: str) -> Path | None:
-    """The folder that an artefact has for the pictures, labels and weights that are here now; None where there are no
-    such pictures. No pictures are fetched."""
+def opener() -> Callable[[Experiment, str], Any]:
+    """A function that opens the pictures of a role of an experiment, equal ones once, and fetches none."""
     from cause_lib.runs.features import open_dataset
+
+    opened: dict[str, Any] = {}
+
+    def opening(experiment: Experiment, role: str) -> Any:
+        asked = repr([role, *(getattr(experiment, name) for name in OPENED)])
+        if asked not in opened:
+            opened[asked] = open_dataset(experiment, role, experiment.image_size, download=False)
+        return opened[asked]
+
+    return opening
+
+
+def today(experiment: Experiment, stage: str, opening: Callable[[Experiment, str], Any]) -> Path | None:
+    """The folder that an artefact has for the pictures, labels and weights that are here now; None where there are no
+    such pictures or weights. opening: an `opener`."""
     from cause_lib.runs.stage import folder_of
 
-    trains = not (stage == "evaluation" and experiment.release)
     try:
-        for role in ["train"] * trains + ["test"] * ("evaluation" in stage):
-            open_dataset(experiment, role, experiment.image_size, download=False)
-        return folder_of(experiment, stage)
+        return folder_of(experiment, stage, opening)
     except Refusal:
         return None
 
 
-def _entry(job: Job) -> dict[str, Any]:
+def _entry(job: Job, opening: Callable[[Experiment, str], Any]) -> dict[str, Any]:
     from cause_lib.weights import weights_fingerprint
 
     released = job.stage == "evaluation" and job.experiment.release
-    artefacts = [today(job.experiment, stage) for stage in ARTEFACTS[job.stage][-1 if released else 0:]]
+    artefacts = [today(job.experiment, stage, opening) for stage in ARTEFACTS[job.stage][-1 if released else 0:]]
     if None in artefacts:  # the job fetches what it lacks, or says what that is
         return _unknown(job)
     identity = {"artefacts": [folder.name for folder in artefacts],

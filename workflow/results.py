@@ -29,7 +29,7 @@ from cause_lib.config import Experiment
 from cause_lib.runs.results import of_other_steps
 from cause_lib.runs.store import read_record, write_whole
 from cause_lib.stages import collect_metrics
-from workflow.identity import today
+from workflow.identity import opener, today
 from workflow.rows import KEYS, PLACES, Row, job_of, read_jobs, read_rows, upstream
 
 COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou",
@@ -94,9 +94,10 @@ def left_by(rows: list[Row]) -> Iterator[Left]:
     not known, and the latest by its date counts.
     """
     left = {run_dir: evaluations(run_dir) for run_dir in {row.experiment.run_dir for row in rows}}
+    opening = opener()
     for row in rows:
         if folders := left[row.experiment.run_dir].get(_name(row.experiment, KEYS[row.stage])):
-            now = today(row.experiment, KEYS[row.stage])
+            now = today(row.experiment, KEYS[row.stage], opening)
             chosen = folders[-1] if now is None else next((one for one in folders if one.name == now.name), None)
             yield row, chosen, [one for one in folders if one != chosen]
 
