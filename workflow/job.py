@@ -1,12 +1,12 @@
 """One job of a table, as its rule in the Snakefile calls it:
 
-    python -m workflow.job PLAN STAGE NAME ATTEMPT UNDER_WAY OUTPUT -- command -- command
+    python -m workflow.job PLAN STAGE NAME ATTEMPT DRIVER UNDER_WAY OUTPUT -- command -- command
 
 The commands are executed one after the other; the last leaves a notebook at UNDER_WAY, which is then put at OUTPUT as a
 whole, with what it depends on (`workflow.identity`) in its metadata. While that has not happened, a text file beside
 UNDER_WAY (`Job.reason`) says why, in a sentence. What the library refuses is not executed again at a second attempt.
 
-All processes of a job end when the Snakemake that started it does (CAUSE_DRIVER), even by a kill. Two Snakemakes with
+All processes of a job end when DRIVER does, the process of the Snakemake that started it, even by a kill. Two Snakemakes with
 the same job execute it once: whoever comes second waits for a lock, which the system drops when its holder ends.
 """
 
@@ -33,13 +33,12 @@ def main(arguments: list[str]) -> int:
     job, commands = arguments[:arguments.index("--")], [[]]
     for word in arguments[len(job) + 1:]:
         commands.append([]) if word == "--" else commands[-1].append(word)
-    plan, stage, name, attempt, under_way, output = job
+    plan, stage, name, attempt, driver, under_way, output = job
     entry = next(entry for key, entry in json.loads(Path(plan).read_text(encoding="utf8")).items()
                  if key.startswith(f"{stage}/") and entry["executed"] == name)
     notebook, reason = Path(under_way), Path(entry["reason"])
     reason.parent.mkdir(parents=True, exist_ok=True)
-    if (driver := os.environ.get("CAUSE_DRIVER", "")).isdigit():
-        threading.Thread(target=end_with, args=(int(driver),), daemon=True).start()
+    threading.Thread(target=end_with, args=(int(driver),), daemon=True).start()
     if entry["refused"]:
         return _ended(reason, entry["refused"])
     if int(attempt) > 1 and reason.is_file() and (said := reason.read_text(encoding="utf8")).startswith(FINAL):

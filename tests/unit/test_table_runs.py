@@ -147,7 +147,8 @@ def a_job(folder, entry, *commands, attempt=1):
     entry = {"executed": "some", "refused": "", "identity": {"library": "x"}, "reason": str(reason)} | entry
     (folder / "plan.json").write_text(json.dumps({"head/some-key": entry}))
     words = [word for command in commands for word in ("--", *command)]
-    code = job.main([str(folder / "plan.json"), "head", "some", str(attempt), str(folder / "under-way/some.ipynb"),
+    code = job.main([str(folder / "plan.json"), "head", "some", str(attempt), str(os.getpid()),
+                     str(folder / "under-way/some.ipynb"),
                      str(folder / "some.ipynb"), *words])
     return code, reason.read_text() if reason.is_file() else None
 
@@ -193,9 +194,25 @@ def test_one_bad_line_has_its_reason_and_the_others_their_numbers(table, capsys)
         assert set(found["row"]) == {"mine", "raw"} and found[found["row"] == "mine"]["miou"].notna().all()
         (bad,) = found[found["row"] == "raw"].to_dict("records")
         assert first.name in bad["error"] and np.isnan(bad["miou"])
+        results.main("table.csv", "runs/tables/table.csv")
+        assert len(pd.read_csv("runs/tables/table.csv")) == len(found)
+        next(Path("runs/notebooks/under-way").glob("*.txt")).unlink()  # as when the job has come to its end
+        results.main("table.csv", "runs/tables/table.csv")
+        assert "error" not in pd.read_csv("runs/tables/table.csv")
         assert not list(Path("runs/notebooks").rglob("b-*.ipynb"))[1:]  # but that of before
     shutil.rmtree("a")
     assert check.main(["--fetch", "--plan", "plan.json", "table.csv"]) == 1  # no line is left
+
+
+def test_two_that_run_the_same_job_execute_it_once(tmp_path):
+    (tmp_path / "under-way").mkdir()
+    (tmp_path / "plan.json").write_text(json.dumps({"head/some-key": {
+        "executed": "some", "refused": "", "identity": {}, "reason": str(tmp_path / "under-way/some.txt")}}))
+    call = [sys.executable, "-m", "workflow.job", "plan.json", "head", "some", "1", str(os.getpid()),
+            "under-way/some.ipynb", "some.ipynb", "--", *writes(tmp_path, then="__import__('time').sleep(1)")]
+    both = [subprocess.Popen(call, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}) for _ in range(2)]
+    assert [one.wait() for one in both] == [0, 0]
+    assert (tmp_path / "count").read_text() == "1" and not list((tmp_path / "under-way").iterdir())
 
 
 # --- kills ---
