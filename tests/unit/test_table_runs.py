@@ -22,7 +22,7 @@ from test_workflow import snakemake
 from cause_lib import stages
 from cause_lib.runs import version
 from workflow import check, job, results
-from workflow.identity import make_plan, with_plan
+from workflow.identity import make_plan, with_plan, write_plan
 from workflow.rows import job_of, read_jobs, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,10 +44,17 @@ def table(tmp_path, monkeypatch):
     return tmp_path / "table.csv"
 
 
-def to_run(table, **unfit):
+def to_run(table):
+    """Why each job of a table is to be run, and the whole plan."""
     rows = read_rows(table)
-    plan = make_plan(rows, read_jobs(rows), **unfit)
+    plan = make_plan(rows, read_jobs(rows))
     return {name.split("-")[0]: entry["why"] for name, entry in plan.items() if entry["why"]}, plan
+
+
+def planned(table):
+    """Writes the plan of a table; what Snakemake is called with."""
+    write_plan(to_run(table)[1], "plan.json")
+    return ("--workflow-profile", str(ROOT / "workflow/profiles/local"), "--config", "table=table.csv", "plan=plan.json")
 
 
 def execute(table):
@@ -131,9 +138,8 @@ def test_snakemake_runs_what_the_plan_says(table):
         return
     execute(table)
     Path("runs/tables").mkdir()
-    call = ("--workflow-profile", str(ROOT / "workflow/profiles/local"), "--config", "table=table.csv", "--dry-run")
     turn_labels("b")
-    said = (done := snakemake(*call, cwd=table.parent)).stdout + done.stderr
+    said = (done := snakemake(*planned(table), "--dry-run", cwd=table.parent)).stdout + done.stderr
     counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
     assert done.returncode == 0 and counts == {"baseline": "1", "results": "1", "all": "1", "total": "3"}, said
 
@@ -232,8 +238,7 @@ def test_a_job_ends_with_the_snakemake_that_started_it(table):
     Path("workflow/baseline.ipynb").unlink()
     nbformat.write(notebook, "workflow/baseline.ipynb")
     Path("table.csv").write_text("\n".join(table.read_text().splitlines()[::2]) + "\n")  # raw tokens alone
-    call = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", "--workflow-profile",
-            "workflow/profiles/local", "--config", "table=table.csv"]
+    call = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", *planned(table), "--until", "baseline"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen(call, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started = []
@@ -249,6 +254,7 @@ def test_a_job_ends_with_the_snakemake_that_started_it(table):
     assert reason.read_text() == job.STOPPED
     notebook.cells.pop()
     nbformat.write(notebook, "workflow/baseline.ipynb")
+    planned(table)
     done = subprocess.run(call, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not reason.exists() and not list(Path("runs").rglob("*.lock"))
