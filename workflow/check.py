@@ -1,8 +1,11 @@
 """Before any work: what every line of a table resolves to, and what of it is not on this machine.
 
     python -m workflow.check experiments/published.csv            says both, fetches nothing
-    python -m workflow.check --fetch experiments/published.csv    fetches what its source lets anybody fetch; an error
-                                                                  if no line can be run
+    python -m workflow.check --fetch experiments/published.csv    fetches what its source lets anybody fetch, and ends
+                                                                  with an error if anything is still missing
+
+With --plan FILE, what Snakemake needs to run the lines that can be run is written there, and it is an error only if
+none can (`make table`).
 
 Every data set is opened and the header and end of every picture looked at, every weights file read and every size held
 against its backbone's patches (`cause_lib.runs.check`), so what is said is what the run itself would say, but for all
@@ -34,7 +37,7 @@ def described(rows: Iterable[Row], jobs: dict[str, dict[str, Job]]) -> str:
 
 def to_do(plan: Plan, *, each: bool) -> str:
     """How many jobs are to be run, and why; `each`: a line for every one."""
-    reasons = {name: entry["why"] for name, entry in plan.items() if entry["why"]}
+    reasons = {name: entry["why"] for name, entry in plan.items() if entry["why"] and not entry["refused"]}
     lines = [f"to run: {name} ({why})" for name, why in reasons.items()] * each
     kinds = Counter(why.partition(":")[0] for why in reasons.values())
     counts = ", ".join(f"{count} because {why}" for why, count in kinds.items())
@@ -120,8 +123,10 @@ def main(arguments: list[str] | None = None) -> int:
         write_plan(plan, given.plan)
     if not given.fetch:
         print(described(rows, with_plan(jobs, plan)))
-    for said in dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning):
-        print(f"remark: {said}", file=sys.stderr if given.fetch else sys.stdout)
+    said = {str(one.message): one for one in caught if one.category is UserWarning and str(one.message) not in remarks}
+    if said:
+        print(f"remark, the first of {len(said)} such: {next(iter(said))}",
+              file=sys.stderr if given.fetch else sys.stdout)
     for found, word in ((remarks, "remark on"), (gaps, "missing for")):
         for sentence, numbers in found.items():
             print(f"{word} {'line' if len(numbers) == 1 else 'lines'} {ranges(numbers)}: {sentence}",
@@ -133,7 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     elif len(unfit) < len(rows):
         print(f"{len(unfit)} of {len(rows)} lines cannot be run; the others are.", file=sys.stderr)
     print(to_do(plan, each=not given.fetch))
-    return 1 if len(unfit) == len(rows) and given.fetch else 0
+    return 1 if given.fetch and gaps and (len(unfit) == len(rows) or not given.plan) else 0
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ The commands are executed one after the other; the last leaves a notebook at UND
 whole, with what it depends on (`workflow.identity`) in its metadata. While that has not happened, a text file beside
 UNDER_WAY (`Job.reason`) says why, in a sentence. What the library refuses is not executed again at a second attempt.
 
-All processes of a job end when DRIVER does, the process of the Snakemake that started it, even by a kill. Two Snakemakes with
-the same job execute it once: whoever comes second waits for a lock, which the system drops when its holder ends.
+All processes of a job end when DRIVER does, the process of the Snakemake that started it, even by a kill. Two
+Snakemakes with the same job execute it once: whoever comes second waits for a lock, which the system drops when its
+holder ends.
 """
 
 from __future__ import annotations

@@ -63,14 +63,14 @@ def results(rows: list[Row], published: pd.DataFrame | None = None, left: list[L
 
 
 def remarks(left: list[Left]) -> list[str]:
-    """A sentence each, with the line's number: of which runs were warned (`cause_lib.runs.health`), and which older ones
-    do not count."""
+    """What the runs were warned of (`cause_lib.runs.health`), and which older ones do not count: a sentence each, with
+    the line's number."""
     found = []
     for row, folder, older in left:
         sentences = read_record(folder).get("notes", {}).get("warnings", []) if folder else []
         if older:
-            sentences = [*sentences, f"{', '.join(map(str, older))} was made from other pictures, labels or weights, and "
-                         "does not count."]
+            sentences = [*sentences, f"{', '.join(map(str, older))} was made from other pictures, labels or weights, "
+                         "and does not count."]
         found += [f"line {row.number}, {row.label}: {sentence}" for sentence in sentences]
     return found
 

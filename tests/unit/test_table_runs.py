@@ -1,4 +1,4 @@
-"""Which jobs of a table are to be run, and why; what a job that fails leaves; and that no job outlives its Snakemake."""
+"""Which jobs of a table are to be run, and why; what a job that fails leaves; and no job outlives its Snakemake."""
 
 import json
 import os
@@ -26,7 +26,8 @@ from workflow.identity import make_plan, with_plan, write_plan
 from workflow.rows import job_of, read_jobs, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-SETTINGS = TINY | dict(dataset="folder", head="mlp", concept_steps=2, head_steps=2, probe_steps=2, train_size=48, seed=0)
+SETTINGS = TINY | dict(dataset="folder", head="mlp", concept_steps=2, head_steps=2, probe_steps=2, train_size=48,
+                       seed=0)
 
 
 @pytest.fixture
@@ -54,7 +55,8 @@ def to_run(table):
 def planned(table):
     """Writes the plan of a table; what Snakemake is called with."""
     write_plan(to_run(table)[1], "plan.json")
-    return ("--workflow-profile", str(ROOT / "workflow/profiles/local"), "--config", "table=table.csv", "plan=plan.json")
+    profile = str(ROOT / "workflow/profiles/local")
+    return "--workflow-profile", profile, "--config", "table=table.csv", "plan=plan.json"
 
 
 def execute(table):
@@ -130,7 +132,8 @@ def test_words_of_the_library_and_of_notebooks_start_no_job(table, monkeypatch):
         next(cell for cell in notebook["cells"] if cell["cell_type"] == kind)["source"].append("\n# more")
         Path("mine.ipynb").write_text(json.dumps(notebook))
         after = make_plan(rows, read_jobs(rows))
-        assert [after[name]["executed"] == before[name]["executed"] for name in after if "baseline/" in name] == [same] * 2
+        assert [after[name]["executed"] == before[name]["executed"]
+                for name in after if "baseline/" in name] == [same] * 2
 
 
 def test_snakemake_runs_what_the_plan_says(table):
@@ -238,7 +241,8 @@ def test_a_job_ends_with_the_snakemake_that_started_it(table):
     Path("workflow/baseline.ipynb").unlink()
     nbformat.write(notebook, "workflow/baseline.ipynb")
     Path("table.csv").write_text("\n".join(table.read_text().splitlines()[::2]) + "\n")  # raw tokens alone
-    call = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", *planned(table), "--until", "baseline"]
+    call = [sys.executable, "-m", "snakemake", "--snakefile", "workflow/Snakefile", *planned(table),
+            "--until", "baseline"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen(call, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started = []
