@@ -188,6 +188,9 @@ def test_a_refusal_is_not_executed_again_and_a_crash_is(tmp_path):
 def test_one_bad_line_has_its_reason_and_the_others_their_numbers(table, capsys):
     """The pictures of the second line are cut off: said before any job, whose notebook is then never executed."""
     execute(table)
+    results.main("table.csv", "runs/tables/table.csv")
+    assert set(pd.read_csv("runs/tables/table.csv")["row"]) == {"mine", "raw"}
+    shutil.rmtree(*Path("runs/baseline_evaluation").glob("b-*"))
     first = min(Path("b/val/images").iterdir())
     first.write_bytes(first.read_bytes()[:-40])
     assert check.main(["--fetch", "--plan", "plan.json", "table.csv"]) == 0
