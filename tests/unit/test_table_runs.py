@@ -140,11 +140,23 @@ def test_snakemake_runs_what_the_plan_says(table):
     if sys.version_info < (3, 11):  # which Snakemake asks for
         return
     execute(table)
-    Path("runs/tables").mkdir()
+    done = snakemake(*planned(table), "--force", "results", cwd=table.parent)  # whose stamp is then there
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.rmtree(".snakemake")
+    shutil.rmtree(*Path("runs/clusterbook").iterdir())
     turn_labels("b")
     said = (done := snakemake(*planned(table), "--dry-run", cwd=table.parent)).stdout + done.stderr
     counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
-    assert done.returncode == 0 and counts == {"baseline": "1", "results": "1", "all": "1", "total": "3"}, said
+    assert done.returncode == 0 and counts == {
+        "clusterbook": "1", "head": "1", "baseline": "1", "evaluation": "1", "results": "1", "all": "1", "total": "6"}
+    Path("plan.json").unlink()
+    turn_labels("b")
+    execute(table)
+    for path in (*Path("runs/notebooks/clusterbook").iterdir(), *Path("runs/notebooks/head").iterdir()):
+        path.unlink()  # results do not need these
+    said = (done := snakemake(*planned(table), "--dry-run", cwd=table.parent)).stdout + done.stderr
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
+    assert done.returncode == 0 and {"clusterbook", "head"} < set(counts) and "baseline" not in counts, said
 
 
 # --- jobs that fail ---
