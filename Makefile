@@ -77,7 +77,8 @@ PROFILE ?= local
 GPUS ?= 1
 .PHONY: table
 table: $(READY)
-	$(BIN)/python -m workflow.check $(if $(DRY),,--fetch) "$$TABLE"
-	@$(BIN)/python -c 'import snakemake' 2> /dev/null || { echo 'Tables are run by Snakemake, which needs Python 3.11 or newer: rm -r .venv, then make PYTHON=python3.11 table'; exit 1; }
+	@plan=.snakemake/plan-$$$$.json; trap 'rm -f "$$plan"' EXIT; \
+	$(BIN)/python -m workflow.check $(if $(DRY),,--fetch) --plan "$$plan" "$$TABLE" || exit 1; \
+	$(BIN)/python -c 'import snakemake' 2> /dev/null || { echo 'Tables are run by Snakemake, which needs Python 3.11 or newer: rm -r .venv, then make PYTHON=python3.11 table'; exit 1; }; \
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m snakemake --snakefile workflow/Snakefile --workflow-profile workflow/profiles/$(PROFILE) \
-	  --config table="$$TABLE" gpus=$(GPUS) $(if $(DRY),--dry-run --quiet rules) $(SNAKEMAKE)
+	  --config table="$$TABLE" plan="$$plan" gpus=$(GPUS) $(if $(DRY),--dry-run --quiet rules) $(SNAKEMAKE)

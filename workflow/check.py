@@ -4,6 +4,9 @@
     python -m workflow.check --fetch experiments/published.csv    fetches what its source lets anybody fetch, and ends
                                                                   with an error if anything is still missing
 
+With --plan FILE, what Snakemake needs to run the lines that can be run is written there, and it is an error only if
+none can (`make table`).
+
 Every data set is opened and the header and end of every picture looked at, every weights file read and every size held
 against its backbone's patches (`cause_lib.runs.check`), so what is said is what the run itself would say, but for all
 lines at once and one line for each thing that is missing or refused. `python -m cause_lib.data check` looks further.
@@ -15,28 +18,30 @@ import argparse
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 
-from workflow.rows import Job, Row, job_of, read_jobs, read_rows
+from workflow.identity import Plan, make_plan, with_plan, write_plan
+from workflow.rows import Job, Row, job_of, read_jobs, read_rows, upstream
 
 
-def plan(rows: Iterable[Row], jobs: dict[str, dict[str, Job]]) -> str:
+def described(rows: Iterable[Row], jobs: dict[str, dict[str, Job]]) -> str:
     """For each line: its notebook, its parameters, the executed notebook it leaves, and those it waits for."""
     lines = []
     for row in rows:
         job = job_of(jobs, row)
         lines += [f"line {row.number}: {row.label}", f"  papermill {job.notebook} {job.output} {job.arguments}"]
-        lines += [f"  after {need}" for need in _upstream(jobs, job)]
+        lines += [f"  after {need.output}" for need in upstream(jobs, job)]
     return "\n".join(lines)
 
 
-def _upstream(jobs: dict[str, dict[str, Job]], job: Job) -> list[str]:
-    """What a job waits for, what that waits for first."""
-    by_output = {other.output: other for stage in jobs.values() for other in stage.values()}
-    found: list[str] = []
-    for need in job.needs:
-        found += [*_upstream(jobs, by_output[need]), need]
-    return found
+def to_do(plan: Plan, *, each: bool) -> str:
+    """How many jobs are to be run, and why; `each`: a line for every one."""
+    reasons = {name: entry["why"] for name, entry in plan.items() if entry["why"] and not entry["refused"]}
+    lines = [f"to run: {name} ({why})" for name, why in reasons.items()] * each
+    kinds = Counter(why.partition(":")[0] for why in reasons.values())
+    counts = ", ".join(f"{count} because {why}" for why, count in kinds.items())
+    return "\n".join([*lines, f"{len(reasons)} of {len(plan)} jobs are to be run" + f": {counts}" * bool(counts)])
 
 
 def missing(rows: Iterable[Row], *, fetch: bool) -> dict[str, list[int]]:
@@ -98,6 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("table")
     parser.add_argument("--fetch", action="store_true", help="fetch what may be; an error if anything is missing")
+    parser.add_argument("--plan", help="a file for which jobs are to be run, for Snakemake (workflow.identity)")
     given = parser.parse_args(arguments)
     if not given.fetch:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -107,10 +113,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     jobs = read_jobs(rows)
-    if not given.fetch:
-        print(plan(rows, jobs))
     print(f"{given.table}: {len(rows)} lines, " + ", ".join(f"{len(found)} {stage}" for stage, found in jobs.items()))
     gaps, remarks = findings(rows, fetch=given.fetch)
+    unfit = {number: sentence for sentence, numbers in reversed(gaps.items()) for number in numbers}
+    with warnings.catch_warnings(record=True) as caught:  # of artefacts that another version of the library made
+        warnings.simplefilter("always", UserWarning)
+        plan = make_plan(rows, jobs, unfit)
+    if given.plan:
+        write_plan(plan, given.plan)
+    if not given.fetch:
+        print(described(rows, with_plan(jobs, plan)))
+    said = {str(one.message): one for one in caught if one.category is UserWarning and str(one.message) not in remarks}
+    if said:
+        print(f"remark, the first of {len(said)} such: {next(iter(said))}",
+              file=sys.stderr if given.fetch else sys.stdout)
     for found, word in ((remarks, "remark on"), (gaps, "missing for")):
         for sentence, numbers in found.items():
             print(f"{word} {'line' if len(numbers) == 1 else 'lines'} {ranges(numbers)}: {sentence}",
@@ -119,7 +135,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("nothing is missing")
     elif not given.fetch:
         print("Nothing was fetched. Before any work, the run itself fetches what its source lets anybody fetch.")
-    return 1 if gaps and given.fetch else 0
+    elif len(unfit) < len(rows):
+        print(f"{len(unfit)} of {len(rows)} lines cannot be run; the others are.", file=sys.stderr)
+    print(to_do(plan, each=not given.fetch))
+    return 1 if given.fetch and gaps and (len(unfit) == len(rows) or not given.plan) else 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ weights, device, date, and the seconds that it took. Published numbers come from
 `<table>_rows.csv`, which has them by `row`; mIoU and pAcc are in per cent, as published. The Markdown table can be left
 out.
 
+Of several runs of the same settings, the one counts that was made from today's pictures, labels and weights, whatever
+the times of files; lines of which only others are there have no results, and that is said. A line that has come to no
+end stands there with the reason, in a last column `error`, which is there only then.
+
 If the file is there already, its lines stay for whatever this machine has no run of: runs of one table on several
 machines add up.
 """
@@ -28,35 +32,37 @@ from cause_lib.runs.results import evaluation_folders, of_other_steps
 from cause_lib.runs.saved import read_experiment
 from cause_lib.runs.store import read_record, write_whole
 from cause_lib.stages import collect_metrics
-from workflow.rows import KEYS, PLACES, Row, read_rows
+from workflow.identity import opener, today
+from workflow.rows import KEYS, PLACES, Row, job_of, read_jobs, read_rows, upstream
 
 COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou",
            "miou_present", "pacc", "published_miou", "published_pacc", "clusters_used", "num_clusters", "images", "date", "device",
            "seconds", "total_seconds", "library", "weights", "settings", "folder"]
 UNSEEN = ["library", "weights", "settings", "folder"]  # too wide for a page
+Left = tuple[Row, "Path | None", list[Path]]  # a line, its evaluation, and older ones
 PERCENT = ["miou", "miou_present", "pacc"]
 
 
-def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFrame:
+def results(rows: list[Row], published: pd.DataFrame | None = None, left: list[Left] | None = None) -> pd.DataFrame:
     """What the lines left in their run_dir; lines that have not been run are not in it, nor, with a warning, those that
     left a file that is missing or damaged.
 
-    published: columns `row`, `miou` and `pacc`, in per cent.
+    published: columns `row`, `miou` and `pacc`, in per cent. left: what `left_by` gives, if that is there already.
 
     Returns:
         COLUMNS; `seconds` are those of judging, `total_seconds` those of all stages behind the line, `settings` its
         cells as JSON.
     """
     frames = [pd.DataFrame(columns=COLUMNS)]
-    for row, folder in _left_by(rows):
-        settings = {name: value for name, value in row.parameters.items() if name not in PLACES}
+    for row, folder, _ in left_by(rows) if left is None else left:
         try:
-            seconds = total_seconds(folder)
+            seconds = total_seconds(folder) if folder else 0.0
         except Refusal as error:
             warnings.warn(f"line {row.number}, {row.label}, is left out: {error}", stacklevel=2)
             continue
-        frames.append(collect_metrics(folder).assign(
-            line=row.number, row=row.label, settings=json.dumps(settings, sort_keys=True), total_seconds=seconds))
+        if folder is not None:
+            frames.append(collect_metrics(folder).assign(line=row.number, row=row.label, settings=_settings(row),
+                                                         total_seconds=seconds))
     table = pd.concat(frames[1:] or frames, ignore_index=True)
     table[PERCENT] = (100 * table[PERCENT].astype(float)).round(2)
     if published is not None:
@@ -65,28 +71,55 @@ def results(rows: list[Row], published: pd.DataFrame | None = None) -> pd.DataFr
     return table.reindex(columns=COLUMNS)
 
 
-def warned(rows: list[Row]) -> list[str]:
-    """What the runs of the lines were warned of (`cause_lib.runs.health`), a sentence each, with the line's number."""
-    return [f"line {row.number}, {row.label}: {sentence}" for row, folder in _left_by(rows)
-            for sentence in read_record(folder).get("notes", {}).get("warnings", [])]
+def remarks(left: list[Left]) -> list[str]:
+    """What the runs were warned of (`cause_lib.runs.health`), and which older ones do not count: a sentence each, with
+    the line's number."""
+    found = []
+    for row, folder, older in left:
+        sentences = read_record(folder).get("notes", {}).get("warnings", []) if folder else []
+        if older:
+            sentences = [*sentences, f"{', '.join(map(str, older))} was made from other pictures, labels or weights, "
+                         "and does not count."]
+        found += [f"line {row.number}, {row.label}: {sentence}" for sentence in sentences]
+    return found
 
 
-def _left_by(rows: list[Row]) -> Iterator[tuple[Row, Path]]:
-    """The lines that have been run, and the folder of the latest evaluation of each."""
-    left = {run_dir: evaluations(run_dir) for run_dir in {row.experiment.run_dir for row in rows}}
+def errors(rows: list[Row]) -> pd.DataFrame:
+    """Lines that have come to no end: `line`, `row`, `settings`, and as `error` what the first of their jobs said."""
+    jobs, found = read_jobs(rows), []
     for row in rows:
-        if (folder := left[row.experiment.run_dir].get(_name(row.experiment, KEYS[row.stage]))) is not None:
-            yield row, folder
+        last = job_of(jobs, row)
+        reasons = [path for path in (Path(job.reason) for job in (*upstream(jobs, last), last)) if path.is_file()]
+        if reasons:
+            found.append({"line": row.number, "row": row.label, "settings": _settings(row),
+                          "error": reasons[0].read_text(encoding="utf8")})
+    return pd.DataFrame(found, columns=["line", "row", "settings", "error"])
 
 
-def evaluations(run_dir: str | Path) -> dict[str, Path]:
-    """The evaluations below a folder by their settings, the latest of each; asks for neither pictures nor weights.
+def left_by(rows: list[Row]) -> Iterator[Left]:
+    """The lines that have been run: the evaluation of each, or None, and older ones, of other pictures or weights.
+
+    Which is which follows from what is on this machine now. Where the pictures are not here, or the weights, that is
+    not known, and the latest by its date counts.
+    """
+    left = {run_dir: evaluations(run_dir) for run_dir in {row.experiment.run_dir for row in rows}}
+    opening = opener()
+    for row in rows:
+        if folders := left[row.experiment.run_dir].get(_name(row.experiment, KEYS[row.stage])):
+            now = today(row.experiment, KEYS[row.stage], opening)
+            chosen = folders[-1] if now is None else next((one for one in folders if one.name == now.name), None)
+            yield row, chosen, [one for one in folders if one != chosen]
+
+
+def evaluations(run_dir: str | Path) -> dict[str, list[Path]]:
+    """The evaluations below a folder by their settings, ordered by date; asks for neither pictures nor weights.
 
     Those made when `label_free=False` was step 3 alone are left out: the same settings mean other steps now.
     """
-    found = {}
-    folders = [folder for folder in evaluation_folders(run_dir) if folder.parent.parent == Path(run_dir)]
-    for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime):
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for folder in evaluation_folders(run_dir):
+        if folder.parent.parent != Path(run_dir):
+            continue
         try:
             record = read_record(folder)
             experiment = read_experiment(record, folder)
@@ -94,8 +127,12 @@ def evaluations(run_dir: str | Path) -> dict[str, Path]:
             warnings.warn(f"One evaluation is left out: {error}", stacklevel=2)
             continue
         if not of_other_steps(record):
-            found[_name(experiment, record["stage"])] = folder
-    return found
+            found.setdefault(_name(experiment, record["stage"]), []).append((record.get("date", ""), folder))
+    return {name: [folder for _, folder in sorted(dated)] for name, dated in found.items()}
+
+
+def _settings(row: Row) -> str:
+    return json.dumps({name: value for name, value in row.parameters.items() if name not in PLACES}, sort_keys=True)
 
 
 def _name(experiment: Experiment, stage: str) -> str:
@@ -113,6 +150,8 @@ def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     if not Path(path).is_file():
         return table
     kept = read_table(path)
+    if "error" in kept:  # of a run before
+        kept = kept[kept["error"].isna()]
     if "miou_all" in kept:  # written before `miou` was the published mean, see cause_lib.runs.store.as_now
         kept = kept.rename(columns={"miou": "miou_present", "miou_all": "miou"})
         made_alike = kept["label_free"].astype(bool) | kept["settings"].str.contains('"release"')
@@ -142,14 +181,19 @@ def published_beside(table: str | Path) -> pd.DataFrame | None:
 
 def main(source: str, as_csv: str, as_markdown: str | None = None) -> None:
     rows = read_rows(source)
-    numbers = results(rows, published_beside(source))
-    numbers = with_kept(numbers, as_csv)
+    left, failed = list(left_by(rows)), errors(rows)
+    numbers = with_kept(results(rows, published_beside(source), left), as_csv)
+    numbers = numbers[~numbers["settings"].isin([_settings(row) for row, folder, _ in left if folder is None])]
+    if len(failed):
+        numbers = pd.concat([numbers, failed], ignore_index=True)
     write_whole(Path(as_csv), numbers.to_csv(index=False))
     if as_markdown is not None:
         write_whole(Path(as_markdown), markdown(numbers))
-    print(f"{len(numbers)} results in {as_csv}" + (f" and {as_markdown}" if as_markdown else ""))
-    for sentence in warned(rows):
+    print(f"{len(numbers) - len(failed)} results in {as_csv}" + (f" and {as_markdown}" if as_markdown else ""))
+    for sentence in remarks(left):
         print(sentence)
+    for line in failed.to_dict("records"):
+        print(f"line {line['line']}, {line['row']}, has come to no end: {line['error']}")
 
 
 if __name__ == "__main__":

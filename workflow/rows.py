@@ -51,13 +51,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Job:
-    """One executed notebook: `parameters` are what papermill gives it, `needs` the executed notebooks it waits for."""
+    """One executed notebook: `parameters` are what papermill gives it, `needs` the names of the jobs it waits for.
+
+    `executed` is what the notebook is called once it has been run (`workflow.identity`); until that is known, `name`.
+    """
 
     stage: str
     name: str
     parameters: dict[str, Any]
     experiment: Experiment
-    needs: tuple[str, ...]
+    needs: tuple[tuple[str, str], ...]  # stage and name of each
+    executed: str = ""
 
     @property
     def notebook(self) -> str:
@@ -65,7 +69,12 @@ class Job:
 
     @property
     def output(self) -> str:
-        return f"{self.experiment.run_dir}/notebooks/{self.stage}/{self.name}.ipynb"
+        return f"{self.experiment.run_dir}/notebooks/{self.stage}/{self.executed or self.name}.ipynb"
+
+    @property
+    def reason(self) -> str:
+        """The file that says why the job has not come to its end, while it has not (`workflow.job`)."""
+        return f"{self.experiment.run_dir}/notebooks/under-way/{self.stage}-{self.name}.txt"
 
     @property
     def arguments(self) -> str:
@@ -134,6 +143,14 @@ def job_of(jobs: dict[str, dict[str, Job]], row: Row, stage: str | None = None) 
     return jobs[stage or row.stage][_name(row.experiment, stage or row.stage)]
 
 
+def upstream(jobs: dict[str, dict[str, Job]], job: Job) -> list[Job]:
+    """What a job waits for, what that waits for first; each once."""
+    found: list[Job] = []
+    for stage, name in job.needs:
+        found += [one for one in (*upstream(jobs, jobs[stage][name]), jobs[stage][name]) if one not in found]
+    return found
+
+
 def _row(number: int, table: Path, cells: dict[str, str]) -> Row:
     stages = {NOTEBOOKS[stage]: stage for stage in ("evaluation", "baseline")}
     label, notebook = cells.pop("row", f"{table.stem}-{number}"), cells.pop("notebook", NOTEBOOKS["evaluation"])
@@ -157,7 +174,7 @@ def _value(text: str, kind: str | None) -> Any:
     return text
 
 
-def _add(jobs: dict[str, dict[str, Job]], row: Row, stage: str) -> str:
+def _add(jobs: dict[str, dict[str, Job]], row: Row, stage: str) -> tuple[str, str]:
     alone = stage == "evaluation" and row.experiment.release  # released files are judged as they are
     needs = tuple(_add(jobs, row, upstream) for upstream in (() if alone else UPSTREAM[stage]))
     name = _name(row.experiment, stage)
@@ -165,7 +182,8 @@ def _add(jobs: dict[str, dict[str, Job]], row: Row, stage: str) -> str:
     if stage == "baseline":  # the same whichever line needs it, and no head's settings in a notebook without a head
         kept = {*STAGE_FIELDS[KEYS[stage]], *PLACES, "reading"}  # which decides some of these fields
         parameters = {key: value for key, value in parameters.items() if key in kept}
-    return jobs[stage].setdefault(name, Job(stage, name, parameters, row.experiment, needs)).output
+    jobs[stage].setdefault(name, Job(stage, name, parameters, row.experiment, needs))
+    return stage, name
 
 
 def _name(experiment: Experiment, stage: str) -> str:

@@ -105,13 +105,15 @@ def find(experiment: Experiment, stage: str) -> Path | None:
     return folder if is_made(folder) else None
 
 
-def folder_of(experiment: Experiment, stage: str) -> Path:
+def folder_of(experiment: Experiment, stage: str,
+              opening: Callable[[Experiment, str], SegmentationDataset] | None = None) -> Path:
     """An artefact's place, named by the fields that it depends on, the pictures, the backbone's weights and, but for
-    prototypes and heads, the classes' names and colours."""
-    experiment = settled(experiment)
+    prototypes and heads, the classes' names and colours. `opening` gives what `facts_of` gives of a role, in place of
+    it: of a whole table, each data set is opened once."""
+    experiment, opening = settled(experiment), opening or facts_of
     judged, released = "evaluation" in stage, stage == "evaluation" and bool(experiment.release)
     roles = ["train"] * (not released) + ["test"] * judged
-    datasets = [facts_of(experiment, role) for role in roles]
+    datasets = [opening(experiment, role) for role in roles]
     if judged and experiment.crf_backend not in crf_backends():
         experiment = experiment.replace(crf=False)  # judged again, with it, once it is installed
     depends = experiment.key(stage) | {"data": "".join(dataset.fingerprint for dataset in datasets),

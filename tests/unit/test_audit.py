@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 from conftest import TINY, draw_folder  # noqa: E402
 
 from cause_lib import stages  # noqa: E402
-from cause_lib.config import Experiment  # noqa: E402
+from cause_lib.config import Experiment
+from cause_lib.errors import NotFound  # noqa: E402
 from cause_lib.runs.store import read_record  # noqa: E402
 from workflow import audit, results  # noqa: E402
 from workflow.rows import KEYS, read_rows  # noqa: E402
@@ -106,7 +107,12 @@ def test_total_seconds_are_those_of_every_stage_behind(table):
 def test_results_are_found_without_the_pictures(table, monkeypatch):
     """A table of many data sets is read where only some of them are, and nothing is fetched for the others."""
     whole = results.results(read_rows(table))
-    monkeypatch.setattr("cause_lib.runs.features.load_dataset", lambda *_, **__: pytest.fail("a data set was asked for"))
+
+    def not_here(*_, download=True, **__):
+        assert not download, "a data set would be fetched"
+        raise NotFound("There are no such pictures.")
+
+    monkeypatch.setattr("cause_lib.runs.features.load_dataset", not_here)
     monkeypatch.setattr("cause_lib.weights.weights_path", lambda *_: pytest.fail("weights were asked for"))
     pd.testing.assert_frame_equal(results.results(read_rows(table)), whole)
     assert results.results(read_rows(ROOT / "experiments/published.csv")).empty
@@ -123,7 +129,7 @@ def test_runs_that_other_steps_made_are_no_results_and_all_others_are(tmp_path):
             del fields["labels_in_norm"]
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "metrics.json").write_text(json.dumps({"stage": place.split("/")[0], "experiment": fields}))
-    found = {folder.relative_to(tmp_path).as_posix() for folder in results.evaluations(tmp_path).values()}
+    found = {folder.relative_to(tmp_path).as_posix() for folder in sum(results.evaluations(tmp_path).values(), [])}
     assert found == {*records} - {"evaluation/then"}
 
 

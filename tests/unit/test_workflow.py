@@ -16,10 +16,11 @@ import papermill
 import pytest
 import yaml
 
+from cause_lib import stages
 from cause_lib.config import READINGS, STAGE_FIELDS, Experiment
 from workflow import check, results
 from workflow.kubernetes import manifest, state
-from workflow.rows import KEYS, NOTEBOOKS, PLACES, UPSTREAM, job_of, read_jobs, read_rows
+from workflow.rows import KEYS, NOTEBOOKS, PLACES, UPSTREAM, job_of, read_jobs, read_rows, upstream
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "experiments/published.csv"
@@ -114,8 +115,10 @@ def test_stages_of_a_line_wait_for_each_other():
         "clusterbook": 1, "head": 2, "baseline": 1, "evaluation": 2}
     for row in rows:
         head, baseline = (job_of(jobs, row, stage) for stage in ("head", "baseline"))
-        assert job_of(jobs, row).needs == (head.output, baseline.output)
-        assert head.needs == (job_of(jobs, row, "clusterbook").output,)
+        first = job_of(jobs, row, "clusterbook")
+        assert job_of(jobs, row).needs == (("head", head.name), ("baseline", baseline.name))
+        assert head.needs == (("clusterbook", first.name),) and first.needs == ()
+        assert upstream(jobs, job_of(jobs, row)) == [first, head, baseline]
 
 
 def test_released_files_are_judged_alone(table, tmp_path, monkeypatch):
@@ -232,11 +235,11 @@ def test_dry_run_of_every_profile(profile, path, gpus, monkeypatch):
     jobs = read_jobs(read_rows(path))
     assert counts == {**{stage: str(len(found)) for stage, found in jobs.items()}, "results": "1", "all": "1",
                       "total": str(sum(map(len, jobs.values())) + 2)}
-    asks = set(re.findall(r"resources: .*gpu=(\d), runtime=(\d+), mem_mb=(\d+)", done.stdout + done.stderr))
+    asks = set(re.findall(r"resources: .*gpu=(\d), runtime=(\d+), tries=1, mem_mb=(\d+)", done.stdout + done.stderr))
     assert asks == ({("0", "60", "3000")} if path != PUBLISHED else {(str(gpus), minutes, str(16000 * gpus))
                                                                      for minutes in ("360", "720", "1440")})
     # Several GPUs: first a process for each, with the notebook's parameters. The quickstart table asks for no GPU.
-    launched = re.findall(r"--multi_gpu --num_processes 4 .* -m cause_lib --stage (\w+) (.*) && "
+    launched = re.findall(r"--multi_gpu --num_processes 4 .* -m cause_lib --stage (\w+) (.*) -- "
                           r"\S+ -m papermill \S+ \S+ (.*) --kernel", done.stdout + done.stderr)
     assert {stage for stage, *_ in launched} == (set(jobs) if path == PUBLISHED and gpus > 1 else set())
     assert all(first == notebook for _, first, notebook in launched)
@@ -250,13 +253,13 @@ def test_results_of_a_table_that_was_never_run(table, tmp_path):
 
 def test_what_a_run_was_warned_of_is_said_with_its_line(table, tmp_path):
     rows = read_rows(table(f"dataset,seed,run_dir\nscenes,0,{tmp_path / 'runs'}\nscenes,1,{tmp_path / 'runs'}\n"))
-    folder = tmp_path / "runs/evaluation/second"
+    folder = stages.folder_of(rows[1].experiment, "evaluation")
     folder.mkdir(parents=True)
     record = {"stage": "evaluation", "experiment": rows[1].experiment.to_dict(), "notes": {"warnings": ["It is sick."]}}
     (folder / "metrics.json").write_text(json.dumps(record))
-    assert results.warned(rows) == ["line 2, table-2: It is sick."]
+    assert results.remarks(list(results.left_by(rows))) == ["line 2, table-2: It is sick."]
     (folder / "metrics.json").write_text(json.dumps(record | {"notes": {}}))  # as earlier versions wrote it
-    assert results.warned(rows) == []
+    assert results.remarks(list(results.left_by(rows))) == []
 
 
 # --- Kubernetes ---
