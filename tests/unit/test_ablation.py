@@ -71,10 +71,10 @@ def shown(monkeypatch):
         names = {"results": str(path), "display": said.append}
         texts = {}
         for cell in CHAPTER:  # of the first two cells only what the others use: imports and the read-outs' names
-            if cell["id"] not in ("validate", "together", "photos-scores", "ablation", "ablation-figure", "judge"):
+            if cell["id"] not in ("imports", "together", "photos-scores", "ablation", "ablation-figure", "judge"):
                 continue
             tree = ast.parse("".join(cell["source"]))
-            if cell["id"] in ("validate", "together"):
+            if cell["id"] in ("imports", "together"):
                 tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
                              or isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "READOUTS"]
             tree.body = [node for node in tree.body if "IPython.display" not in ast.unparse(node)]

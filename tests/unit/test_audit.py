@@ -205,6 +205,7 @@ def test_tables_of_the_audit_have_three_seeds_a_difference_and_one_switch(path):
 
 
 def test_paper_and_code_says_so_where_nothing_was_measured(page):
+    plt.close("all")
     shown = page("differences.md", {"audit.csv": ",".join(audit.COLUMNS) + "\n"})
     assert not html(shown) and "Nothing has been measured yet" in prose(shown)
     assert not plt.get_fignums()
