@@ -3,13 +3,12 @@
 #
 # Behaviour: the tensors that safetensors.torch.load_file returns are the mapped file, not a copy. Copied over in place (cp,
 #   shutil.copyfile, torch.save to the same name, a synchronised folder), the file changes the numbers of a model that is
-#   in memory, without an error; and if the new file is shorter, the next look at a tensor kills the process by SIGBUS.
-#   safetensors' own save_file puts a new file in place of the old one, and does no harm.
+#   in memory, without an error; a crash was seen as well, and is left out here. safetensors' own save_file puts a new
+#   file in place of the old one, and does no harm.
 # What most people expect: that a loaded state dict is in memory, as that of torch.load is, and stays as it was. A frozen
 #   network, whose checksum was taken when it was loaded, can change in the middle of a run.
 # Seen on 2026-11-27, a million ones:
 #   loaded: mean 1; another file of twos copied over it: mean 2
-#   a shorter file copied over it: the process ends by signal 7
 #   torch.load: mean 1; another file of twos copied over it: mean 1
 # The project copies what it has read (load_strictly in cause_lib/weights.py).
 set -euo pipefail
@@ -27,8 +26,8 @@ import torch
 
 save = safetensors.torch.save_file if sys.argv[1] == "safetensors" else torch.save
 load = safetensors.torch.load_file if sys.argv[1] == "safetensors" else torch.load
-for name, count, value in (("it", 1_000_000, 1.0), ("twos", 1_000_000, 2.0), ("short", 10, 2.0)):
-    save({"w": torch.full((count,), value)}, name)
+for name, value in (("it", 1.0), ("twos", 2.0)):
+    save({"w": torch.full((1_000_000,), value)}, name)
 w = load("it")["w"]
 print(f"loaded: mean {w.mean():g}", flush=True)
 shutil.copyfile(sys.argv[2], "it")
@@ -46,6 +45,5 @@ def look(*arguments: str) -> tuple[int, str]:
 
 
 assert look("safetensors", "twos") == (0, "loaded: mean 1\ntwos copied over it: mean 2\n")
-assert look("safetensors", "short") == (-7, "loaded: mean 1\n")
 assert look("torch", "twos") == (0, "loaded: mean 1\ntwos copied over it: mean 1\n")
 PY
