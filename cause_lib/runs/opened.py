@@ -18,9 +18,8 @@ from cause_lib.config import Experiment
 from cause_lib.data.folder import find_root
 from cause_lib.data.noted import digests_below, load_digests, once, state_of
 from cause_lib.data.source import endings
-from cause_lib.errors import InputError
 from cause_lib.runs.features import open_dataset
-from cause_lib.runs.store import library_version, write_whole
+from cause_lib.runs.store import library_version
 
 MOST = 64  # notes kept, the latest
 
@@ -74,9 +73,10 @@ def _open_aloud(experiment: Experiment, role: str) -> tuple[Opened, list]:
 
 
 def _note(path: Path, notes: dict, before: dict | None = None) -> None:
-    with suppress(OSError, InputError):
+    with suppress(OSError):
         if notes != before:
-            write_whole(path, json.dumps(notes))
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(notes), encoding="utf8")  # `_read` takes half a note, as a kill leaves it, for none
 
 
 def _read(path: Path) -> dict:
