@@ -62,14 +62,14 @@ def dataset_report(report, axes=None):
 def main(arguments: list[str] | None = None) -> None:
     """Draws the report in a JSON file, of one data set, into a picture; `arguments` are the command line's."""
     parser = argparse.ArgumentParser(prog="python -m cause_book.plots.data", description=__doc__.splitlines()[0])
-    parser.add_argument("source", metavar="REPORT.json", help="what `python -m cause_lib.data check NAME --json` printed")
+    parser.add_argument("source", metavar="REPORT.json", help="what `cause_lib.data check NAME --json` prints")
     parser.add_argument("target", metavar="FIGURE.png", help="the picture to write; .pdf and .svg are known, too")
     given = parser.parse_args(arguments)
     way = "write one with `python -m cause_lib.data check NAME --json`"
     try:
         reports = json.loads(Path(given.source).read_text(encoding="utf-8-sig"))
         if len(reports) != 1:
-            parser.error(f"'{given.source}' holds reports on {len(reports)} data sets, not on one: {way}, a NAME a file")
+            parser.error(f"'{given.source}' holds {len(reports)} reports on data sets, not one: {way}, a NAME a file")
         (found,) = reports.values()
         left, _ = dataset_report(SimpleNamespace(**found))
     except OSError as error:

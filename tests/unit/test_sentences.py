@@ -70,7 +70,7 @@ def test_values_are_listed_of_labels_alone(tmp_path, capsys):
 @pytest.mark.parametrize("text, target, said", [
     (None, "a.png", "cannot be read"), ("", "a.png", "no report on a data set"), ("[1]", "a.png", "no report on a data"),
     ("3", "a.png", "no report on a data"), ('{"a": 3}', "a.png", "no report on a data"),
-    ('{"a": {"splits": {"all": 3}}}', "a.png", "no report on a data"), ('{"a": {}, "b": {}}', "a.png", "2 data sets"),
+    ('{"a": {"splits": {"all": 3}}}', "a.png", "no report on a data"), ('{"a": {}, "b": {}}', "a.png", "2 reports on data sets"),
     ('{"a": {"splits": {}}}', "a.xyz", "cannot be written"), ('{"a": {"splits": {}}}', "no/a.png", "cannot be written")])
 def test_the_figure_is_refused_in_a_sentence(tmp_path, capsys, text, target, said):
     if text is not None:
