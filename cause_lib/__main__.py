@@ -11,6 +11,7 @@ import ast
 import contextlib
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,18 @@ def _value(text: str) -> Any:
         return text
 
 
+def warn_in_a_sentence() -> None:
+    """From now on a warning is its sentence, without a line of code, and each sentence is shown once."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if (said := str(message)) not in shown:
+            shown.add(said)
+            print(said, file=sys.stderr)
+
+    warnings.showwarning = show
+
+
 @contextlib.contextmanager
 def stopped_in_a_sentence() -> Iterator[None]:
     """Until this ends, SIGINT (Ctrl-C) and SIGTERM end the process with a sentence; what is under way is cleared away.
@@ -93,6 +106,7 @@ def stopped_in_a_sentence() -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    warn_in_a_sentence()
     with stopped_in_a_sentence():
         main()
     import torch

@@ -44,7 +44,7 @@ def three_numbers(name: str, value: str | float | Sequence[float] | None) -> tup
     """`mean` or `std` of pictures, of red, green and blue in [0, 1]: three numbers, as text too, or one for all three.
 
     Raises:
-        ValueError: it is nothing of the kind, or a standard deviation is not above 0.
+        ValueError: it is nothing of the kind, as of pixels from 0 to 255, or a standard deviation is not above 0.
 
     Examples:
         >>> three_numbers("mean", "0.485 0.456 0.406"), three_numbers("std", 0.5), three_numbers("std", None)
@@ -57,8 +57,10 @@ def three_numbers(name: str, value: str | float | Sequence[float] | None) -> tup
         numbers = [float(part) for part in (parts if isinstance(parts, Sequence) else [parts])]
     except (TypeError, ValueError):
         numbers = []
-    low = 1e-6 if name.endswith("std") else 0.0
-    if len(numbers) not in (1, 3) or not all(low <= number <= 1e3 for number in numbers):
-        raise InputError(f"Parameter {name} must be three numbers, of red, green and blue in [0, 1], such as "
-                         f'"0.485 0.456 0.406", not {str(value)[:100]!r}.')
+    low, above, such = ((1e-6, " and above 0", "0.229 0.224 0.225") if name.endswith("std") else
+                        (0.0, "", "0.485 0.456 0.406"))
+    if len(numbers) not in (1, 3) or not all(low <= number <= 1 for number in numbers):
+        way = " (those of pixels from 0 to 255: divide by 255)" if any(1 < number <= 255 for number in numbers) else ""
+        raise InputError(f"Parameter {name} must be three numbers, of red, green and blue in [0, 1]{above}, such as "
+                         f'"{such}", not {str(value)[:100]!r}{way}.')
     return tuple(numbers * (3 // len(numbers)))

@@ -8,8 +8,9 @@ draws the report on one data set into a file.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,12 +59,29 @@ def dataset_report(report, axes=None):
     return axes
 
 
-def main(source: str, target: str) -> None:
-    """Draws the report in the JSON file `source`, of one data set, into `target`."""
-    with open(source, encoding="utf8") as file:
-        (found,) = json.load(file).values()
-    dataset_report(SimpleNamespace(**found))[0].figure.savefig(target, dpi=150)
+def main(arguments: list[str] | None = None) -> None:
+    """Draws the report in a JSON file, of one data set, into a picture; `arguments` are the command line's."""
+    parser = argparse.ArgumentParser(prog="python -m cause_book.plots.data", description=__doc__.splitlines()[0])
+    parser.add_argument("source", metavar="REPORT.json", help="what `cause_lib.data check NAME --json` prints")
+    parser.add_argument("target", metavar="FIGURE.png", help="the picture to write; .pdf and .svg are known, too")
+    given = parser.parse_args(arguments)
+    way = "write one with `python -m cause_lib.data check NAME --json`"
+    try:
+        reports = json.loads(Path(given.source).read_text(encoding="utf-8-sig"))
+        if len(reports) != 1:
+            parser.error(f"'{given.source}' holds {len(reports)} reports on data sets, not one: {way}, a NAME a file")
+        (found,) = reports.values()
+        left, _ = dataset_report(SimpleNamespace(**found))
+    except OSError as error:
+        parser.error(f"'{given.source}' cannot be read ({error.strerror}): {way}")
+    except (ValueError, TypeError, LookupError, AttributeError):
+        parser.error(f"'{given.source}' is no report on a data set as JSON: {way}")
+    try:
+        left.figure.savefig(given.target, dpi=150)
+    except (OSError, ValueError) as error:  # a folder that is not there, an ending that names no format
+        parser.error(f"'{given.target}' cannot be written ({error}): name a file such as figure.png, in a folder that "
+                     "is there")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

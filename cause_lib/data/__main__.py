@@ -15,7 +15,7 @@ from cause_lib.data import COUNTS, DATASETS, check_dataset
 from cause_lib.data.folder import all_labels, find_root
 from cause_lib.data.labels import list_values
 from cause_lib.data.report import report
-from cause_lib.errors import InputError
+from cause_lib.errors import InputError, NotFound
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,7 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_intermixed_args(arguments)
     try:
         if given.command == "classes":
-            print(json.dumps(list_values(all_labels(find_root(" ".join(given.names)))), indent=1))
+            if not (labels := all_labels(root := find_root(" ".join(given.names)))):
+                raise NotFound(f"'{root}' has no label of a picture, whose values could be listed: put the labels into "
+                               "a folder 'labels' beside 'images', as files of the same names")
+            print(json.dumps(list_values(labels), indent=1))
             return 0
         if not given.names:
             answers = [check_dataset(name) for name in COUNTS]

@@ -161,8 +161,10 @@ def read_picture(path: str | Path, convert: Callable[[Image.Image, str], Any], *
     pixels: decode them; else the header alone is read. Raises ValueError naming the file for whatever goes wrong.
     """
     if not Path(path).is_file():  # a pipe would be waited for, without end
-        what = "is no file (a folder, a pipe, or a link to nothing)" if os.path.lexists(path) else "is not there"
-        raise NotFound(f"there is no picture at '{path}', which {what}: put one there or take the name out")
+        what = " (but a folder, a pipe, or a link to nothing)" if os.path.lexists(path) else ""
+        way = ("addresses are not fetched, download it first" if re.match("https?:/", str(path)) else
+               "put one there or take the name out")
+        raise NotFound(f"there is no picture at '{path}'{what}: {way}")
     if Path(path).suffix.lower() in HEIC:
         reads_heic()
     try:

@@ -156,6 +156,10 @@ def read_classes(path: Path) -> tuple[list[str], np.ndarray, Codes]:
     except (ValueError, TypeError, LookupError, ArithmeticError, OSError, RecursionError) as error:
         raise InputError(f"'{path}' is not {FORMS} ({' '.join(str(error).split())}): correct it, or take it "
                          "away") from error
+    if again := [name for i, name in enumerate(names) if name in names[:i]]:  # in a list alone
+        raise InputError(f"'{path}' names the class '{again[0]}' more than once: give each class a name of its own or, "
+                         'if several values mean one class, write {"0": "a name", "1": "a name"}, each value with its '
+                         "class")
     painted = {key: i for key, i in codes.items() if key >= COLOR}
     table = [codes.get(i, UNKNOWN) for i in range(max((key for key in codes if key < COLOR), default=-1) + 1)]
     if not painted:  # labels in the colours of the masks; of two classes that share one, nobody knows which is meant

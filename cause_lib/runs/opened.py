@@ -68,7 +68,7 @@ def _open_aloud(experiment: Experiment, role: str) -> tuple[Opened, list]:
         warnings.simplefilter("always")
         opened = _open(experiment, role)
     for one in said:
-        warnings.warn(one.message, one.category, stacklevel=4)
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     return opened, said
 
 
