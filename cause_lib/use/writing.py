@@ -162,8 +162,7 @@ def _names(out: Path) -> Callable[[str], Path]:
     names, taken = set(), set()
 
     def path_of(name: str) -> Path:
-        path = Path(name)
-        if path.is_absolute() or ".." in path.parts or not path.name:
+        if (path := Path(name)).is_absolute() or ".." in path.parts or not path.name:
             raise InputError(f"{name!r} names no file below {out}: give the picture another name.")
         stem = path.with_suffix("") if path.suffix.lower() in endings() else path
         path = path if str(stem) in taken else stem
