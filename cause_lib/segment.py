@@ -8,12 +8,14 @@ opens a page on this machine where pictures are dropped. RUN is what Segmenter.l
 """
 
 import argparse
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cause_lib.__main__ import stopped_in_a_sentence
 from cause_lib.errors import InputError, Refusal
 
 
@@ -29,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="write the pictures under the classes' colours, too (the default)")
     parser.add_argument("--skip", action="store_true", help="leave out what cannot be used: skipped.csv lists it")
     parser.add_argument("--head", choices=("tr", "mlp"), help="which run, where RUN holds one of each head")
-    parser.add_argument("--readout", default="modularity", help="modularity, kmeans, or what the run has of the others")
+    parser.add_argument("--readout", help="modularity (a run's default), kmeans, or what the run has of the others")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto: the GPU where there is one")
     parser.add_argument("--serve", action="store_true", help="serve the page instead of writing masks")
     parser.add_argument("--port", type=int, default=8000, help="of the page; 0: any that is free")
@@ -54,20 +56,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def open_run(given: argparse.Namespace) -> Any:
     """The Segmenter of the command line."""
+    from cause_lib.heads import TRHead
     from cause_lib.runs.saved import CONFIG
     from cause_lib.runs.store import read_record
     from cause_lib.segmenter import Segmenter
 
     folder = Path(given.run).expanduser()
     if not folder.is_dir() or (folder / CONFIG).is_file():
-        return Segmenter.from_pretrained(given.run, device=given.device)
+        segment = Segmenter.from_pretrained(given.run, device=given.device)
+        has = {"readout": segment.readout, "head": "tr" if isinstance(segment.head, TRHead) else "mlp"}
+        for name, value in has.items():
+            if getattr(given, name) not in (None, value):
+                raise InputError(f"{given.run} was saved with the {name} {value}, not {getattr(given, name)}: leave "
+                                 f"--{name} out, or give the run itself.")
+        return segment
     if given.head is not None:
         found = [path.parent for path in sorted(folder.glob("probe/*/artefact.json"))
                  if read_record(path.parent)["experiment"]["head"] == given.head]
         if len(found) != 1:
-            raise InputError(f"{folder} holds {len(found)} runs of the head {given.head}: give the folder of one.")
+            raise InputError(f"{folder} holds {len(found)} runs of the head {given.head}: give the folder of one"
+                             f"{': ' * bool(found)}{', '.join(map(str, found))}.")
         folder = found[0]
-    return Segmenter.load(folder, readout=given.readout, device=given.device)
+    return Segmenter.load(folder, readout=given.readout or "modularity", device=given.device)
 
 
 def _serve(segment: Any, port: int) -> None:
@@ -83,4 +93,10 @@ def _serve(segment: Any, port: int) -> None:
 
 if __name__ == "__main__":
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"  # one sentence, without a line of code
-    main()
+    code = None
+    with stopped_in_a_sentence():
+        try:
+            main()
+        except SystemExit as end:  # with a sentence of its own
+            code = end.code
+    sys.exit(128 + signal.SIGTERM if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else code)  # it came

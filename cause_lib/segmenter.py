@@ -172,10 +172,11 @@ class Segmenter:
         """
         device, folder = usable_device(device), fetched(name, revision)
         config = read_config(folder, str(name))
-        if file_sha256(folder / WEIGHTS) != config["sha256"]:
-            raise InputError(f"{folder / WEIGHTS} is not the file that {CONFIG} belongs to: fetch or save both again.")
-        head, probe, dim = restore(folder / WEIGHTS, config)
         wanted = config["backbone"]
+        for file, sha256 in ((WEIGHTS, config["sha256"]), (BACKBONE, wanted["sha256"]))[:1 + wanted["included"]]:
+            if not (folder / file).is_file() or file_sha256(folder / file) != sha256:
+                raise InputError(f"{folder / file} is not the file that {CONFIG} belongs to: fetch or save both again.")
+        head, probe, dim = restore(folder / WEIGHTS, config)
         backbone = load_backbone(wanted["name"], weights=folder / BACKBONE if wanted["included"] else None,
                                  **{key: wanted[key] for key in READ if key in wanted})
         refuse_others(backbone, folder / WEIGHTS, wanted["sha256"], dim)
@@ -237,10 +238,10 @@ class Segmenter:
             used, the tensor is of another shape or kind or beyond [0, 1], or a picture is more than 256 times as long
             as it is wide. RuntimeError: the CRF's backend is not installed.
         """
+        _check(crf, allow_corrupt)
         if isinstance(image, (list, tuple)) or getattr(image, "ndim", 0) == 4:
             return [self(one, crf=crf, allow_corrupt=allow_corrupt) for one in image]
-        if isinstance(image, (str, os.PathLike)) and Path(image).expanduser().is_dir():
-            _check_corrupt(allow_corrupt)
+        if isinstance(image, (str, os.PathLike)) and Path(image).expanduser().is_dir():  # "" is refused by its name
             pairs = list(named(image))
             masks = self._stream(pairs, f" in '{image}'", crf, allow_corrupt)
             return dict(tqdm(masks, total=len(pairs), desc="segment", leave=False))
@@ -271,7 +272,7 @@ class Segmenter:
             >>> [(name, tuple(mask.shape)) for name, mask in segment.stream(frames)]
             [('000000', (60, 90)), ('000001', (60, 90)), ('000002', (60, 90))]
         """
-        _check_corrupt(allow_corrupt)
+        _check(crf, allow_corrupt)
         where = f" in '{pictures}'" if isinstance(pictures, (str, os.PathLike)) else ""
         return self._stream(named(pictures), where, crf, allow_corrupt)
 
@@ -307,7 +308,9 @@ class Segmenter:
         Raises:
             As calling does. OSError: `out` cannot be written. What was finished stays, and `masks.csv` lists it.
         """
-        _check_corrupt(allow_corrupt)
+        _check(crf, allow_corrupt)
+        if not os.fspath(out):
+            raise InputError("The name of the folder for the masks is empty: give one ('.' is this one).")
         return write_masks(self, pictures, Path(out).expanduser(), crf, overlay, allow_corrupt)
 
     def export(self, path: str | Path) -> Path:
@@ -374,7 +377,9 @@ class Segmenter:
         return write_mask(mask_ids(mask, len(self.colors)), self.colors, path, over)
 
 
-def _check_corrupt(allow_corrupt: str) -> None:
+def _check(crf: bool, allow_corrupt: str) -> None:
+    if not isinstance(crf, (bool, np.bool_)):
+        raise InputError(f"crf must be True or False, not {crf!r}.")
     if allow_corrupt not in CORRUPT:
         raise InputError(f"allow_corrupt must be one of {', '.join(CORRUPT)}, not {allow_corrupt!r}.")
 

@@ -1,6 +1,7 @@
 """Many pictures one after the other, in constant memory: their names, and each made ready ahead of its use."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ def named(pictures: Any) -> Iterator[tuple[str, Any]]:
             them), or of pairs (name, picture); it may have no end.
 
     Raises:
-        ValueError: a folder without pictures; or what is one picture, not several.
+        ValueError: an empty name; a folder without pictures; or what is one picture, not several.
     """
     if isinstance(pictures, (str, os.PathLike)):
+        if not os.fspath(pictures):
+            raise InputError("The name of the pictures is empty: give that of a file or a folder ('.' is this one).")
         path = Path(pictures).expanduser()
-        found = list_pictures(path) if path.is_dir() else [path]
+        found = _without_labels(list_pictures(path), path) if path.is_dir() else [path]
         if not found:
             raise InputError(f"{path} holds no pictures (jpg, png, webp, bmp, tif or gif).")
         for each in found:
@@ -35,9 +38,18 @@ def named(pictures: Any) -> Iterator[tuple[str, Any]]:
             yield picture
         elif isinstance(picture, (str, os.PathLike)):
             path = Path(picture).expanduser()
-            yield from ((f"{path.name}/{name}" if path.is_dir() else name, one) for name, one in named(path))
+            yield from ((f"{path.name}/{name}" if path.is_dir() else name, one) for name, one in named(picture))
         else:
             yield f"{number:06d}", picture
+
+
+def _without_labels(files: list[Path], folder: Path) -> list[Path]:
+    """The files that lie in no folder `labels` beside a folder `images`; a warning counts the others."""
+    kept = [file for file in files if not any(part.name == "labels" and (folder / part.parent / "images").is_dir()
+                                              for part in file.relative_to(folder).parents)]
+    if len(kept) < len(files):
+        warnings.warn(f"{len(files) - len(kept)} files in '{folder}' are labels of images: passed over", stacklevel=3)
+    return kept
 
 
 def prepared(pictures: Iterable[tuple[str, Any]], prepare: Callable[[str, Any], Any]) -> Iterator[tuple[str, Any]]:

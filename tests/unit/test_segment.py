@@ -4,9 +4,12 @@ import base64
 import http.client
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -68,6 +71,9 @@ def test_a_run_of_two_heads(tiny, pictures, tmp_path, capsys):
         main([run.run_dir, *rest])
     main([run.run_dir, *rest, "--head", "tr", "--readout", "kmeans"])
     assert "2 masks written" in capsys.readouterr().out
+    stages.fit_probe(run.replace(head="tr", seed=1))
+    with pytest.raises(SystemExit, match=r"holds 2 runs of the head tr: give the folder of one: .*/probe/\S+, .*/probe/"):
+        main([run.run_dir, *rest, "--head", "tr"])
 
 
 @pytest.mark.parametrize("words, code, said", [
@@ -76,6 +82,10 @@ def test_a_run_of_two_heads(tiny, pictures, tmp_path, capsys):
     (["RUN", "nowhere.png", "--out", "OUT"], 1, "NotFound: there is no picture at 'nowhere.png'"),
     (["nobody/nothing", "PICTURES", "--out", "OUT"], 1, "NotFound: nobody/nothing is no folder here"),
     (["RUN", "PICTURES", "--out", "PICTURES"], 1, "InputError: .* lies in the folder of the pictures"),
+    (["RUN", "PICTURES", "--out", "OUT", "--readout", "kmeans"], 1,
+     "InputError: .* was saved with the readout modularity, not kmeans: leave --readout out"),
+    (["RUN", "--serve", "--head", "tr"], 1, "InputError: .* was saved with the head mlp, not tr: leave --head out"),
+    (["RUN", "", "--out", "OUT"], 1, "InputError: The name of the pictures is empty"),
     (["RUN", "PICTURES", "--out", "OUT", "--device", "gpu"], 1, "RunError: device 'gpu' cannot be used here"),
     (["RUN", "--serve", "--port", "99999"], 1, "RunError: Port 99999 of 127.0.0.1 cannot be used"),
 ])
@@ -99,6 +109,24 @@ def test_ctrl_c_is_one_sentence(saved, pictures, tmp_path, monkeypatch, capsys):
         main([saved, str(pictures), "--out", str(tmp_path / "out")])
     assert ended.value.code == 130
     assert "Stopped: what is written stays, and the same command goes on from there.\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_one_sentence(saved, pictures, tmp_path, number):
+    for i in range(2, 400):  # enough to be in the middle of them
+        os.link(pictures / "0.png", pictures / f"{i}.png")
+    command = [sys.executable, "-m", "cause_lib.segment", saved, str(pictures), "--out", str(tmp_path / "out"),
+               "--device", "cpu"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            while not list((tmp_path).glob("out/masks/*.png")) and process.poll() is None:
+                time.sleep(0.05)
+            process.send_signal(number)
+            said = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number and "Traceback" not in said
+    assert said.count("Stopped") == 1 and "Stopped: what is written stays" in said
 
 
 def test_help_does_not_wait_for_pytorch():

@@ -129,6 +129,16 @@ def given(trained, tmp_path_factory):
     return segment, segment.save_pretrained(tmp_path_factory.mktemp("hub") / "mine", licence="cc-by-4.0")
 
 
+@pytest.mark.parametrize("name", ["backbone.safetensors", "model.safetensors"])
+def test_a_flipped_byte_names_its_file(given, tmp_path, name):
+    folder = shutil.copytree(given[1], tmp_path / "mine")
+    content = bytearray((folder / name).read_bytes())
+    content[-5] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is not the file that config.json belongs to: fetch or save both again"):
+        Segmenter.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("head, readout", [("tr", "modularity"), ("tr", "kmeans"), ("mlp", "modularity")])
 def test_what_is_saved_gives_the_same_bits(trained, tmp_path, head, readout):
     run, folder = trained

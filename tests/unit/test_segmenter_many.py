@@ -317,3 +317,79 @@ def test_constant_memory_of_files(segment, pictures, tmp_path):
         warnings.simplefilter("error")
         segment.write(frames(), tmp_path / "out")
     assert max(most) <= 4 and len(os.listdir(tmp_path / "out/masks")) == 8
+
+
+# --- nothing is mixed up ---
+
+def test_another_picture_of_the_same_name_size_and_time_is_segmented(segment, tmp_path):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in/a.bmp"
+    Image.fromarray(scene(seed=1)).save(path)
+    before = path.stat()
+    segment.write(path.parent, tmp_path / "out")
+    Image.fromarray(scene(seed=2)).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert segment.write(path.parent, tmp_path / "out")[1:] == (1, 0, 0)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out/masks/a.png")), segment(path).numpy())
+
+
+def test_no_overlay_of_another_mask_is_left(segment, pictures, tmp_path):
+    out = tmp_path / "out"
+    segment.write(pictures, out)
+    assert segment.write(pictures, out, overlay=False)[1:] == (0, 4, 0) and (out / "overlays/b.jpg").exists()
+    Image.fromarray(scene(seed=9)).save(pictures / "b.png")
+    assert segment.write(pictures, out, overlay=False)[1:] == (1, 3, 0)
+    assert not (out / "overlays/b.jpg").exists() and (out / "overlays/a.jpg").exists()
+    assert segment.write(pictures, out)[1:] == (1, 3, 0) and (out / "overlays/b.jpg").exists()
+
+
+@pytest.mark.parametrize("broken, listed", [("a.jpg", ["a.jpg", "a.png", "b.png", "more/a.png"]),
+                                            ("b.png", ["a.jpg", "a.png", "b.png", "more/a.png"])])
+def test_a_rerun_that_stops_keeps_its_lines(segment, pictures, tmp_path, broken, listed):
+    segment.write(pictures, tmp_path / "out")
+    before = pd.read_csv(tmp_path / "out/masks.csv")
+    (pictures / broken).write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=broken):
+        segment.write(pictures, tmp_path / "out")
+    after = pd.read_csv(tmp_path / "out/masks.csv")
+    assert sorted(after["file"]) == listed and after.sort_values("file", ignore_index=True).equals(before)
+    (tmp_path / "out/masks/more/a.png").unlink()  # a line without its mask goes
+    with pytest.raises(ValueError, match=broken):
+        segment.write(pictures, tmp_path / "out")
+    assert sorted(pd.read_csv(tmp_path / "out/masks.csv")["file"]) == listed[:3]
+
+
+def test_what_is_refused_before_any_work(segment, pictures, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other/more"
+    other.mkdir(parents=True)
+    Image.fromarray(scene()).save(other / "a.png")
+    for given, said in ((str(pictures / "nowhere"), "there is no picture at '.*nowhere'"),
+                        ([pictures, "nowhere.png"], "there is no picture at 'nowhere.png'"),
+                        ([("a", pictures / "nowhere.png")], "there is no picture at"),
+                        ([pictures / "more", other], "Several pictures are called 'more/a.png'"),
+                        ("", "name of the pictures is empty"), ([""], "name of the pictures is empty")):
+        with pytest.raises((ValueError, FileNotFoundError), match=said):
+            segment.write(given, out, allow_corrupt="skip")
+    assert not out.exists()
+    with pytest.raises(ValueError, match="lies in the folder of the pictures"):
+        segment.write([other / "a.png", pictures], pictures / "out")
+    for call in (lambda: segment(""), lambda: segment([""]), lambda: list(segment.stream(""))):
+        with pytest.raises(ValueError, match="name of the pictures is empty"):
+            call()
+    with pytest.raises(ValueError, match="name of the folder for the masks is empty"):
+        segment.write(pictures, "")
+    for crf in ("false", 1, None):
+        with pytest.raises(ValueError, match=f"crf must be True or False, not {crf!r}"):
+            segment(scene(), crf=crf)
+    with pytest.raises(ValueError, match="allow_corrupt must be one of stop, skip, not 'skipp'"):
+        segment(pictures / "b.png", allow_corrupt="skipp")
+
+
+def test_labels_beside_images_are_no_pictures(segment, tmp_path):
+    for name in ("images/a.png", "labels/a.png", "train/images/b.png", "train/labels/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(scene()).save(tmp_path / name)
+    with pytest.warns(UserWarning, match="2 files in '.*' are labels of images: passed over"):
+        assert list(segment(tmp_path)) == ["images/a.png", "train/images/b.png"]
+    assert list(segment(tmp_path / "labels")) == ["a.png"]
