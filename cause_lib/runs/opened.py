@@ -76,7 +76,7 @@ def _note(path: Path, notes: dict, before: dict | None = None) -> None:
     with suppress(OSError):
         if notes != before:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(notes), encoding="utf8")  # `_read` takes half a note, as a kill leaves it, for none
+            path.write_text(json.dumps(notes), encoding="utf8")  # half a note, as a kill leaves it, is read as none
 
 
 def _read(path: Path) -> dict:
