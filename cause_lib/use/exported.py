@@ -37,6 +37,7 @@ class Graph(nn.Module):
         self.smoothing, self.assignment = segment.smoothing, segment.assignment.tolist()
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """picture (1, 3, h, w) floating in [0, 1] -> scores (1, c, h, w), mask (1, h, w) int64."""
         grid = tuple(side // self.backbone.patch_size for side in picture.shape[2:])
         tokens = self.backbone(torch.cat([picture, picture.flip(-1)]))  # (2, n, d)
         features = mirror_mean(tokens[:1], tokens[1:], grid, self.head, self.smoothing)  # (1, r, rows, columns)
