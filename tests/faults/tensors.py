@@ -372,7 +372,7 @@ def _segmenters() -> list[Fault]:
                                                                 backbone__included=False), "dino_vits17"),
         segmenter("positions unknown", lambda folder: configured(folder, backbone__positions="cubic"), "positions"),
         segmenter("heads that do not divide", lambda folder: configured(folder, backbone__num_heads=7), "num_heads"),
-        segmenter("backbone's hash of another", lambda folder: configured(folder, backbone__sha256="0" * 64), "bundled"),
+        segmenter("backbone's hash of another", lambda folder: configured(folder, backbone__sha256="0" * 64), "backbone.safetensors"),
         segmenter("config.json missing", lambda folder: (folder / CONFIG).unlink()),
         segmenter("config.json empty", lambda folder: (folder / CONFIG).write_bytes(b"")),
         segmenter("config.json cut off", lambda folder: (folder / CONFIG).write_bytes((folder / CONFIG).read_bytes()[:99])),
