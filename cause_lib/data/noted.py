@@ -42,7 +42,7 @@ def digest_by(path: Path, found: os.stat_result, read: Callable[[Path], str]) ->
 
 
 def load_digests(notes: Path) -> None:
-    """Take the digests of a file that `save_digests` wrote; one that is damaged, or of another rule, is ignored."""
+    """Take the digests of a file that holds what `digests_below` gave; what is damaged, or of another rule, is not."""
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         noted = json.loads(notes.read_text(encoding="utf8"))
         for path, (*stamp, digest) in noted["files"].items() if noted["rule"] == RULE else ():

@@ -28,9 +28,9 @@ from tqdm.auto import tqdm
 
 from cause_lib.data.source import endings
 from cause_lib.errors import InputError, NotFound, Refusal, WriteError
+from cause_lib.runs.store import locked, whole
 from cause_lib.use.given import config_of
 from cause_lib.use.pictures import class_shares, mask_image, overlay_image, picture_tensor
-from cause_lib.runs.store import locked, whole
 from cause_lib.use.streaming import left_out, named, prepared
 
 STAMP = "cause_lib"  # the text of a PNG that says what made it

@@ -41,4 +41,4 @@ def test_kernel_is_chosen_where_it_can_run():
     if torch.cuda.is_available():
         affinity = torch.rand((3, 130, 300), generator=torch.Generator().manual_seed(0)) - 0.3
         affinity = affinity.clamp(min=0)
-        assert torch.equal(clusterbook.argmax_concepts(affinity.cuda()).cpu(), clusterbook.argmax_concepts(affinity))
+        assert torch.equal(clusterbook.argmax_concepts(affinity.to("cuda")).cpu(), clusterbook.argmax_concepts(affinity))
