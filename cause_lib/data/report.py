@@ -4,6 +4,7 @@ Headers of all files are read, digests of files of equal size, and the pixels of
 `python -m cause_lib.data check holiday` prints it, with `--json` as data, with `--full` after decoding every file.
 """
 
+import textwrap
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,7 +53,8 @@ class Report:
     def __str__(self) -> str:
         lines = [*(self.published or [self.name])]
         for split, facts in self.splits.items():
-            lines += [f"{split}: {facts['pictures']} pictures", *(f"  {line}" for line in _lines(facts))]
+            lines += [f"{split}: {facts['pictures']} pictures", *(textwrap.fill(
+                line, 99, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False) for line in _lines(facts))]
         lines += [f"remark: {said}" for said in self.remarks] + [f"to be mended: {said}" for said in self.refused]
         return "\n".join(lines + ["nothing has to be mended before a run"] * (not self.refused))
 

@@ -140,12 +140,13 @@ def test_generated_and_published_sets(monkeypatch, tmp_path, capsys):
 
 
 def test_the_figure(odd, tmp_path):
-    for found in (report("folder", folder=str(odd)), report("scenes"), Report("none"), SimpleNamespace(splits={
-            "all": {"pictures": 2, "labels": {"shares": {f"class {i}": 1 / 99 for i in range(99)}}, "common_sizes": []}})):
-        left, right = plots.dataset_report(found)
-        left.figure.canvas.draw()
-        assert left.get_xlabel().endswith("(%)") and right.get_ylabel().endswith("(pixels)")
-    assert left.get_title(loc="left") == "The 30 largest of 99 classes"
+    many = SimpleNamespace(splits={
+        "all": {"pictures": 2, "labels": {"shares": {f"class {i}": 1 / 99 for i in range(99)}}, "common_sizes": []}})
+    for found, drawn in ((report("folder", folder=str(odd)), "%p"), (report("scenes"), "%"), (Report("none"), "p"), (many, "%")):
+        axes = plots.dataset_report(found)  # what a panel would have nothing of is not drawn
+        axes[0].figure.canvas.draw()
+        assert [ax.get_xlabel().rpartition("(")[2][0] for ax in axes] == list(drawn)
+    assert axes[0].get_title(loc="left") == "The 30 largest of 99 classes"
 
 
 def test_a_newer_rule_of_reading_is_another_fingerprint(tmp_path, monkeypatch):
