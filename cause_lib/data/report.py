@@ -53,8 +53,9 @@ class Report:
     def __str__(self) -> str:
         lines = [*(self.published or [self.name])]
         for split, facts in self.splits.items():
-            lines += [f"{split}: {facts['pictures']} pictures", *(textwrap.fill(
-                line, 99, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False) for line in _lines(facts))]
+            lines.append(f"{split}: {facts['pictures']} pictures")
+            lines += [textwrap.fill(line, 99, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+                      for line in _lines(facts)]
         lines += [f"remark: {said}" for said in self.remarks] + [f"to be mended: {said}" for said in self.refused]
         return "\n".join(lines + ["nothing has to be mended before a run"] * (not self.refused))
 
