@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny folder of labelled pictures, and an experiment that runs in seconds."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,14 @@ def without_digests(run_dir):
         record = json.loads(path.read_text())
         kept = {key: value for key, value in record.items() if key not in ("artefact", "files", "digest", "crc32")}
         path.write_text(json.dumps(kept))
+
+
+@pytest.fixture(autouse=True)
+def no_figures_of_others():
+    """No figure that a test leaves open is seen by the next one, whichever that is."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture
