@@ -73,8 +73,8 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
             DINO's rule was never meant for, are `antialiased` where this says `dino`, as timm resizes them.
         weights: read this file, whatever it is called. None: the one that belongs to the name, see `weights_path`.
         layer: tokens of this block, from 1, or from -1, the last. None: the last. The final norm follows in any case.
-        facet: `token`; or `key`, `query` or `value` of that block's attention, heads side by side: no norm follows, and
-            rotary positions have not turned them yet.
+        facet: `token`; `output`, before that norm; or `key`, `query` or `value` of that block's attention, heads side
+            by side: no norm follows, and rotary positions have not turned them yet.
         mean, std: pictures are normalised by these, three numbers in [0, 1] each, such as (0.485, 0.456, 0.406) or
             "0.485 0.456 0.406". None: by those of timm's pretrained config, which `description` says.
 
@@ -122,7 +122,7 @@ def _taken(vit: nn.Module, layer: int | None, facet: str) -> str:
     learned = "" if is_plain(vit) or vit.pos_embed is None else "; learned positions resized as timm does, low-passed"
     block = "the last block" if layer is None else f"block {layer % (len(vit.blocks) + 1)}"
     norm = "; no final norm" * isinstance(vit.norm, nn.Identity)
-    what = {"token": "tokens", "key": "keys", "query": "queries", "value": "values"}[facet]
+    what = {"token": "tokens", "output": "outputs", "key": "keys", "query": "queries", "value": "values"}[facet]
     return rotary + learned + norm + f"; {what} of {block}" * (layer is not None or facet != "token")
 
 

@@ -105,8 +105,9 @@ class Experiment:
         stages="features", choices=("dino", "exact", "antialiased"), since="dino")
     layer: int | None = _field(None, "tokens of this block of the backbone, from 1, or from -1, the last (None: last)",
         "it counts the blocks of a backbone", -1000, 1000, stages="features", since=None)
-    facet: str = _field("token", "its tokens, or the `key`, `query` or `value` of that block's attention",
-        "these are taken from a block", stages="features", choices=("token", "key", "query", "value"), since="token")
+    facet: str = _field("token", "its tokens, its `output` before the final norm, or the `key`, `query` or `value` of "
+        "that block's attention", "these are taken from a block", stages="features",
+        choices=("token", "output", "key", "query", "value"), since="token")
     image_mean: str | None = _field(None, "pictures are normalised by this mean of red, green and blue, such as `0.485 "
         "0.456 0.406` (None: that of timm's pretrained config)", "it is a text of three numbers", stages="features",
         since=None, aliases="mean")

@@ -3,7 +3,7 @@
     x_0 = [class and register tokens, patches] + positions,  x_i = block_i(x_{i-1})        # (b, prefix + n, d)
 
 The tokens of block i are LayerNorm(x_i), by the network's final norm whatever the block, as timm's
-`forward_intermediates(norm=True)` has them. Its queries, keys and values are the linear maps of what its attention
+`forward_intermediates(norm=True)` has them; its output is x_i, before that norm. Its queries, keys and values are the linear maps of what its attention
 sees, heads side by side: before a norm of queries and keys, and before rotary positions turn them (Amir et al. 2021,
 "Deep ViT features as dense visual descriptors", take DINO's keys so).
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cause_lib.errors import InputError
 
 POSITIONS = ("dino", "antialiased", "exact")
-FACETS = ("token", "key", "query", "value")
+FACETS = ("token", "output", "key", "query", "value")
 
 
 def is_plain(vit: nn.Module) -> bool:
@@ -48,7 +48,7 @@ def block_of(name: str, vit: nn.Module, layer: int | None, facet: str) -> int:
     index = depth - 1 if layer is None else layer - 1 if layer > 0 else depth + layer
     if facet not in FACETS:
         raise InputError(f"facet must be one of {', '.join(FACETS)}, not {facet!r}.")
-    if facet != "token":
+    if facet not in ("token", "output"):
         refuse_unlike(name, vit.blocks[index])
     return index
 
@@ -64,7 +64,7 @@ def refuse_unlike(name: str, block: nn.Module) -> None:
 
 def width_of(vit: nn.Module, index: int, facet: str) -> int:
     """Numbers in one token, or in a query, key or value of all heads of a block."""
-    if facet == "token":
+    if facet in ("token", "output"):
         return vit.embed_dim
     attention = vit.blocks[index].attn
     fused = attention.qkv
@@ -108,8 +108,9 @@ def after(vit: nn.Module, x: Tensor, rotary: Any, blocks: int) -> Tensor:
 def take(vit: nn.Module, images: Tensor, rule: str, index: int, facet: str) -> Tensor:
     """The patches' tokens of one block, or their queries, keys or values there: (b, n, d)."""
     x, rotary = embed(vit, images, rule)
-    if facet == "token":
-        x = vit.norm(after(vit, x, rotary, index + 1))
+    if facet in ("token", "output"):
+        x = after(vit, x, rotary, index + 1)
+        x = vit.norm(x) if facet == "token" else x
     else:
         block = vit.blocks[index]
         parts = projections(block.attn, block.norm1(after(vit, x, rotary, index)))

@@ -10,7 +10,7 @@ import tempfile
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -133,21 +133,26 @@ class FrozenFeatures:
     """
 
     def __init__(self, experiment: Experiment, role: str, image_size: int, accelerator: Accelerator, *,
-                 mirrored: bool = False) -> None:
+                 mirrored: bool = False, view: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
         """Find the tokens in the run's cache, or compute them, or make ready to compute them on the way.
 
         Args:
             role: `train` (views of the training split) or `test`. image_size: side in pixels.
             mirrored: the tokens of the mirrored pictures instead.
+            view: (images (b, 3, h, w), their indices (b,)) -> images: the tokens of these instead. A function of the
+                two alone, whose `__qualname__`, with what `repr` says of its arguments where it is a partial, names it.
         """
         self.experiment = experiment = settled(experiment)
-        self.accelerator, self.mirrored = accelerator, mirrored
+        self.accelerator, self.mirrored, self.view = accelerator, mirrored, view
         self.dataset, self.image_size = open_dataset(experiment, role, image_size), image_size
         self.cached, self._some = False, None
         key = experiment.key("features") | {
             "role": role, "size": image_size, "mirrored": mirrored, "views": self.dataset.names,
             "data": self.dataset.fingerprint, "crop_ratio": experiment.crop_ratio,
             "weights": weights_fingerprint(experiment.backbone)}
+        if view is not None:
+            of = view if isinstance(view, partial) else partial(view)
+            key["view"] = [of.func.__qualname__, repr(of.args), repr(of.keywords)]
         label = f"{experiment.dataset}-{self.dataset.split}-{experiment.backbone}-{image_size}{'-mirrored' * mirrored}"
         folder = artefact_folder(experiment.run_dir, "features", label, key)
         with accelerator.main_process_first():  # the others find it done
@@ -225,7 +230,8 @@ class FrozenFeatures:
 
     def pictures(self, batches: Sequence[Tensor]) -> Iterator[dict[str, Tensor]]:
         """The items of batch after batch, see `read_batches`."""
-        return read_batches(self.dataset, batches, self.accelerator, self.experiment.num_workers)
+        for items in read_batches(self.dataset, batches, self.accelerator, self.experiment.num_workers):
+            yield items if self.view is None else items | {"image": self.view(items["image"], items["index"])}
 
     def see(self, images: Tensor) -> Tensor:
         """images (b, 3, h, w) in [0, 1] on the run's device -> tokens (b, n, d) float32; turns them if `mirrored`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ GALLERY = 8  # pictures whose masks are kept
 
 
 def judge(making: Making, method: str, head: nn.Module | None, readouts: dict[str, nn.Module],
-          book: Clusterbook | None = None, notes: dict[str, Any] | None = None) -> None:
+          book: Clusterbook | None = None, notes: dict[str, Any] | None = None,
+          features: Callable[..., FrozenFeatures] = FrozenFeatures) -> None:
     """Masks of every test picture by every read-out, without and with CRF, counted and matched; writes the artefact.
 
     Args:
@@ -43,9 +45,10 @@ def judge(making: Making, method: str, head: nn.Module | None, readouts: dict[st
         readouts: name -> probe.
         book: whose concepts are counted, too.
         notes: kept in the record.
+        features: opens the tokens, called as `FrozenFeatures` is.
     """
     started, experiment, accelerator = time.monotonic(), making.experiment, making.accelerator
-    seen, mirror = (FrozenFeatures(experiment, "test", experiment.image_size, accelerator, mirrored=mirrored)
+    seen, mirror = (features(experiment, "test", experiment.image_size, accelerator, mirrored=mirrored)
                     for mirrored in (False, True))
     head, book = (None if module is None else module.to(accelerator.device) for module in (head, book))
     probes = [probe.to(accelerator.device) for probe in readouts.values()]

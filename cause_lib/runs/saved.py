@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cause_lib.backbones import Backbone, load_backbone
+from cause_lib.backbones import FACETS, Backbone, load_backbone
 from cause_lib.clusterbook import Clusterbook
 from cause_lib.config import Experiment
 from cause_lib.errors import InputError, NotFound
@@ -164,7 +164,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
         "colors": [[range(256), 3], c], "assignment": (None, [range(c), c]), "record": (None, dict),
         "backbone": dict, "backbone.name": str, "backbone.sha256": str, "backbone.num_heads": (None, side),
         "backbone.positions": str, "backbone.included": bool, "backbone.layer": (..., None, range(-4096, 4097)),
-        "backbone.facet": (..., "token", "key", "query", "value"), "backbone.mean": (..., [float, 3]),
+        "backbone.facet": (..., *FACETS), "backbone.mean": (..., [float, 3]),
         "backbone.std": (..., [float, 3]),
     }
     for key, form in forms.items():
