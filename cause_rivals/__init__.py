@@ -13,7 +13,7 @@
     folder = evaluate(rival("stego", dataset="camvid", backbone="dino_vits16", seed=0))
 
 A method is a file of its own: paper and equations on top, its `Settings`, `build` and `fit`, and beside it a JSON file
-with the published settings. rival.py describes a run, run.py makes its artefacts. `cause_lib` never imports this package.
+with the published settings. rival.py describes a run, run.py makes its artefacts. `cause_lib` never imports this.
 """
 
 from cause_rivals.rival import METHODS, Rival, rival

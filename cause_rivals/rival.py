@@ -45,11 +45,15 @@ class MethodSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Rival:
-    """A run of a method. `experiment` has pictures, backbone, batches, seed and protocol; its head is not used."""
+    """A run of a method. `experiment` has pictures, backbone, batches, seed and protocol; its head is not used, and its
+    fields are attributes of this, too."""
 
     method: str
     experiment: Experiment
     settings: MethodSettings
+
+    def __getattr__(self, name: str) -> Any:  # a field of its experiment
+        return getattr(object.__getattribute__(self, "experiment"), name)
 
     @property
     def module(self) -> ModuleType:
@@ -100,15 +104,15 @@ def rival(method: str, settings: str | Mapping[str, Any] = "", **fields: Any) ->
         >>> rival("stego", "rank=16", dataset="scenes").settings.rank
         16
     """
-    module, dataset = module_of(method), fields.get("dataset", "scenes")
     refuse_unknown(fields, list(RULES), OTHER_NAMES)
+    fields = {name: value for name, value in fields.items() if value is not None}
+    module, dataset = module_of(method), fields.get("dataset", "scenes")
     presets = [presets_of(method).get(name, {}) for name in ("*", dataset)]
     given = _read(settings) if isinstance(settings, str) else dict(settings)
     refuse_unknown(given, [field.name for field in dataclasses.fields(module.Settings)], {})
-    for preset in presets:
-        fields = fields | {name: value for name, value in preset.get("fields", {}).items() if fields.get(name) is None}
-    values = {name: value for preset in presets for name, value in preset.get("settings", {}).items()} | given
-    return Rival(method, Experiment.from_dict({"head": "mlp"} | fields), module.Settings(**values))
+    values, preset = ({name: value for one in presets for name, value in one.get(kind, {}).items()}
+                      for kind in ("settings", "fields"))
+    return Rival(method, Experiment.from_dict({"head": "mlp"} | preset | fields), module.Settings(**values | given))
 
 
 def _read(text: str) -> dict[str, Any]:

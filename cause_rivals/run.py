@@ -116,7 +116,8 @@ def fit(rival: Rival) -> Path:
     """Train a method. The folder holds `rival.safetensors`: the head, and the read-outs `own` and `kmeans`.
 
     Raises:
-        RuntimeError: several processes, or a loss that is no longer finite. ValueError, FileNotFoundError: as for CAUSE.
+        RuntimeError: several processes, or a loss that is no longer finite.
+        ValueError, FileNotFoundError: as for CAUSE.
     """
     return _made(rival, "rival", {}, _fit)
 
@@ -149,10 +150,10 @@ def load(folder: str | Path, grid: tuple[int, int] | None = None) -> tuple[Rival
     return made, parts["head"], {name: module for name, module in parts.items() if name != "head"}
 
 
-def folder_of(rival: Rival, stage: str) -> Path:
+def folder_of(rival: Rival, stage: str, opening: Callable[[Experiment, str], Any] = facts_of) -> Path:
     """An artefact's place, as `cause_lib.runs.stage.folder_of` has it for those of CAUSE."""
-    experiment = rival.experiment
-    datasets = [facts_of(experiment, role) for role in ["train"] + ["test"] * (stage == "rival_evaluation")]
+    experiment = settled(rival.experiment)
+    datasets = [opening(experiment, role) for role in ["train"] + ["test"] * (stage == "rival_evaluation")]
     key = rival.key(stage)
     if "crf" in key and experiment.crf_backend not in crf_backends():
         key["crf"] = False

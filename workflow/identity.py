@@ -26,7 +26,7 @@ from workflow.rows import Job, Row, job_of, read_jobs, read_rows, upstream
 
 #: The artefacts that each job leaves.
 ARTEFACTS = {"clusterbook": ("clusterbook",), "head": ("head",), "baseline": ("baseline", "baseline_evaluation"),
-             "evaluation": ("probe", "evaluation")}
+             "evaluation": ("probe", "evaluation"), "rival": ("rival", "rival_evaluation")}
 #: What decides which pictures are opened, see `cause_lib.runs.features.open_dataset`.
 OPENED = ("dataset", "folder", "train_split", "test_split", "train_images", "test_images", "image_size", "crops",
           "crop_ratio", "num_classes", "resize", "allow_corrupt")
@@ -82,8 +82,10 @@ def opener() -> Callable[[Experiment, str], Any]:
 def today(experiment: Experiment, stage: str, opening: Callable[[Experiment, str], Any]) -> Path | None:
     """The folder that an artefact has for the pictures, labels and weights that are here now; None where there are no
     such pictures or weights. opening: an `opener`."""
-    from cause_lib.runs.stage import folder_of
-
+    if "rival" in stage:
+        from cause_rivals.run import folder_of
+    else:
+        from cause_lib.runs.stage import folder_of
     try:
         return folder_of(experiment, stage, opening)
     except Refusal:

@@ -23,10 +23,10 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from cause_lib.config import Experiment
 from cause_lib.errors import Refusal
 from cause_lib.runs.results import evaluation_folders, of_other_steps
 from cause_lib.runs.saved import read_experiment
@@ -37,7 +37,7 @@ from workflow.rows import KEYS, PLACES, Row, job_of, read_jobs, read_rows, upstr
 
 COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou",
            "miou_present", "pacc", "published_miou", "published_pacc", "clusters_used", "num_clusters", "images", "date", "device",
-           "seconds", "total_seconds", "library", "weights", "settings", "folder"]
+           "seconds", "total_seconds", "peak_mb", "library", "weights", "settings", "folder"]
 UNSEEN = ["library", "weights", "settings", "folder"]  # too wide for a page
 Left = tuple[Row, "Path | None", list[Path]]  # a line, its evaluation, and older ones
 PERCENT = ["miou", "miou_present", "pacc"]
@@ -50,19 +50,20 @@ def results(rows: list[Row], published: pd.DataFrame | None = None, left: list[L
     published: columns `row`, `miou` and `pacc`, in per cent. left: what `left_by` gives, if that is there already.
 
     Returns:
-        COLUMNS; `seconds` are those of judging, `total_seconds` those of all stages behind the line, `settings` its
-        cells as JSON.
+        COLUMNS; `seconds` are those of judging, `total_seconds` those of all stages behind the line, `peak_mb` the
+        most memory of any of them, `settings` its cells as JSON.
     """
     frames = [pd.DataFrame(columns=COLUMNS)]
     for row, folder, _ in left_by(rows) if left is None else left:
         try:
-            seconds = total_seconds(folder) if folder else 0.0
+            behind = records_behind(folder) if folder else []
         except Refusal as error:
             warnings.warn(f"line {row.number}, {row.label}, is left out: {error}", stacklevel=2)
             continue
         if folder is not None:
             frames.append(collect_metrics(folder).assign(line=row.number, row=row.label, settings=_settings(row),
-                                                         total_seconds=seconds))
+                                                         total_seconds=_seconds(behind), peak_mb=max(
+                                                             (one.get("peak_mb") or 0 for one in behind)) or None))
     table = pd.concat(frames[1:] or frames, ignore_index=True)
     table[PERCENT] = (100 * table[PERCENT].astype(float)).round(2)
     if published is not None:
@@ -123,6 +124,8 @@ def evaluations(run_dir: str | Path) -> dict[str, list[Path]]:
         try:
             record = read_record(folder)
             experiment = read_experiment(record, folder)
+            if record["stage"] == "rival_evaluation":
+                experiment = rival_of(record)
         except Refusal as error:
             warnings.warn(f"One evaluation is left out: {error}", stacklevel=2)
             continue
@@ -131,18 +134,35 @@ def evaluations(run_dir: str | Path) -> dict[str, list[Path]]:
     return {name: [folder for _, folder in sorted(dated)] for name, dated in found.items()}
 
 
+def rival_of(record: dict[str, Any]) -> Any:
+    """The run of a rival that an artefact records, see `cause_rivals.Rival`."""
+    from cause_rivals import rival
+
+    notes = record["notes"]
+    return rival(notes["method"], notes["settings"], **record["experiment"])
+
+
 def _settings(row: Row) -> str:
     return json.dumps({name: value for name, value in row.parameters.items() if name not in PLACES}, sort_keys=True)
 
 
-def _name(experiment: Experiment, stage: str) -> str:
+def _name(experiment: Any, stage: str) -> str:
     return json.dumps([stage, experiment.key(stage)], sort_keys=True)
 
 
-def total_seconds(folder: Path) -> float:
-    """Seconds of an artefact's stage and of every stage behind it; features that several runs share not counted."""
+def records_behind(folder: Path) -> list[dict[str, Any]]:
+    """The record of an artefact and of every stage behind it; features that several runs share are not among them."""
     record, run_dir = read_record(folder), folder.parent.parent
-    return round(record["seconds"] + sum(total_seconds(run_dir / place) for place in record["upstream"].values()), 2)
+    return [record, *(one for place in record["upstream"].values() for one in records_behind(run_dir / place))]
+
+
+def total_seconds(folder: Path) -> float:
+    """Seconds of an artefact's stage and of every stage behind it."""
+    return _seconds(records_behind(folder))
+
+
+def _seconds(records: list[dict[str, Any]]) -> float:
+    return round(sum(record["seconds"] for record in records), 2)
 
 
 def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:

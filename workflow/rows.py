@@ -2,7 +2,8 @@
 
 A table is a CSV file whose columns are fields of `cause_lib.config.Experiment`; an empty cell keeps the default. Two
 more columns may be there, which no notebook gets: `row`, what the line is called (the published row that it repeats),
-and `notebook`, what it runs: chapter 5 unless said, or the baseline's, for raw tokens.
+and `notebook`, what it runs: chapter 5 unless said, or the baseline's, for raw tokens. A line with a `method`, and
+perhaps `settings`, is a run of a rival (`cause_rivals`).
 
 Lines that agree in all that a stage's artefact depends on (`Experiment.key`) share one job of that stage. Two heads
 therefore never compute the same clusterbook, not even at once; nor do two seeds of the evaluation the same baseline.
@@ -29,11 +30,14 @@ NOTEBOOKS = {
     "head": "notebooks/04_heads.ipynb",
     "baseline": "workflow/baseline.ipynb",
     "evaluation": "notebooks/05_evaluation.ipynb",
+    "rival": "workflow/rival.ipynb",
 }
 #: Which fields tell the jobs of a stage apart.
-KEYS = {"clusterbook": "clusterbook", "head": "head", "baseline": "baseline_evaluation", "evaluation": "evaluation"}
+KEYS = {"clusterbook": "clusterbook", "head": "head", "baseline": "baseline_evaluation", "evaluation": "evaluation",
+        "rival": "rival_evaluation"}
 #: What each stage takes from others.
-UPSTREAM = {"clusterbook": (), "head": ("clusterbook",), "baseline": (), "evaluation": ("head", "baseline")}
+UPSTREAM = {"clusterbook": (), "head": ("clusterbook",), "baseline": (), "evaluation": ("head", "baseline"),
+            "rival": ()}
 LABELS = ("row", "notebook")
 PLACES = ("run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps")  # decide where and how fast, not what
 
@@ -45,8 +49,8 @@ class Row:
     number: int
     label: str
     parameters: dict[str, Any]
-    experiment: Experiment
-    stage: str  # "evaluation", or "baseline" for raw tokens
+    experiment: Any  # an Experiment, or a Rival, which has its fields, too
+    stage: str  # "evaluation", "baseline" for raw tokens, or "rival"
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Job:
     stage: str
     name: str
     parameters: dict[str, Any]
-    experiment: Experiment
+    experiment: Any
     needs: tuple[tuple[str, str], ...]  # stage and name of each
     executed: str = ""
 
@@ -131,11 +135,11 @@ def read_rows(table: str | Path) -> list[Row]:
 
 
 def read_jobs(rows: list[Row]) -> dict[str, dict[str, Job]]:
-    """stage -> name -> job: everything that the lines of a table need, each once."""
+    """stage -> name -> job: everything that the lines of a table need, each once, and no stage without a job."""
     jobs: dict[str, dict[str, Job]] = {stage: {} for stage in NOTEBOOKS}
     for row in rows:
         _add(jobs, row, row.stage)
-    return jobs
+    return {stage: found for stage, found in jobs.items() if found}
 
 
 def job_of(jobs: dict[str, dict[str, Job]], row: Row, stage: str | None = None) -> Job:
@@ -158,6 +162,10 @@ def _row(number: int, table: Path, cells: dict[str, str]) -> Row:
         raise ValueError(f"notebook {notebook!r} is none of {', '.join(stages)}.")
     kinds = {field.name: field.type.split(" | ")[0] for field in dataclasses.fields(Experiment)}
     parameters = {name: _value(text, kinds.get(name)) for name, text in cells.items()}
+    if "method" in parameters:
+        from cause_rivals import rival  # with PyTorch, which other tables do not wait for
+
+        return Row(number, label, parameters, rival(**parameters), "rival")
     return Row(number, label, parameters, Experiment.from_dict(parameters), stages[notebook])
 
 
@@ -186,12 +194,12 @@ def _add(jobs: dict[str, dict[str, Job]], row: Row, stage: str) -> tuple[str, st
     return stage, name
 
 
-def _name(experiment: Experiment, stage: str) -> str:
+def _name(experiment: Any, stage: str) -> str:
     """A file name that a person can read, and the hash of all that the stage's artefact depends on."""
     key = experiment.key(KEYS[stage])
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
     parts = [Path(experiment.folder).name or experiment.dataset, experiment.backbone]
-    parts += [experiment.head] if "head" in key else []
+    parts += [key.get("method") or experiment.head] if {"head", "method"} & {*key} else []
     parts += [] if key.get("label_free", True) else ["labels"]
     parts += ["release"] if key.get("release") else []
     return re.sub(r"[^\w.+-]+", "_", "-".join([*parts, f"s{experiment.seed}", digest]))

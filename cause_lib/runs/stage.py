@@ -7,7 +7,9 @@
 is made after those that it needs, by one of the processes that ask for it; the others wait and find it.
 """
 
+import contextlib
 import functools
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -64,6 +67,7 @@ class Making:
         record = {"stage": self.stage, "experiment": self.experiment.to_dict(), "library": library_version(),
                   "libraries": libraries_of(upstream), "weights": features.weights,
                   "device": device_name(self.accelerator), "seconds": round(seconds + (run.seconds if run else 0.0), 2),
+                  "peak_mb": peak_mb(self.accelerator),
                   "upstream": {name: path.relative_to(self.experiment.run_dir).as_posix()
                                for name, path in self.upstream.items()},
                   "notes": notes | {"warnings": list(dict.fromkeys([*before, *found]))}}
@@ -127,6 +131,18 @@ def folder_of(experiment: Experiment, stage: str,
         parts.append(experiment.head)
     parts.append("release" if released else f"s{experiment.seed}")
     return artefact_folder(experiment.run_dir, stage, "-".join(parts), depends)
+
+
+def peak_mb(accelerator: Accelerator) -> int | None:
+    """The most memory so far, in MB: of this process, on a GPU of its tensors there; None where nobody counts it."""
+    if accelerator.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(accelerator.device) // 10**6
+    with contextlib.suppress(ImportError):  # Windows has none
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; on macOS bytes
+        return most // 10**6 if sys.platform == "darwin" else most * 1024 // 10**6
+    return None
 
 
 def names_of(dataset: SegmentationDataset | Opened) -> dict[str, list]:
