@@ -9,6 +9,7 @@ import yaml
 
 import cause_book
 import cause_lib
+import cause_rivals
 from cause_lib.data import COUNTS, CROPS
 from cause_lib.data.scenes import LEVELS
 
@@ -69,6 +70,8 @@ def library_page(module: str) -> str:
     """Where a module is documented: the method and what it stands on, runs, or use and figures."""
     if module.startswith("cause_book."):
         return "api_use"
+    if module.startswith("cause_rivals."):
+        return "api_rivals"
     name = module.removeprefix("cause_lib.")
     if name in ("reference", "clusterbook", "contrast", "heads", "probes", "crf", "masks", "metrics",
                 "backbones", "tokens", "names", "weights"):
@@ -79,12 +82,12 @@ def library_page(module: str) -> str:
 
 
 def test_every_module_is_on_a_page_of_the_library():
-    there = {module.name for package in (cause_lib, cause_book) for module in
+    there = {module.name for package in (cause_lib, cause_book, cause_rivals) for module in
              pkgutil.walk_packages(package.__path__, f"{package.__name__}.")}
     there -= {"cause_lib.__main__", "cause_lib.kernels", "cause_lib.runs", "cause_lib.use", "cause_lib.release"}  # no modules to read
     there = {name for name in there if not name.startswith("cause_lib.data.")} | {"cause_lib.data.scenes",
                                                                                          "cause_lib.data.report"}
-    shown = {(name, module) for name in ("api", "api_runs", "api_use")
+    shown = {(name, module) for name in ("api", "api_runs", "api_use", "api_rivals")
              for module in re.findall(r"automodule:: (\S+)", page(name))}
     wanted = {(library_page(module), module) for module in there}
     assert shown == wanted, "\n".join(

@@ -1,0 +1,74 @@
+"""Chapter 11: every method on the same tokens, from the results of `experiments/rivals.csv`.
+
+The floor of each line is k-means on the tokens of the same pictures, backbone, seed, and CRF or not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+
+import pandas as pd
+
+from cause_book.tables import Cell, change, duration
+
+SAME = ["dataset", "backbone", "crf", "seed"]  # what a line and its floor share
+FLOOR = "k-means on tokens"
+LEVEL = 0.5  # points of mIoU; nearer than that is called level
+
+
+def systems() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The 19 systems of the paper's tables (system, here, method, why), and their published rows (system, dataset,
+    classes, backbone, miou, pacc; per cent)."""
+    found = json.loads(files("cause_rivals").joinpath("systems.json").read_text(encoding="utf8"))
+    return (pd.DataFrame.from_dict(found["systems"], "index").rename_axis("system").reset_index(),
+            pd.DataFrame(found["rows"]))
+
+
+def against_tokens(results: pd.DataFrame) -> pd.DataFrame:
+    """Results with `name` (method and recipe), `own` (the method's read-out, not k-means), and `gained`: points of mIoU
+    above the floor of the same line. Lines of which no floor has been run have none."""
+    table = results.assign(crf=results["crf"].astype(bool))
+    table["name"] = [FLOOR if method == "k-means" else f"{method}, {row}" if method.startswith("CAUSE") else method
+                     for method, row in zip(table["method"], table["row"])]
+    table["own"] = table["readout"] != "kmeans"
+    table = table[(table["readout"] != "concepts")]  # a third read-out, of the recipe `alive` alone: chapter 9
+    floor = table.loc[table["name"] == FLOOR, [*SAME, "miou"]]
+    table = table.merge(floor, on=SAME, how="left", suffixes=("", " of tokens"))
+    return table.assign(gained=table["miou"] - table["miou of tokens"])
+
+
+def lines(table: pd.DataFrame) -> Iterator[dict]:
+    """For each method of one data set and backbone a line: means over seeds, with ranges, and what it costs."""
+    for name, part in table.groupby("name", sort=False):
+        plain = part[~part["crf"]]
+        line = {"method": name, "seeds": plain["seed"].nunique()}
+        for shown, own in (("own read-out", True), ("k-means", False)):
+            for crf, found in part[part["own"] == own].groupby("crf"):
+                line[f"{shown}{' + CRF' * crf}"] = spread(found["miou"])
+        best = plain[plain["own"]] if plain["own"].any() else plain
+        line |= {"pAcc": best["pacc"].mean(), "a picture": best["miou_per_image"].mean(),
+                 "gained": change(best["gained"].tolist()) if best["gained"].notna().all() else None,
+                 "time": duration((best["total_seconds"] - best["seconds"]).mean()), "MB": best["peak_mb"].mean()}
+        yield line
+
+
+def spread(values: pd.Series) -> Cell:
+    """A mean, and in brackets the lowest and the highest of several."""
+    mean = f"{values.mean():.1f}"
+    return Cell(mean if len(values) < 2 else f"{mean} ({values.min():.1f} to {values.max():.1f})", values.mean())
+
+
+def verdicts(table: pd.DataFrame) -> list[str]:
+    """A sentence for each method: on how many combinations of data set and backbone it is above its floor, by its own
+    read-out without CRF."""
+    said = []
+    plain = table[~table["crf"] & (table["name"] != FLOOR) & table["own"] & table["gained"].notna()]
+    for name, part in plain.groupby("name", sort=False):
+        gains = part.groupby(["dataset", "backbone"])["gained"].agg(["min", "max", "mean"])
+        above, below = int((gains["min"] > LEVEL).sum()), int((gains["max"] < -LEVEL).sum())
+        said.append(f"**{name}** is above k-means on the same tokens for every seed on {above} of {len(gains)} "
+                    f"combinations of pictures and backbone, below on {below}, and undecided on "
+                    f"{len(gains) - above - below}; on average {gains['mean'].mean():+.1f} points of mIoU.")
+    return said
