@@ -70,8 +70,8 @@ class Experiment:
         choices=("stop", "skip"), since="stop")
     num_classes: int | None = _field(None, "number of clusters c, at least the data set's number of classes; None: "
         "that (27 for unlabelled folders); pixels of clusters beyond the classes count as wrong",
-        "every class has a cluster, and a row and a column in the table of counts", 1, 10_000, stages="probe baseline released "
-        "pass", aliases="n_clusters")
+        "every class has a cluster, and a row and a column in the table of counts", 1, 10_000,
+        stages="probe baseline released pass", aliases="n_clusters")
     image_size: int | None = _field(None, "side in pixels at which pictures are judged (320; 322 for patch 14; None: "
         "preset)", "it is a side in pixels, and memory grows with its fourth power", 1, 4096,
         stages="clusterbook baseline released", aliases="resolution")

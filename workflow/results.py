@@ -37,7 +37,8 @@ from workflow.rows import KEYS, PLACES, Row, job_of, read_jobs, read_rows, upstr
 
 COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou",
            "miou_present", "miou_per_image", "pacc", "published_miou", "published_pacc", "clusters_used",
-           "num_clusters", "images", "date", "device", "seconds", "total_seconds", "library", "weights", "settings", "folder"]
+           "num_clusters", "images", "date", "device", "seconds", "total_seconds", "library", "weights", "settings",
+           "folder"]
 UNSEEN = ["library", "weights", "settings", "folder"]  # too wide for a page
 Left = tuple[Row, "Path | None", list[Path]]  # a line, its evaluation, and older ones
 PERCENT = ["miou", "miou_present", "miou_per_image", "pacc"]
