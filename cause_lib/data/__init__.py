@@ -18,7 +18,7 @@ import numpy as np
 from cause_lib.data.images import RESIZE, load_image, resize_and_crop, to_rgb
 from cause_lib.data.palette import palette
 from cause_lib.data.published import COUNTS
-from cause_lib.data.source import leave_out
+from cause_lib.data.source import Source, leave_out
 from cause_lib.data.views import CROPS, SegmentationDataset
 from cause_lib.errors import InputError
 
@@ -80,15 +80,20 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
         download=download, allow_corrupt=allow_corrupt, judged=judged)
     if allow_corrupt == "skip":
         source = leave_out(source)
-    c = len(source.classes)
-    if num_classes is not None and num_classes < c:
-        raise InputError(f"num_classes={num_classes}, but {folder or name} has {c} classes, and each needs a cluster: "
-                         "raise num_classes, or leave it out")
-    if num_classes is not None and num_classes > c:
-        source = replace(source, classes=[*source.classes, *(f"cluster {i}" for i in range(c, num_classes))],
-                         colors=np.concatenate([source.colors, palette(num_classes)[c:]]), real_classes=c)
+    if num_classes not in (None, len(source.classes)):
+        source = _with_clusters(source, num_classes, folder or name)
     return SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio,
                                resize=resize, squash=is_squashed(name, view) if view else None)
+
+
+def _with_clusters(source: Source, count: int, name: str) -> Source:
+    """The source with clusters beyond its classes, `count` of both in all."""
+    c = len(source.classes)
+    if count < c:
+        raise InputError(f"num_classes={count}, but {name} has {c} classes, and each needs a cluster: raise "
+                         "num_classes, or leave it out")
+    return replace(source, classes=[*source.classes, *(f"cluster {i}" for i in range(c, count))],
+                   colors=np.concatenate([source.colors, palette(count)[c:]]), real_classes=c)
 
 
 def is_squashed(name: str, view: str | None = None) -> bool:
