@@ -63,7 +63,7 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     download; a file that cannot be used is a ValueError naming it, when its item is asked for.
     """
     for what, value, known in (("dataset", name, DATASETS), ("crops", crops, CROPS), ("resize", resize, RESIZE),
-                               ("allow_corrupt", allow_corrupt, CORRUPT), ("view", VIEWS[0] if view is None else view, VIEWS)):
+                               ("allow_corrupt", allow_corrupt, CORRUPT), ("view", view or "crop", VIEWS)):
         _check_known(what, value, known)
     if not 0 < crop_ratio <= 1:
         raise InputError(f"crop_ratio is a part of each side, above 0 and at most 1, not {crop_ratio}")
