@@ -68,8 +68,9 @@ class Experiment:
         "sentence that names the file; or `skip`: leave it out when the data set is opened, and count it",
         "a picture that cannot be used stops the run, or is left out and counted", stages="features",
         choices=("stop", "skip"), since="stop")
-    num_classes: int | None = _field(None, "number of clusters c; None: the data set's number of classes (27 for "
-        "unlabelled folders)", "every class has a cluster, and a row and a column in the table of counts", 1, 10_000,
+    num_classes: int | None = _field(None, "number of clusters c, at least the data set's number of classes; None: "
+        "that (27 for unlabelled folders); pixels of clusters beyond the classes count as wrong",
+        "every class has a cluster, and a row and a column in the table of counts", 1, 10_000,
         stages="probe baseline released pass", aliases="n_clusters")
     image_size: int | None = _field(None, "side in pixels at which pictures are judged (320; 322 for patch 14; None: "
         "preset)", "it is a side in pixels, and memory grows with its fourth power", 1, 4096,
@@ -90,6 +91,10 @@ class Experiment:
         "it is a number of pictures, and nothing is learned from none", 1, stages="clusterbook baseline pass")
     test_images: int | None = _field(None, "judge at most so many pictures (None: all)",
         "it is a number of pictures, and nothing is judged on none", 1, stages=_JUDGE)
+    test_view: str | None = _field(None, "how judged pictures become square, and their labels: `crop`, the short side "
+        "to `image_size`, then the centre square; or `squash`, the whole picture. None: as in training, `squash` for "
+        "pascalvoc, `crop` for the others", "judged pictures become square in these ways", stages=_JUDGE,
+        choices=("crop", "squash"), since=None)
     resize: str | None = _field(None, "how pictures are brought to their size: `nearest` neighbour; `pillow`, the same "
         "as Pillow rounds it; or `antialiased` (bilinear, low-passed where they shrink); labels by nearest neighbour",
         "pictures are brought to their size in these ways", stages="features",
@@ -203,6 +208,8 @@ class Experiment:
         "it is a temperature, and 0 smooths nothing", 0.0, stages="evaluation released", since=0.0)
     kmeans_restarts: int = _field(5, "restarts of k-means; the one with the smallest inertia is kept (5)",
         "k-means starts so often, at least once, and the best start is kept", 1, 1000, stages="probe baseline")
+    per_image: bool = _field(False, "True: one Hungarian matching a picture, too; its mean mIoU is `miou_per_image`",
+        "each picture is matched by itself, too, or it is not", stages=_JUDGE, since=False)
     crf: bool = _field(True, "judge with a dense CRF too",
         "the CRF is a row beside the others, or it is not", stages=_JUDGE)
     crf_iterations: int = _field(10, "mean-field iterations (10)",

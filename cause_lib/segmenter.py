@@ -99,7 +99,7 @@ class Segmenter:
             backbone = open_backbone(experiment, experiment.image_size)
             refuse_others(backbone, folder, record["weights"]["sha256"])
             same = dict(image_size=experiment.image_size, readout=readout, resize=experiment.resize,
-                        squash=is_squashed(experiment.dataset), device=device)
+                        squash=is_squashed(experiment.dataset, experiment.test_view), device=device)
             if record["stage"] == "evaluation":  # of released files
                 if released_fingerprint(experiment.release, experiment.head) != record["notes"]["release"]:
                     raise InputError(f"The files in {experiment.release} are not those that {folder} judged: put those "

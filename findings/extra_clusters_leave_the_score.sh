@@ -11,8 +11,8 @@
 # Seen on 2026-11-27: two classes of 50 pixels; 20 of the 100 pixels are in a third cluster:
 #   extra_clusters=1: mIoU 100.0, accuracy 100.0
 #   the same, counted by hand: mIoU 80.0, accuracy 80.0
-# With extra_clusters=0, as published, nothing is left out. The project has as many clusters as classes, and refuses an id
-# beyond (cause_lib/metrics.py).
+# With extra_clusters=0, as published, nothing is left out. In the project, pixels of clusters beyond the classes (num_classes)
+# are wrong (cause_lib/metrics.py).
 # STEGO=folder names a clone where there is no network.
 set -euo pipefail
 folder=$(mktemp -d)

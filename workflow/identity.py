@@ -29,7 +29,7 @@ ARTEFACTS = {"clusterbook": ("clusterbook",), "head": ("head",), "baseline": ("b
              "evaluation": ("probe", "evaluation"), "rival": ("rival", "rival_evaluation")}
 #: What decides which pictures are opened, see `cause_lib.runs.features.open_dataset`.
 OPENED = ("dataset", "folder", "train_split", "test_split", "train_images", "test_images", "image_size", "crops",
-          "crop_ratio", "num_classes", "resize", "allow_corrupt")
+          "crop_ratio", "num_classes", "resize", "allow_corrupt", "test_view")
 WORDS = {"weights": "the weights changed", "library": "the library changed", "notebook": "the notebook changed",
          "artefacts": "the data changed"}
 #: stage/name -> {executed: what the notebook is called, identity, why: it is to be run ("" if not), refused: why it

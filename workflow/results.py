@@ -36,11 +36,12 @@ from workflow.identity import opener, today
 from workflow.rows import KEYS, PLACES, Row, job_of, read_jobs, read_rows, upstream
 
 COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou",
-           "miou_present", "pacc", "published_miou", "published_pacc", "clusters_used", "num_clusters", "images", "date", "device",
-           "seconds", "total_seconds", "peak_mb", "library", "weights", "settings", "folder"]
+           "miou_present", "miou_per_image", "pacc", "published_miou", "published_pacc", "clusters_used",
+           "num_clusters", "images", "date", "device", "seconds", "total_seconds", "peak_mb", "library", "weights",
+           "settings", "folder"]
 UNSEEN = ["library", "weights", "settings", "folder"]  # too wide for a page
 Left = tuple[Row, "Path | None", list[Path]]  # a line, its evaluation, and older ones
-PERCENT = ["miou", "miou_present", "pacc"]
+PERCENT = ["miou", "miou_present", "miou_per_image", "pacc"]
 
 
 def results(rows: list[Row], published: pd.DataFrame | None = None, left: list[Left] | None = None) -> pd.DataFrame:

@@ -10,12 +10,15 @@ a set is missing on this machine says `check_dataset`, from a shell `python -m c
 import difflib
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import import_module
+
+import numpy as np
 
 from cause_lib.data.images import RESIZE, load_image, resize_and_crop, to_rgb
 from cause_lib.data.palette import palette
 from cause_lib.data.published import COUNTS
-from cause_lib.data.source import leave_out
+from cause_lib.data.source import Source, leave_out
 from cause_lib.data.views import CROPS, SegmentationDataset
 from cause_lib.errors import InputError
 
@@ -29,12 +32,13 @@ DATASETS = {
 }  # fmt: skip
 
 CORRUPT = ("stop", "skip")  # what may become of a file that cannot be used
+VIEWS = ("crop", "squash")  # how a picture may become square
 
 
 def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", crops: str = "none",
                  crop_ratio: float = 0.5, limit: int | None = None, num_classes: int | None = None,
                  level: str = "object", resize: str = "nearest", allow_corrupt: str = "stop",
-                 download: bool = True, judged: bool = False) -> SegmentationDataset:
+                 download: bool = True, judged: bool = False, view: str | None = None) -> SegmentationDataset:
     """A torch Dataset of {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}.
 
     name: "scenes" (generated; splits train, val, pretrain), "camvid" (train, val, test), "folder" (your own, any
@@ -45,19 +49,21 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     crops: "none"; "five" for five views a picture (corners and centre), each crop_ratio of every side; "double" for
         20 or "super" for 50 (those and their mirror images, at the ratios that views.py lists).
     limit: at most so many pictures, spread over the whole set; for "scenes", how many to draw.
-    num_classes: for pictures without labels, how many clusters to look for (27 unless said).
+    num_classes: how many clusters to look for; those beyond the classes follow them as "cluster 12" and so on. None:
+        one a class, 27 for pictures without labels.
     level: for "scenes", what is one class: a "part" (a head), an "object" (a person) or a "group" (the living).
     resize: "nearest" neighbour; "pillow", the same with Pillow's rounding, as published; "antialiased", labels nearest.
     allow_corrupt: what becomes of a file that cannot be used: "stop", an error when its item is asked for; or "skip":
         all are decoded here, and those are left out, counted and warned of. A published set that lacks files stops.
     download: whether a set that is not on this machine may be fetched.
     judged: for a "folder" of which some pictures have labels, those alone.
+    view: "crop" or "squash" in place of the set's own way to a square, see image_size.
 
     Raises ValueError for arguments that make no sense, FileNotFoundError for missing files, RuntimeError for a failed
     download; a file that cannot be used is a ValueError naming it, when its item is asked for.
     """
     for what, value, known in (("dataset", name, DATASETS), ("crops", crops, CROPS), ("resize", resize, RESIZE),
-                               ("allow_corrupt", allow_corrupt, CORRUPT)):
+                               ("allow_corrupt", allow_corrupt, CORRUPT), ("view", view or "crop", VIEWS)):
         _check_known(what, value, known)
     if not 0 < crop_ratio <= 1:
         raise InputError(f"crop_ratio is a part of each side, above 0 and at most 1, not {crop_ratio}")
@@ -75,15 +81,26 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     if allow_corrupt == "skip":
         source = leave_out(source)
     if num_classes not in (None, len(source.classes)):
-        raise InputError(f"num_classes={num_classes}, but {folder or name} has {len(source.classes)} classes: leave "
-                         "num_classes out")
+        source = _with_clusters(source, num_classes, folder or name)
     return SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio,
-                               resize=resize)
+                               resize=resize, squash=is_squashed(name, view) if view else None)
 
 
-def is_squashed(name: str) -> bool:
-    """Whether the pictures of the data set `name` become square by squashing, not by cropping."""
-    return getattr(import_module(f"cause_lib.data.{DATASETS[name]}"), "SQUASH", False)
+def _with_clusters(source: Source, count: int, name: str) -> Source:
+    """The source with clusters beyond its classes, `count` of both in all."""
+    c = len(source.classes)
+    if count < c:
+        raise InputError(f"num_classes={count}, but {name} has {c} classes, and each needs a cluster: raise "
+                         "num_classes, or leave it out")
+    return replace(source, classes=[*source.classes, *(f"cluster {i}" for i in range(c, count))],
+                   colors=np.concatenate([source.colors, palette(count)[c:]]), real_classes=c)
+
+
+def is_squashed(name: str, view: str | None = None) -> bool:
+    """Whether the pictures of the data set `name` become square by squashing, not by cropping; view: one of VIEWS, or
+    None: the set's own way."""
+    return getattr(import_module(f"cause_lib.data.{DATASETS[name]}"), "SQUASH", False) if view is None else (
+        view == "squash")
 
 
 def check_dataset(name: str) -> tuple[bool, list[str]]:

@@ -188,6 +188,6 @@ def name_classes(root: Path, home: Path, mine: Sequence[Path], num_classes: int 
         warnings.warn(said, stacklevel=3)
     if listed and files:
         return classes, colors, codes
-    kind, count = ("class", max(max(found, default=-1) + 1, num_classes or 1)) if files else (
+    kind, count = ("class", max([*found, 0]) + 1) if files else (
         "cluster", num_classes or len(classes) or DEFAULT_CLUSTERS)  # nothing matches clusters to names
     return [f"{kind} {i}" for i in range(count)], palette(count), by_order(count)

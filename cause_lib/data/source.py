@@ -44,6 +44,7 @@ class Source:
     has_labels: bool = True
     skipped: tuple[tuple[str, str], ...] = ()  # the name of each picture that was left out, and why
     squash: bool = False  # views become square by squashing, not by cropping
+    real_classes: int | None = None  # the first so many are classes, the others clusters left over; None: all
 
 
 @dataclass(frozen=True)

@@ -77,16 +77,19 @@ class Decoded:
 class SegmentationDataset(Dataset):
     """Items {"image": float32 (3, h, w) in [0, 1], "label": int64 (h, w), -1 void, "index": int}, h = w = image_size.
 
-    Attributes: name, split, classes (list of str), colors (uint8 (c, 3)), num_classes, has_labels, names (one an
-    item), fingerprint (changes when the files or the generator behind the items change), skipped ((name of a picture
+    Attributes: name, split, classes (list of str), colors (uint8 (c, 3)), num_classes, real_classes (so many of them,
+    the first, are the data set's; the others are clusters left over), squash, has_labels, names (one an item),
+    fingerprint (changes when the files or the generator behind the items change), skipped ((name of a picture
     that was left out, why), ...).
     """
 
     def __init__(self, name: str, split: str, source: Source, *, image_size: int, crops: str, crop_ratio: float,
-                 resize: str):
+                 resize: str, squash: bool | None = None):
         self.name, self.split, self.source = name, split, source
         self.image_size, self.crops, self.crop_ratio, self.resize = image_size, crops, crop_ratio, resize
         self.classes, self.colors, self.num_classes = source.classes, source.colors, len(source.classes)
+        self.real_classes = self.num_classes if source.real_classes is None else source.real_classes
+        self.squash = source.squash if squash is None else squash
         self.has_labels, self.fingerprint, self.skipped = source.has_labels, source.fingerprint, source.skipped
         self.names = [name + view for name in source.names for view in CROPS[crops][0]]
         origin = getattr(source.read, "images", None) or getattr(source.read, "args", id(source.read))
@@ -106,7 +109,7 @@ class SegmentationDataset(Dataset):
             self._last = last = (picture, self._decoded.read(self.source, picture) if self._decoded
                                       else self.source.read(picture))
         image, label = (cut(t, self.crop_ratio)[view] for t in last[1])
-        image = resize_and_crop(image, self.image_size, self.resize, squash=self.source.squash)
+        image = resize_and_crop(image, self.image_size, self.resize, squash=self.squash)
         how = "pillow" if self.resize == "pillow" else "nearest"
-        label = resize_and_crop(label, self.image_size, how, squash=self.source.squash)
+        label = resize_and_crop(label, self.image_size, how, squash=self.squash)
         return {"image": image.float() * (1 / 255), "label": label.long(), "index": index}  # as torchvision's to_dtype

@@ -65,7 +65,7 @@ def looks(experiment: Experiment, stage: str = "evaluation", *, here: bool = Tru
     found["weights", e.backbone] = lambda: weights_fingerprint(e.backbone)
     found[("read", e.backbone, *read.values())] = lambda: open_backbone(e, None)
     if released:
-        found["fits", e.release, e.head, e.backbone, e.dataset, e.folder] = lambda: refuse_other_release(
+        found["fits", e.release, e.head, e.backbone, e.dataset, e.folder, e.num_classes] = lambda: refuse_other_release(
             e, load_released(e.release, e.head), open_backbone(e, None).dim,
             open_dataset(e, "test", e.image_size, fetch).num_classes)
     return found

@@ -82,7 +82,7 @@ def open_dataset(experiment: Experiment, role: str, image_size: int, download: b
     return load_dataset(experiment.dataset, split, image_size=image_size, folder=experiment.folder, crops=crops,
                         crop_ratio=experiment.crop_ratio, limit=limit, num_classes=experiment.num_classes,
                         resize=experiment.resize, allow_corrupt=experiment.allow_corrupt, download=download,
-                        judged=role == "test")
+                        judged=role == "test", view=experiment.test_view if role == "test" else None)
 
 
 def refuse_unlabelled(experiment: Experiment, dataset: SegmentationDataset | None = None) -> None:
@@ -153,6 +153,8 @@ class FrozenFeatures:
         if view is not None:
             of = view if isinstance(view, partial) else partial(view)
             key["view"] = [of.func.__qualname__, repr(of.args), repr(of.keywords)]
+        if self.dataset.squash != self.dataset.source.squash:
+            key["squash"] = self.dataset.squash
         label = f"{experiment.dataset}-{self.dataset.split}-{experiment.backbone}-{image_size}{'-mirrored' * mirrored}"
         folder = artefact_folder(experiment.run_dir, "features", label, key)
         with accelerator.main_process_first():  # the others find it done

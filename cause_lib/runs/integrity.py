@@ -75,7 +75,7 @@ def what_cannot_be(record: dict[str, Any]) -> str:
     if "results" in record and not record["results"]:
         return "it has no results"
     for i, one in enumerate(record.get("results", ())):
-        for name in ("miou", "miou_present", "pacc"):
+        for name in ("miou", "miou_present", "miou_per_image", "pacc"):
             value = one.get(name)
             if value is not None and not (type(value) in (int, float) and 0 <= value <= 1):
                 return f"results[{i}] has the {name} {value}, which is not in [0, 1]"
@@ -87,7 +87,7 @@ def what_cannot_be(record: dict[str, Any]) -> str:
             continue
         if counts.shape != (len(counts),) * 2 or counts.dtype.kind != "i" or (counts < 0).any():
             return f"results[{i}] has a confusion that is no square table of counts"
-        for name, found in scores(counts).items():
+        for name, found in scores(counts, one.get("num_classes")).items():
             if not _alike(one.get(name), found):
                 return f"results[{i}] has another {name} than its confusion gives"
     return ""

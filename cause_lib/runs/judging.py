@@ -93,8 +93,9 @@ class Tally:
     def __init__(self, making: Making, dataset: SegmentationDataset, readouts: list[str], crf: bool) -> None:
         self.making, self.readouts, device = making, readouts, making.accelerator.device
         size, places = making.experiment.image_size, min(GALLERY, len(dataset))
-        self.rows = {name + ".crf" * with_crf: (
-            name, with_crf, SegmentationMetrics(dataset.num_classes, match=name != "linear"))
+        self.rows = {name + ".crf" * with_crf: (name, with_crf, SegmentationMetrics(
+            dataset.num_classes, match=name != "linear", real_classes=dataset.real_classes,
+            pictures=len(dataset) * making.experiment.per_image))
             for name in readouts for with_crf in ((False, True) if crf else (False,))}
         self.kept = [i * len(dataset) // places for i in range(places)]
         self.gallery = {"image": torch.zeros(places, 3, size, size, dtype=torch.uint8, device=device)}
@@ -107,7 +108,7 @@ class Tally:
         new = {"image": (items["image"] * 255).round(), "label": items["label"]}  # (b, 3, h, w), (b, h, w)
         for row, (name, with_crf, metrics) in self.rows.items():
             new[row] = masks[with_crf][:, self.readouts.index(name)]  # (b, h, w)
-            metrics.update(new[row], items["label"])
+            metrics.update(new[row], items["label"], first)
         for place, i in enumerate(self.kept):
             if first <= i < first + len(items["label"]):
                 for name, value in new.items():
@@ -118,7 +119,8 @@ class Tally:
     def tensors(self) -> dict[str, Tensor]:
         """All of it, by the names of the checkpoint."""
         return ({"wins": self.wins} | {f"gallery/{name}": value for name, value in self.gallery.items()}
-                | {f"counts/{row}": metrics.counts for row, (*_, metrics) in self.rows.items()})
+                | {f"counts/{row}": metrics.counts for row, (*_, metrics) in self.rows.items()}
+                | {f"alone/{row}": metrics.alone for row, (*_, metrics) in self.rows.items() if len(metrics.alone)})
 
     def take(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
@@ -126,6 +128,7 @@ class Tally:
         self.gallery = {name: tensors[f"gallery/{name}"].to(self.wins.device) for name in self.gallery}
         for row, (*_, metrics) in self.rows.items():
             metrics.counts = tensors[f"counts/{row}"]
+            metrics.alone = tensors.get(f"alone/{row}", metrics.alone)
 
     def restore(self) -> tuple[int, float]:
         """Go on from the checkpoint: pictures done, and the seconds that they took."""
@@ -142,10 +145,11 @@ class Tally:
         self.take(total_counts(making.accelerator, self.tensors()))
         gallery = {name: value.cpu() for name, value in self.gallery.items()} | {"index": torch.tensor(self.kept)}
         results, found = [], []
+        real = {"num_classes": dataset.real_classes} if dataset.real_classes < dataset.num_classes else {}
         for row, (name, with_crf, counted) in self.rows.items():
             pixels, numbers, use = counted.pixels, counted.compute(), health.in_use(counted.pixels)
             results.append({"method": method, "readout": name, "crf": with_crf, "num_clusters": dataset.num_classes}
-                           | numbers | {"dead_clusters": (pixels == 0).nonzero().flatten().tolist(),
+                           | real | numbers | {"dead_clusters": (pixels == 0).nonzero().flatten().tolist(),
                                         "dead_share": use["dead_share"], "effective_clusters": use["effective"]})
             if not with_crf:  # the CRF removes small regions by design
                 found += health.of_clusters(name, pixels, experiment.recipe)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 OTHER_STEPS = "Made by {}, where label_free=False let labels act in step 3 alone: it is not comparable; run it again."
 COLUMNS = ["dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou", "pacc", "clusters_used",
-           "num_clusters", "images", "device", "seconds", "folder", "miou_present", "date", "library", "weights",
-           "dead_clusters", "effective_clusters", "dead_concepts", "effective_concepts", "warnings"]
+           "num_clusters", "images", "device", "seconds", "folder", "miou_present", "miou_per_image", "date",
+           "library", "weights", "dead_clusters", "effective_clusters", "dead_concepts", "effective_concepts",
+           "warnings"]
 
 
 def collect_metrics(run_dir: str | Path) -> "pd.DataFrame":

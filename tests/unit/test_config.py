@@ -27,7 +27,7 @@ def test_presets_are_concrete_and_follow_dataset_head_and_patch():
     assert (patch14.image_size, patch14.train_size) == (322, 224)
     assert (camvid.clip_norm, camvid.replace(head="mlp").clip_norm) == (2.0, 0.1)
     assert camvid.probe_decay_steps == 80 and camvid.replace(head="mlp").probe_decay_steps == 200
-    open_ended = {"num_classes", "train_images", "test_images", "num_heads", "layer", "image_mean", "image_std",
+    open_ended = {"num_classes", "train_images", "test_images", "num_heads", "layer", "image_mean", "image_std", "test_view",
                   "positive_quantile", "negative_quantile", "probe_clip_norm"}  # no bound without labels
     assert {f.name for f in dataclasses.fields(scenes) if getattr(scenes, f.name) is None} == open_ended
 

@@ -71,8 +71,8 @@ def test_names_and_colours(labelled, above):
     assert dataset.classes == ["sky", "sea", "sand"] and dataset.num_classes == 3
     assert dataset.colors[1:].tolist() == [[1, 2, 3], [10, 11, 12]]
     dataset[0]
-    with pytest.raises(ValueError, match="num_classes=7, but .* has 3 classes"):
-        load(labelled, num_classes=7)
+    with pytest.raises(ValueError, match="num_classes=2, but .* has 3 classes, and each needs a cluster"):
+        load(labelled, num_classes=2)
 
 
 def test_class_id_without_a_class(labelled):

@@ -26,7 +26,7 @@ from cause_lib.runs.store import checkpoint_path, read_record
 ROOT = Path(__file__).resolve().parents[2]
 # Batches of 5 leave one process 2 pictures and the other 3; 11 test pictures are judged in three batches.
 LONG = TINY | dict(concept_steps=20, head_steps=20, probe_steps=20, batch_size=5, checkpoint_steps=7, crf=True,
-                   crf_iterations=2)
+                   crf_iterations=2, per_image=True)
 RUNS = [dict(head="tr", stage="probe"), dict(head="tr", label_free=False, stage="evaluation"),
         dict(head="mlp", stage="probe"), dict(head="tr", bank_capacity=0, stage="head"),
         dict(head="mlp", bank_capacity=0, cache_gb=0.0, seed=1, stage="probe"),
@@ -141,6 +141,7 @@ def test_counts_are_summed_and_numbers_are_those_of_one_process(place):
             counts = [torch.tensor(result["confusion"]) for result in (a, b)]
             assert counts[0].sum() == 11 * 48 * 48 and (counts[0] - counts[1]).abs().sum() <= 2 * pixels
             assert a["miou"] == b["miou"] if pixels == 0 else a["miou"] == pytest.approx(b["miou"], abs=1e-3)
+            assert a["miou_per_image"] == pytest.approx(b["miou_per_image"], abs=0 if pixels == 0 else 1e-3)
         for name in (f"{stage}/{folder.name}/gallery.safetensors", f"kept/0/{stage}/{folder.name}.safetensors"):
             one, two = (load_file(place / each / name) for each in ("one", "two"))
             assert one.keys() == two.keys()
