@@ -146,6 +146,8 @@ class FrozenFeatures:
         self.accelerator, self.mirrored, self.view = accelerator, mirrored, view
         self.dataset, self.image_size = open_dataset(experiment, role, image_size), image_size
         self.cached, self._some = False, None
+        if role == "test":  # seen in both directions, and by two evaluations
+            self.dataset.keep(Path(experiment.run_dir) / "features", experiment.cache_gb * 1e9 / 2)
         key = experiment.key("features") | {
             "role": role, "size": image_size, "mirrored": mirrored, "views": self.dataset.names,
             "data": self.dataset.fingerprint, "crop_ratio": experiment.crop_ratio,
