@@ -78,6 +78,9 @@ def findings(rows: Iterable[Row], *, fetch: bool) -> tuple[dict[str, list[int]],
 
 def _heard(look: Callable[[], object]) -> tuple[str | None, list[str]]:
     """The sentence with which a look refuses, or None, and those of its warnings."""
+    from cause_lib.data.noted import SAID
+
+    SAID.clear()  # what was said of one line is said of the next, too
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:

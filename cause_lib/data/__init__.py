@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from importlib import import_module
 
 from cause_lib.data.images import RESIZE, load_image, resize_and_crop, to_rgb
+from cause_lib.data.noted import once, said_once
 from cause_lib.data.palette import palette
 from cause_lib.data.published import COUNTS
 from cause_lib.data.source import leave_out
@@ -53,6 +54,8 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     download: whether a set that is not on this machine may be fetched.
     judged: for a "folder" of which some pictures have labels, those alone.
 
+    What is odd about the files is warned of, once a process.
+
     Raises ValueError for arguments that make no sense, FileNotFoundError for missing files, RuntimeError for a failed
     download; a file that cannot be used is a ValueError naming it, when its item is asked for.
     """
@@ -69,16 +72,20 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     if level != "object" and name != "scenes":
         raise InputError(f"level='{level}' goes with dataset 'scenes', not with '{name}', whose labels have one level")
     size = image_size if crops == "none" else math.ceil(image_size / crop_ratio)  # a crop of a drawing stays sharp
-    source = getattr(import_module(f"cause_lib.data.{DATASETS[name]}"), f"open_{DATASETS[name]}")(
-        split, name=name, size=size, folder=folder, limit=limit, num_classes=num_classes, level=level,
-        download=download, allow_corrupt=allow_corrupt, judged=judged)
-    if allow_corrupt == "skip":
-        source = leave_out(source)
+    with said_once() as said:
+        source = getattr(import_module(f"cause_lib.data.{DATASETS[name]}"), f"open_{DATASETS[name]}")(
+            split, name=name, size=size, folder=folder, limit=limit, num_classes=num_classes, level=level,
+            download=download, allow_corrupt=allow_corrupt, judged=judged)
+        if allow_corrupt == "skip":
+            source = leave_out(source)
     if num_classes not in (None, len(source.classes)):
         raise InputError(f"num_classes={num_classes}, but {folder or name} has {len(source.classes)} classes: leave "
                          "num_classes out")
-    return SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio,
-                               resize=resize)
+    dataset = SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio,
+                                  resize=resize)
+    asked = name, split, folder, limit, num_classes, allow_corrupt, judged  # within one look opened, and heard, once
+    dataset.warned = once(("warned", *asked), lambda: [str(one.message) for one in said])
+    return dataset
 
 
 def is_squashed(name: str) -> bool:

@@ -12,6 +12,7 @@ github.com/ByungKwanLee/Causal-Unsupervised-Segmentation, crop_dataset.py and da
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -82,8 +83,10 @@ class SegmentationDataset(Dataset):
 
     Attributes: name, split, classes (list of str), colors (uint8 (c, 3)), num_classes, has_labels, names (one an
     item), fingerprint (changes when the files or the generator behind the items change), skipped ((name of a picture
-    that was left out, why), ...).
+    that was left out, why), ...), warned (the sentences that were warned of when it was opened).
     """
+
+    warned: Sequence[str] = ()
 
     def __init__(self, name: str, split: str, source: Source, *, image_size: int, crops: str, crop_ratio: float,
                  resize: str):

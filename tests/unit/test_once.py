@@ -3,6 +3,7 @@
 import os
 import pickle
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def read(monkeypatch):
 
 
 def another_process():
-    noted._DIGESTS.clear()
+    noted._DIGESTS.clear(), noted.SAID.clear()
 
 
 @pytest.fixture
@@ -134,6 +135,22 @@ def test_a_folder_that_is_warned_of_is_warned_of_every_time(old):
         another_process()
         with pytest.warns(UserWarning, match="have no label"):
             facts_of(old, "train")
+
+
+def test_a_run_warns_of_a_folder_once(tiny):
+    """Whatever of it opens the folder, and again in another run of the same process."""
+    run = tiny()
+    (next(Path(run.folder).glob("train/labels/*"))).unlink()
+    for split in ("train", "val"):
+        (Path(run.folder) / split / "images" / "notes.txt").write_text("")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        stages.check(run), stages.evaluate(run), stages.evaluate(run)
+        open_dataset(run.replace(image_size=96), "train", 96)
+    found = [str(one.message) for one in said if run.folder in str(one.message)]
+    assert len(found) == len(set(found)) == 3
+    with noted.one_look():
+        assert open_dataset(run, "train", 48).warned == open_dataset(run, "train", 48).warned == [one for one in found if "val" not in one.replace(run.folder, "")]
 
 
 @pytest.mark.usefixtures("quick")
