@@ -40,8 +40,9 @@ SAMPLE_POINTS, SAMPLE_VIEWS = 100_000, 512  # k-means sees at most so many token
 
 
 def ahead(items: Iterable, depth: int = 2) -> Iterator:
-    """The same items, each fetched by a thread while the `depth` before it are used; its errors are raised here. An end,
-    and a stop, wait PATIENCE for the thread: what it reads may be a pipe into which nobody writes."""
+    """The same items, each fetched by a thread while the `depth` before it are used; its errors are raised here.
+
+    An end, and a stop, wait PATIENCE for the thread: what it reads may be a pipe into which nobody writes."""
     items, end, ready, wanted, ended = iter(items), object(), SimpleQueue(), Semaphore(depth), Event()
 
     def fetch() -> None:

@@ -49,7 +49,10 @@ def picture_tensor(image: Any) -> Tensor:
         return to_tensor(load_image(Path(image).expanduser()))
     image = io.BytesIO(image) if isinstance(image, (bytes, bytearray, memoryview)) else image
     if isinstance(image, Image.Image) or hasattr(image, "read"):
-        _refuse_pipe(image)
+        with suppress(AttributeError, OSError):  # of what has no number, as BytesIO
+            if not stat.S_ISREG(os.fstat(image.fileno()).st_mode):
+                raise InputError("This picture is a pipe, a socket or a device, which may be waited for without end: "
+                                 "read it to its end, and give the bytes.")
         try:
             return to_tensor(to_rgb(image if isinstance(image, Image.Image) else Image.open(image)))
         except Refusal:
@@ -76,14 +79,6 @@ def picture_tensor(image: Any) -> Tensor:
             np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()), "RGBA")))
     _refuse_range(image := image.float())
     return image if len(image) == 3 else image[:3] * image[3:] + (1 - image[3:])  # on white, as of files
-
-
-def _refuse_pipe(image: Any) -> None:
-    """ValueError for an open file that is no file on a disk: a read of it might wait without end."""
-    with suppress(AttributeError, OSError):  # of what has no number, as BytesIO
-        if not stat.S_ISREG(os.fstat(image.fileno()).st_mode):
-            raise InputError("This picture is a pipe, a socket or a device, which may be waited for without end: read "
-                             "it to its end, and give the bytes.")
 
 
 def _refuse_range(image: Tensor) -> None:
