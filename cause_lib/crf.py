@@ -17,6 +17,7 @@ mirrored pictures, and of colours in another order (tests/unit/test_properties_j
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,10 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cause_lib.errors import InputError, RunError
-from cause_lib.kernels.lattice import Lattice, permutohedral_lattice
+from cause_lib.kernels.lattice import CSRMatrix, Lattice, permutohedral_lattice
 
 GAUSSIAN, BILATERAL = {"sxy": 1, "compat": 3}, {"sxy": 67, "srgb": 3, "compat": 4}
 _PIXELS = {"cpu": 2**17, "cuda": 2**21}  # that share a lattice: near a CPU's cache, or keeping a GPU busy
+_TABLE = {"cpu": 2**24, "cuda": 2**28}  # numbers of a table beyond which classes are filtered in blocks
 _ROWS = {"cpu": 2**13, "cuda": 2**62}  # pixels updated together: what they need on the way stays in a core's cache
 
 
@@ -102,19 +104,44 @@ def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:
     bilateral = permutohedral_lattice(bilateral).normalised(BILATERAL["compat"])
     unary = unary.permute(0, 3, 4, 1, 2).reshape(b * h * w, s, c)
     # Classes without mass: below 16 the CPU's softmax is ten times slower, and odd widths slow all that follows.
-    unary = F.pad(unary, (0, max(16, c + -c % 8) - c), value=-torch.inf)
-    q, after = unary.softmax(dim=2), torch.empty_like(unary)  # (bhw, s, c')
+    more, kind = (0, max(16, c + -c % 8) - c), "cuda" if unary.is_cuda else "cpu"
     *spread, slice_ = bilateral.passes
-    rows = _ROWS["cuda" if unary.is_cuda else "cpu"]
-    parts = list(zip(gaussian.passes[0].split(rows), slice_.split(rows), unary.split(rows)))
+    filters = gaussian.passes[0].split(_ROWS[kind]), slice_.split(_ROWS[kind])
+    room = _TABLE[kind] // max(len(unary), slice_.width)  # columns
+    if s * (c + more[1]) > room:
+        step = max(32, room - room % 16)
+        return _in_blocks(filters, spread, unary.split(_ROWS[kind]), more, step, iterations).view(b, h, w, s, -1)
+    unary = F.pad(unary, more, value=-torch.inf)
+    q, after = unary.softmax(dim=2), torch.empty_like(unary)  # (bhw, s, c')
+    parts = list(zip(*filters, unary.split(_ROWS[kind])))
     for _ in range(iterations):
         flat = corners = q.flatten(1)
         for matrix in spread:
             corners = matrix(corners)
-        for (near, alike, own), place in zip(parts, after.split(rows)):
+        for (near, alike, own), place in zip(parts, after.split(_ROWS[kind])):
             torch.softmax(near(flat).add_(alike(corners)).view_as(own).add_(own), dim=2, out=place)
         q, after = after, q
     return q.view(b, h, w, s, -1)
+
+
+def _in_blocks(filters: tuple[list[CSRMatrix], ...], spread: list[CSRMatrix], unary: Sequence[Tensor],
+               more: tuple[int, int], step: int, iterations: int) -> Tensor:
+    """The same q (n, s, c'), to the same bits, `step` columns filtered after the others: of tables of this size there
+    are the scores and q alone. unary: (n', s, c), the rows of each of the filters' parts. more: columns to pad."""
+    sizes = [len(own) for own in unary]
+    q = unary[0].new_empty(sum(sizes), unary[0].shape[1], unary[0].shape[2] + more[1])
+    for own, place in zip(unary, q.split(sizes)):
+        torch.softmax(F.pad(own, more, value=-torch.inf), dim=2, out=place)
+    for _ in range(iterations):
+        for block in q.flatten(1).split(step, dim=1):
+            before = corners = block.clone(memory_format=torch.contiguous_format)
+            for matrix in spread:
+                corners = matrix(corners)
+            for near, alike, place in zip(*filters, block.split(sizes)):
+                place.copy_(near(before).add_(alike(corners)))
+        for own, place in zip(unary, q.split(sizes)):
+            place.copy_(place.add_(F.pad(own, more, value=-torch.inf)).softmax(dim=2))
+    return q
 
 
 def _positions(b: int, h: int, w: int, device: torch.device) -> Tensor:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from cause_lib.crf import dense_crf
 from cause_lib.probes import mirror_mean
 
+MANY = 2**24  # scores, beyond which they are not all made at once
+
 
 @torch.no_grad()
 def predict(images: Tensor, tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None,
@@ -40,20 +42,34 @@ def predict(images: Tensor, tokens: Tensor, mirrored: Tensor, grid: tuple[int, i
     return read_out(images, features, readouts, crf=crf, iterations=iterations, backend=backend, picture=picture)
 
 
-def log_scores(features: Tensor, size: Sequence[int], readouts: Sequence[nn.Module]) -> Tensor:
-    """Features (b, r, rows, columns) -> log-probabilities of s read-outs at `size` (h, w): (b, s, c, h, w) floating."""
+def log_scores(features: Tensor, size: Sequence[int], readouts: Sequence[nn.Module], rows: int | None = None) -> Tensor:
+    """Features (b, r, rows, columns) -> log-probabilities of s read-outs at `size` (h, w): (b, s, c, h, w) floating;
+    made of so many `rows` of h after the others, or of all at once."""
     features = F.interpolate(features, size, mode="bilinear", align_corners=False)  # (b, r, h, w)
     features = features.permute(0, 2, 3, 1)  # (b, h, w, r)
-    scores = torch.stack([probe.log_probabilities(features) for probe in readouts], dim=1)  # (b, s, h, w, c)
+    bands = [features] if rows is None else features.split(rows, dim=1)
+    scores = [torch.stack([probe.log_probabilities(band) for probe in readouts], dim=1) for band in bands]
+    scores = torch.cat(scores, dim=2) if len(scores) > 1 else scores[0]  # (b, s, h, w, c)
     return scores.permute(0, 1, 4, 2, 3)
 
 
 @torch.no_grad()
 def read_out(images: Tensor, features: Tensor, readouts: Sequence[nn.Module], *, crf: bool = False,
              iterations: int = 10, backend: str = "torch", picture: str = "rgb") -> dict[bool, Tensor]:
-    """The same masks from features (b, r, rows, columns), see `predict`."""
-    scores = log_scores(features, images.shape[2:], readouts)  # (b, s, c, h, w)
+    """The same masks from features (b, r, rows, columns), see `predict`.
+
+    Where the scores of all read-outs are many, those of one after the other are made, some rows of the picture at once.
+    """
+    crf_settings = {"iterations": iterations, "backend": backend, "picture": picture}
+    classes = readouts[0].log_probabilities(features[:1, :, 0, 0]).shape[-1]
+    line, rows = len(images) * images.shape[3], None
+    if line * images.shape[2] * classes * len(readouts) > MANY:
+        if len(readouts) > 1:
+            found = [read_out(images, features, [probe], crf=crf, **crf_settings) for probe in readouts]
+            return {with_crf: torch.cat([masks[with_crf] for masks in found], dim=1) for with_crf in found[0]}
+        rows = max(1, MANY // (8 * line * max(classes, features.shape[1])))
+    scores = log_scores(features, images.shape[2:], readouts, rows)  # (b, s, c, h, w)
     masks = {False: scores.argmax(dim=2)}  # (b, s, h, w)
     if crf:
-        masks[True] = dense_crf(images, scores, iterations=iterations, backend=backend, picture=picture).argmax(dim=2)
+        masks[True] = dense_crf(images, scores, **crf_settings).argmax(dim=2)
     return masks

@@ -81,6 +81,9 @@ def findings(rows: Iterable[Row], *, fetch: bool) -> tuple[dict[str, list[int]],
 
 def _heard(look: Callable[[], object]) -> tuple[str | None, list[str]]:
     """The sentence with which a look refuses, or None, and those of its warnings."""
+    from cause_lib.data.noted import SAID
+
+    SAID.clear()  # what was said of one line is said of the next, too
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
@@ -119,17 +122,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{given.table}: {len(rows)} lines, " + ", ".join(f"{len(found)} {stage}" for stage, found in jobs.items()))
     gaps, remarks = findings(rows, fetch=given.fetch)
     unfit = {number: sentence for sentence, numbers in reversed(gaps.items()) for number in numbers}
-    with warnings.catch_warnings(record=True) as caught:  # of artefacts that another version of the library made
-        warnings.simplefilter("always", UserWarning)
-        plan = make_plan(rows, jobs, unfit)
+    plan = make_plan(rows, jobs, unfit)
     if given.plan:
         write_plan(plan, given.plan)
     if not given.fetch:
         print(described(rows, with_plan(jobs, plan)))
-    said = {str(one.message): one for one in caught if one.category is UserWarning and str(one.message) not in remarks}
-    if said:
-        print(f"remark, the first of {len(said)} such: {next(iter(said))}",
-              file=sys.stderr if given.fetch else sys.stdout)
+    if old := {folder for entry in plan.values() for folder in entry["old"]}:
+        print(f"remark: another version of the library made {len(old)} artefacts; they are made anew, and those of "
+              "before are put aside: .made-by-... in the run_dir", file=sys.stderr if given.fetch else sys.stdout)
     for found, word in ((remarks, "remark on"), (gaps, "missing for")):
         for sentence, numbers in found.items():
             print(f"{word} {'line' if len(numbers) == 1 else 'lines'} {ranges(numbers)}: {sentence}",

@@ -4,7 +4,8 @@ A job depends on its line's settings (`Experiment.key`) and on what these mean o
 labels and the weights, which name its artefacts (`cause_lib.runs.stage.folder_of`); the library's numeric code, where
 versions of the same bits count as one (`cause_lib.runs.version`); and the notebook's code. The executed notebook's name
 ends in a digest of these. So a job is done if that notebook and the artefacts are there; times of files are not looked
-at. Where an artefact has been removed, the notebook that is made again is called `.2`, `.3`, ... beside the first.
+at. Where an artefact has been removed, the notebook that is made again is called `.2`, `.3`, ... beside the first. An
+artefact in which other numeric code had a part, and features of it, are put aside by the job and made anew.
 
     python -m workflow.identity experiments/camvid.csv plan.json      as `workflow.check --plan`, without its check
 """
@@ -16,6 +17,7 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ OPENED = ("dataset", "folder", "train_split", "test_split", "train_images", "tes
 WORDS = {"weights": "the weights changed", "library": "the library changed", "notebook": "the notebook changed",
          "artefacts": "the data changed"}
 #: stage/name -> {executed: what the notebook is called, identity, why: it is to be run ("" if not), refused: why it
-#: cannot be ("" if it can), reason: the file for what ended it}.
+#: cannot be ("" if it can), reason: the file for what ended it, old: artefacts of other numeric code}.
 Plan = dict[str, dict[str, Any]]
 
 
@@ -93,6 +95,7 @@ def today(experiment: Experiment, stage: str, opening: Callable[[Experiment, str
 
 
 def _entry(job: Job, opening: Callable[[Experiment, str], Any]) -> dict[str, Any]:
+    from cause_lib.runs.store import made_by_other
     from cause_lib.weights import weights_fingerprint
 
     released = job.stage == "evaluation" and job.experiment.release
@@ -106,15 +109,22 @@ def _entry(job: Job, opening: Callable[[Experiment, str], Any]) -> dict[str, Any
     place, runs = Path(job.output).parent, 0
     while (place / f"{_called(name, runs + 1)}.ipynb").is_file():
         runs += 1
-    gone = [folder for folder in artefacts if not _is_whole(folder)]  # warns of those of another version
+    gone = [folder for folder in artefacts if not _is_whole(folder)]
+    old = [folder for folder in artefacts if made_by_other(folder)]
     why = "" if runs else _why(place, job.name, identity)
     if runs and gone:
         why = f"an artefact is gone or damaged: {gone[0].parent.name}/{gone[0].name}"
-    return {"executed": _called(name, runs + bool(why)), "identity": identity, "why": why}
+    elif runs and old:
+        why = f"another version of the library made an artefact: {old[0].parent.name}/{old[0].name}"
+    if why:
+        old += [path.parent for path in Path(job.experiment.run_dir).glob("features/*/artefact.json")
+                if made_by_other(path.parent)]
+    return {"executed": _called(name, runs + bool(why)), "identity": identity, "why": why, "old": [*map(str, old)]}
 
 
 def _unknown(job: Job) -> dict[str, Any]:
-    return {"executed": f"{job.name}-unknown", "identity": {}, "why": "its pictures or weights are not here"}
+    return {"executed": f"{job.name}-unknown", "identity": {}, "why": "its pictures or weights are not here",
+            "old": []}
 
 
 def _called(name: str, run: int) -> str:
@@ -125,7 +135,9 @@ def _is_whole(folder: Path) -> bool:
     from cause_lib.runs.store import is_made
 
     try:
-        return is_made(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of artefacts of another version, which are made anew
+            return is_made(folder)
     except Refusal:  # the job itself will say what is wrong with it
         return False
 

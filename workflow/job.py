@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> int:
             return 0
         reason.write_text(STOPPED, encoding="utf8")
         notebook.unlink(missing_ok=True)
+        make_way(entry["old"])
         for command in commands:
             if code := subprocess.run(command).returncode:
                 return _ended(reason, why(notebook, code))
@@ -60,6 +61,16 @@ def main(arguments: list[str]) -> int:
         for done in (notebook, reason):
             done.unlink()
     return 0
+
+
+def make_way(old: list[str]) -> None:
+    """Puts aside what other numeric code made, so that the job makes it anew; another job may have done so already."""
+    if old:  # else nothing of the library is needed, which takes seconds to import
+        from cause_lib.runs.store import put_aside
+
+        for folder in map(Path, old):
+            if place := put_aside(folder):
+                print(f"{folder} was made by another version of the library: it is put aside, at {place}.")
 
 
 def why(notebook: Path, code: int) -> str:

@@ -16,6 +16,7 @@ from importlib import import_module
 import numpy as np
 
 from cause_lib.data.images import RESIZE, load_image, resize_and_crop, to_rgb
+from cause_lib.data.noted import once, said_once
 from cause_lib.data.palette import palette
 from cause_lib.data.published import COUNTS
 from cause_lib.data.source import Source, leave_out
@@ -59,6 +60,8 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     judged: for a "folder" of which some pictures have labels, those alone.
     view: "crop" or "squash" in place of the set's own way to a square, see image_size.
 
+    What is odd about the files is warned of, once a process.
+
     Raises ValueError for arguments that make no sense, FileNotFoundError for missing files, RuntimeError for a failed
     download; a file that cannot be used is a ValueError naming it, when its item is asked for.
     """
@@ -75,15 +78,19 @@ def load_dataset(name: str, split: str, *, image_size: int, folder: str = "", cr
     if level != "object" and name != "scenes":
         raise InputError(f"level='{level}' goes with dataset 'scenes', not with '{name}', whose labels have one level")
     size = image_size if crops == "none" else math.ceil(image_size / crop_ratio)  # a crop of a drawing stays sharp
-    source = getattr(import_module(f"cause_lib.data.{DATASETS[name]}"), f"open_{DATASETS[name]}")(
-        split, name=name, size=size, folder=folder, limit=limit, num_classes=num_classes, level=level,
-        download=download, allow_corrupt=allow_corrupt, judged=judged)
-    if allow_corrupt == "skip":
-        source = leave_out(source)
+    with said_once() as said:
+        source = getattr(import_module(f"cause_lib.data.{DATASETS[name]}"), f"open_{DATASETS[name]}")(
+            split, name=name, size=size, folder=folder, limit=limit, num_classes=num_classes, level=level,
+            download=download, allow_corrupt=allow_corrupt, judged=judged)
+        if allow_corrupt == "skip":
+            source = leave_out(source)
     if num_classes not in (None, len(source.classes)):
         source = _with_clusters(source, num_classes, folder or name)
-    return SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio,
-                               resize=resize, squash=is_squashed(name, view) if view else None)
+    dataset = SegmentationDataset(name, split, source, image_size=image_size, crops=crops, crop_ratio=crop_ratio,
+                                  resize=resize, squash=is_squashed(name, view) if view else None)
+    asked = name, split, folder, limit, num_classes, allow_corrupt, judged  # within one look opened, and heard, once
+    dataset.warned = once(("warned", *asked), lambda: [str(one.message) for one in said])
+    return dataset
 
 
 def _with_clusters(source: Source, count: int, name: str) -> Source:

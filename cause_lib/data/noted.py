@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ import PIL
 RACY = 2_000_000_000  # ns, the coarsest times of file systems in use
 RULE = f"1, Pillow {PIL.__version__}"  # of digests; others are not taken
 _DIGESTS: dict[str, tuple[list[int], str, bool]] = {}  # file -> its stamp, digest, and whether that may be noted
+SAID: set[tuple[type, str]] = set()  # warnings that were given in this process
 _LOOK: ContextVar[dict | None] = ContextVar("look", default=None)
 
 
@@ -78,6 +80,20 @@ def once(key: Any, make: Callable[[], Any]) -> Any:
     if key not in known:
         known[key] = make()
     return known[key]
+
+
+@contextmanager
+def said_once() -> Iterator[list[warnings.WarningMessage]]:
+    """Collects the warnings of a block; at its end those are given that were not yet given in this process."""
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            yield said
+    finally:
+        for one in said:
+            if (key := (one.category, str(one.message))) not in SAID:
+                SAID.add(key)
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def state_of(root: Path) -> tuple[str, bool]:

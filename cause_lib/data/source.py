@@ -94,6 +94,8 @@ def leave_out(source: Source) -> Source:
     files = source.read
     if not isinstance(files, PictureFiles) or not (faults := _faults(files, source.fingerprint)):
         return source
+    warnings.warn(f"{len(faults)} of {len(files.images)} pictures in '{files.images[0].parent}' cannot be used and are "
+                  f"left out (allow_corrupt='skip'); the first: {next(iter(faults.values()))}", stacklevel=2)
     images, labels = (paths and tuple(path for i, path in enumerate(paths) if i not in faults)
                       for paths in (files.images, files.labels))
     names = [name for i, name in enumerate(source.names) if i not in faults]
@@ -105,17 +107,15 @@ def leave_out(source: Source) -> Source:
 @lru_cache(maxsize=8)
 def _faults(read: PictureFiles, fingerprint: str) -> dict[int, str]:
     """Index of each picture that cannot be used -> why, in the words of the error that it would be."""
-    faults, folder = {}, read.images[0].parent
+    faults = {}
     for i in tqdm(range(len(read.images)), desc="pictures that can be used", unit="file", delay=2, leave=False):
         try:
             read(i)
         except (ValueError, OSError) as error:
             faults[i] = str(error)
     if len(faults) == len(read.images):
-        raise InputError(f"none of the {len(faults)} pictures in '{folder}' can be used; the first: {faults[0]}")
-    if faults:
-        warnings.warn(f"{len(faults)} of {len(read.images)} pictures in '{folder}' cannot be used and are left out "
-                      f"(allow_corrupt='skip'); the first: {next(iter(faults.values()))}", stacklevel=2)
+        raise InputError(f"none of the {len(faults)} pictures in '{read.images[0].parent}' can be used; the first: "
+                         f"{faults[0]}")
     return faults
 
 

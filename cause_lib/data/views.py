@@ -12,10 +12,14 @@ github.com/ByungKwanLee/Causal-Unsupervised-Segmentation, crop_dataset.py and da
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from cause_lib.data.images import resize_and_crop
+from cause_lib.data.kept import Kept
 from cause_lib.data.noted import is_looking, once
 from cause_lib.data.source import Source
 
@@ -80,8 +84,10 @@ class SegmentationDataset(Dataset):
     Attributes: name, split, classes (list of str), colors (uint8 (c, 3)), num_classes, real_classes (so many of them,
     the first, are the data set's; the others are clusters left over), squash, has_labels, names (one an item),
     fingerprint (changes when the files or the generator behind the items change), skipped ((name of a picture
-    that was left out, why), ...).
+    that was left out, why), ...), warned (the sentences that were warned of when it was opened).
     """
+
+    warned: Sequence[str] = ()
 
     def __init__(self, name: str, split: str, source: Source, *, image_size: int, crops: str, crop_ratio: float,
                  resize: str, squash: bool | None = None):
@@ -93,15 +99,31 @@ class SegmentationDataset(Dataset):
         self.has_labels, self.fingerprint, self.skipped = source.has_labels, source.fingerprint, source.skipped
         self.names = [name + view for name in source.names for view in CROPS[crops][0]]
         origin = getattr(source.read, "images", None) or getattr(source.read, "args", id(source.read))
-        self._decoded = once(("decoded", source.fingerprint, origin), Decoded) if is_looking() else None
+        self._origin, self._kept = (source.fingerprint, origin), None
+        self._decoded = once(("decoded", *self._origin), Decoded) if is_looking() else None
         self._last = (-1, None)  # the views of one picture are usually asked for one after the other
 
     def __len__(self) -> int:
         return len(self.names)
 
+    def keep(self, folder: Path, room: float) -> None:
+        """Until the run ends, keep items in a file in `folder`, the first that `room` bytes hold."""
+        if is_looking():
+            how = self.name, self.image_size, self.crops, self.crop_ratio, self.resize, self.squash
+            self._kept = once(("items", folder, *self._origin, *how), lambda: Kept(folder, self.image_size, room))
+
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
+        if self._kept is None or (found := self._kept.get(index)) is None:
+            found = self._made(index)
+            if self._kept is not None:
+                self._kept.put(index, *found)
+        image, label = found
+        return {"image": image.float() * (1 / 255), "label": label.long(), "index": index}  # as torchvision's to_dtype
+
+    def _made(self, index: int) -> tuple[Tensor, Tensor]:
+        """Picture (3, h, w) uint8 and label (h, w) of an item, cut and resized."""
         views, cut = CROPS[self.crops]
         picture, view = divmod(index, len(views))
         last = self._last  # read once: several threads may ask
@@ -111,5 +133,4 @@ class SegmentationDataset(Dataset):
         image, label = (cut(t, self.crop_ratio)[view] for t in last[1])
         image = resize_and_crop(image, self.image_size, self.resize, squash=self.squash)
         how = "pillow" if self.resize == "pillow" else "nearest"
-        label = resize_and_crop(label, self.image_size, how, squash=self.squash)
-        return {"image": image.float() * (1 / 255), "label": label.long(), "index": index}  # as torchvision's to_dtype
+        return image, resize_and_crop(label, self.image_size, how, squash=self.squash)

@@ -9,12 +9,12 @@ import math
 import tempfile
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
 
 import numpy as np
 import torch
@@ -35,20 +35,36 @@ from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, l
                                   write_record)
 
 RUNS = 8  # that would have to share a cache of all views before it was cheaper than the blocks that each asks for
+PATIENCE = 5.0  # seconds
 SAMPLE_POINTS, SAMPLE_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
 
 
 def ahead(items: Iterable, depth: int = 2) -> Iterator:
-    """The same items, each fetched by a thread while the `depth` before it are used; its errors are raised here."""
-    items, end = iter(items), object()
-    pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    """The same items, each fetched by a thread while the `depth` before it are used; its errors are raised here.
+
+    An end, and a stop, wait PATIENCE for the thread: what it reads may be a pipe into which nobody writes."""
+    items, end, ready, wanted, ended = iter(items), object(), SimpleQueue(), Semaphore(depth), Event()
+
+    def fetch() -> None:
+        item = None
+        while item is not end and wanted.acquire() and not ended.is_set():
+            try:
+                ready.put((item := next(items, end), None))
+            except BaseException as error:
+                ready.put((item := end, error))
+
+    thread = Thread(target=fetch, name="ahead", daemon=True)  # a pool's would be waited for by the interpreter, too
+    thread.start()
     try:
-        waiting = deque(pool.submit(next, items, end) for _ in range(depth))
-        while (item := waiting.popleft().result()) is not end:
-            waiting.append(pool.submit(next, items, end))
-            yield item
+        while (got := ready.get())[0] is not end:
+            wanted.release()
+            yield got[0]
+        if got[1] is not None:
+            raise got[1]
     finally:
-        pool.shutdown(cancel_futures=True)
+        ended.set()
+        wanted.release()
+        thread.join(PATIENCE)
 
 
 def read_batches(dataset: Dataset, batches: Sequence[Tensor], accelerator: Accelerator,
@@ -146,6 +162,8 @@ class FrozenFeatures:
         self.accelerator, self.mirrored, self.view = accelerator, mirrored, view
         self.dataset, self.image_size = open_dataset(experiment, role, image_size), image_size
         self.cached, self._some = False, None
+        if role == "test":  # seen in both directions, and by two evaluations
+            self.dataset.keep(Path(experiment.run_dir) / "features", experiment.cache_gb * 1e9 / 2)
         key = experiment.key("features") | {
             "role": role, "size": image_size, "mirrored": mirrored, "views": self.dataset.names,
             "data": self.dataset.fingerprint, "crop_ratio": experiment.crop_ratio,

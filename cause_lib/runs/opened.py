@@ -7,7 +7,6 @@ every time, so that the warning is seen.
 
 import hashlib
 import json
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cause_lib.config import Experiment
+from cause_lib.data import SegmentationDataset
 from cause_lib.data.folder import find_root
 from cause_lib.data.noted import digests_below, load_digests, once, state_of
 from cause_lib.data.source import endings
@@ -36,7 +36,7 @@ class Opened:
 def facts_of(experiment: Experiment, role: str) -> Opened:
     """The facts of the pictures of a role, `train` or `test`, of a run. Raises as `open_dataset`."""
     if experiment.dataset != "folder":
-        return _open(experiment, role)
+        return _facts(open_dataset(experiment, role, experiment.image_size))
     root = find_root(experiment.folder)
     state, quiet = once(("state", root), lambda: state_of(root))
     asked = [state, str(root), role, getattr(experiment, f"{role}_split"), getattr(experiment, f"{role}_images"),
@@ -48,28 +48,18 @@ def facts_of(experiment: Experiment, role: str) -> Opened:
         fingerprint, classes, colors = _read(facts)[key]
         return Opened(fingerprint, classes, np.array(colors, dtype=np.uint8))
     before = once(("digests", digests), lambda: load_digests(digests) or digests_below(root))
-    opened, said = once(("facts", key), lambda: _open_aloud(experiment, role))
+    opened, warned = once(("facts", key), lambda: (
+        _facts(dataset := open_dataset(experiment, role, experiment.image_size)), dataset.warned))
     if Path(experiment.run_dir).is_dir():  # looking makes none
         once(("noted", key), lambda: _note(digests, digests_below(root), before))
-        if quiet and not said:
+        if quiet and not warned:
             once(("noted", key, facts), lambda: _note(facts, dict(list(_read(facts).items())[1 - MOST:]) | {
                 key: [opened.fingerprint, opened.classes, opened.colors.tolist()]}))
     return opened
 
 
-def _open(experiment: Experiment, role: str) -> Opened:
-    dataset = open_dataset(experiment, role, experiment.image_size)
+def _facts(dataset: SegmentationDataset) -> Opened:
     return Opened(dataset.fingerprint, dataset.classes, dataset.colors)
-
-
-def _open_aloud(experiment: Experiment, role: str) -> tuple[Opened, list]:
-    """The facts, and the warnings that were given on the way."""
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        opened = _open(experiment, role)
-    for one in said:
-        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    return opened, said
 
 
 def _note(path: Path, notes: dict, before: dict | None = None) -> None:

@@ -44,9 +44,11 @@ def collect_metrics(run_dir: str | Path) -> "pd.DataFrame":
 
 
 def evaluation_folders(run_dir: str | Path) -> list[Path]:
-    """The folders of evaluations below a folder, or itself; of those whose metrics.json is gone, too."""
+    """The folders of evaluations below a folder, or itself; of those whose metrics.json is gone, too. Hidden ones are
+    not looked at: they are under way, or of another version and put aside."""
     paths = [path for name in ("metrics.json", "artefact.json") for path in Path(run_dir).rglob(name)]
-    return sorted({path.parent for path in paths if not path.parent.parent.name.startswith(".")  # under way
+    return sorted({path.parent for path in paths
+                   if not any(part.startswith(".") for part in path.relative_to(run_dir).parts)
                    and (path.name == "metrics.json" or path.parent.parent.name.endswith("evaluation"))})
 
 

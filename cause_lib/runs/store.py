@@ -152,6 +152,31 @@ def _recognise(folder: Path) -> None:
                       "folder to have it made anew.", stacklevel=4)
 
 
+def made_by_other(folder: Path) -> str:
+    """The version of other numeric code that had a part in an artefact, "" where there is none, or no record of it."""
+    with contextlib.suppress(Refusal):
+        record = _read_json(folder / "artefact.json")
+        for theirs in (record.get("library", "unknown"), *record.get("libraries", [])):
+            if not same_bits(theirs, library_version()):
+                return theirs
+    return ""
+
+
+def put_aside(folder: Path) -> Path | None:
+    """Take an artefact of other numeric code out of the way, so that it is made anew: into `.made-by-<version>` of its
+    run_dir; features, which can be computed again, are removed. Returns where it is now, None where it was not."""
+    with locked(folder):
+        if not (theirs := made_by_other(folder)):
+            return None
+        place = folder.parent.parent / f".made-by-{theirs}" / folder.parent.name / folder.name
+        if folder.parent.name == "features" or place.exists():
+            shutil.rmtree(folder)
+            return None
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(folder, place)
+        return place
+
+
 def libraries_of(upstream: Iterable[Path]) -> list[str]:
     """The versions of the library that had a part in what is made now from these artefacts: this one, and theirs."""
     records = (_read_json(folder / "artefact.json") for folder in upstream)

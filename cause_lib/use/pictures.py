@@ -2,6 +2,8 @@
 
 import io
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,10 @@ def picture_tensor(image: Any) -> Tensor:
         return to_tensor(load_image(Path(image).expanduser()))
     image = io.BytesIO(image) if isinstance(image, (bytes, bytearray, memoryview)) else image
     if isinstance(image, Image.Image) or hasattr(image, "read"):
+        with suppress(AttributeError, OSError):  # of what has no number, as BytesIO
+            if not stat.S_ISREG(os.fstat(image.fileno()).st_mode):
+                raise InputError("This picture is a pipe, a socket or a device, which may be waited for without end: "
+                                 "read it to its end, and give the bytes.")
         try:
             return to_tensor(to_rgb(image if isinstance(image, Image.Image) else Image.open(image)))
         except Refusal:

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cause_lib import crf
+from cause_lib import crf, masks
 from cause_lib.crf import crf_backends, dense_crf
+from cause_lib.masks import read_out
+from cause_lib.probes import ClusterProbe
 
 needs_pydensecrf = pytest.mark.skipif("pydensecrf" not in crf_backends(), reason="pydensecrf is not installed")
 both_backends = pytest.mark.parametrize("backend", ["torch", pytest.param("pydensecrf", marks=needs_pydensecrf)])
@@ -128,3 +131,46 @@ def test_how_many_pixels_are_updated_together_changes_no_bit(monkeypatch):
 def test_other_precisions_come_back_as_float32(dtype):
     image, scores = photograph(20, 24, 3)
     assert dense_crf(image.to(dtype), scores.to(dtype), iterations=2).dtype == torch.float32
+
+
+@pytest.mark.parametrize("classes", [5, 75])
+def test_classes_filtered_in_blocks_change_no_bit(monkeypatch, classes):
+    image, scores = photograph(19, 23, classes)
+    scores = torch.stack([scores[0], scores[0].flip(0)])[None]  # (1, 2, c, h, w)
+    once = dense_crf(image, scores, iterations=3)
+    monkeypatch.setitem(crf._TABLE, "cpu", 1)
+    for rows in (100, 10**6):
+        monkeypatch.setitem(crf._ROWS, "cpu", rows)
+        assert torch.equal(dense_crf(image, scores, iterations=3), once)
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that any operation gives, but for views."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for one in found if isinstance(found, (tuple, list)) else (found,):
+            if isinstance(one, torch.Tensor):
+                self.bytes = max(self.bytes, one.untyped_storage().nbytes())
+        return found
+
+
+@pytest.mark.parametrize("readouts", [1, 3])
+@pytest.mark.parametrize("grain", [False, True])
+def test_no_tensor_is_larger_than_the_scores_of_one_readout(monkeypatch, readouts, grain):
+    """With 171 classes, whatever the read-outs and however many corners the lattice has; and the masks are the same."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 48, 64) if grain else photograph(48, 64, 2)[0]
+    probes, features = [ClusterProbe(171, 90) for _ in range(readouts)], torch.randn(1, 90, 6, 8)
+    with Largest() as before:
+        whole = read_out(image, features, probes, crf=True, iterations=2)
+    monkeypatch.setattr(masks, "MANY", 48 * 64 * 32)
+    monkeypatch.setitem(crf._TABLE, "cpu", 48 * 64 * 32)
+    with Largest() as after:
+        bounded = read_out(image, features, probes, crf=True, iterations=2)
+    assert all(torch.equal(bounded[with_crf], whole[with_crf]) for with_crf in whole)
+    table = 48 * 64 * 176 * 4
+    assert after.bytes <= 1.3 * table  # of noise every pixel has 6 corners of its own, for 32 classes at once
+    assert before.bytes >= readouts * table * (5 if grain else 1)

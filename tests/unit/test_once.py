@@ -1,16 +1,20 @@
 """What is known is not done again: digests of unchanged files, a folder as it was."""
 
 import os
+import pickle
 import time
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from cause_lib import stages
 from cause_lib.config import Experiment
 from cause_lib.weights import BUNDLED_PATH
 from cause_lib.data import noted, source, views
+from cause_lib.data.kept import Kept
 from cause_lib.runs import features
 from cause_lib.runs.features import open_dataset
 from cause_lib.runs.opened import facts_of
@@ -27,7 +31,7 @@ def read(monkeypatch):
 
 
 def another_process():
-    noted._DIGESTS.clear()
+    noted._DIGESTS.clear(), noted.SAID.clear()
 
 
 @pytest.fixture
@@ -133,6 +137,22 @@ def test_a_folder_that_is_warned_of_is_warned_of_every_time(old):
             facts_of(old, "train")
 
 
+def test_a_run_warns_of_a_folder_once(tiny):
+    """Whatever of it opens the folder, and again in another run of the same process."""
+    run = tiny()
+    (next(Path(run.folder).glob("train/labels/*"))).unlink()
+    for split in ("train", "val"):
+        (Path(run.folder) / split / "images" / "notes.txt").write_text("")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        stages.check(run), stages.evaluate(run), stages.evaluate(run)
+        open_dataset(run.replace(image_size=96), "train", 96)
+    found = [str(one.message) for one in said if run.folder in str(one.message)]
+    assert len(found) == len(set(found)) == 3
+    with noted.one_look():
+        assert open_dataset(run, "train", 48).warned == open_dataset(run, "train", 48).warned == [one for one in found if "val" not in one.replace(run.folder, "")]
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("change", ["classes", "picture", "label", "link"])
 def test_whatever_names_an_artefact_is_noticed(old, change):
@@ -189,6 +209,43 @@ def test_without_room_each_is_decoded_once_a_training_size(tiny, decoded, monkey
     stages.evaluate(run)
     train = [path for path in decoded if "train" in path.parts]
     assert sorted(train) == sorted(2 * [path for path in pictures(run) if "train" in path.parts])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("room", "times"), [(4.0, 1), (0.0, 2)], ids=["with room on disk", "without"])
+def test_test_pictures_that_do_not_fit_in_memory_are_decoded_once(tiny, tmp_path, monkeypatch, workers, room, times):
+    """Without room on disk they are decoded once an evaluation, of which there are two."""
+    plain = stages.evaluate(run := tiny(head="mlp"))
+    monkeypatch.setattr(views, "ROOM", 0)
+    log, load = tmp_path / "decoded", source.load_image
+
+    def logged(path):
+        with log.open("a") as file:  # by a worker process, too
+            file.write(f"{path}\n")
+        return load(path)
+
+    monkeypatch.setattr(source, "load_image", logged)
+    again = stages.evaluate(run.replace(run_dir=str(tmp_path / "again"), num_workers=workers, cache_gb=room))
+    test = [path for path in pictures(run) if "val" in path.parts]
+    assert [log.read_text().splitlines().count(str(path)) for path in test] == [times] * len(test)
+    first, second = ([path.read_bytes() for path in folder.glob("gallery.safetensors")] for folder in (plain, again))
+    assert len(first) == 1 and first == second
+    assert not list((tmp_path / "again").glob("features/.items*"))
+
+
+def test_items_without_room_are_made_again(tiny, tmp_path, monkeypatch):
+    """Of a file that holds one, or none; and in a worker process that is no fork, which has no file."""
+    want = open_dataset(tiny(), "test", 48)
+    kept = Kept(tmp_path, 48, room=5 * 48**2 + 1)
+    image, label = want._made(1)
+    kept.put(0, image, label), kept.put(1, image, label)
+    assert all(map(torch.equal, kept.get(0), (image, label.short()))) and kept.get(1) is None
+    assert pickle.loads(pickle.dumps(kept)).get(0) is None
+    monkeypatch.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with noted.one_look():
+        (full := open_dataset(tiny(), "test", 48)).keep(tmp_path, 1e9)
+        for _ in range(2):
+            assert all(torch.equal(full[0][name], want[0][name]) for name in ("image", "label"))
 
 
 def test_outside_of_a_run_a_data_set_keeps_no_pictures(tiny, decoded):

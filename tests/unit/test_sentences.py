@@ -17,7 +17,7 @@ from cause_lib.data.labels import read_classes
 from cause_lib.data.report import report
 from cause_lib.errors import InputError, NotFound
 from cause_lib.names import three_numbers
-from cause_lib.runs import opened
+from cause_lib.data import noted
 
 
 @pytest.mark.parametrize("name, value", [("mean", "123.675 116.28 103.53"), ("mean", 128), ("image_std", 255),
@@ -101,8 +101,11 @@ def test_the_command_line_shows_a_warning_once_and_without_code(tmp_path):
     assert done.stderr.count("are not read as pictures") == 1 and "UserWarning" not in done.stderr, done.stderr
 
 
-def test_a_warning_is_given_again_from_its_own_place(tiny, monkeypatch):
-    monkeypatch.setattr(opened, "_open", lambda *_: warnings.warn("odd", stacklevel=1))
+def test_a_warning_is_given_again_from_its_own_place_once(monkeypatch):
+    monkeypatch.setattr(noted, "SAID", set())
     with pytest.warns(UserWarning, match="odd") as said:
-        opened._open_aloud(tiny(), "train")
-    assert said[0].filename == __file__
+        for _ in range(2):
+            with noted.said_once() as heard:
+                warnings.warn("odd", stacklevel=1)
+            assert len(heard) == 1
+    assert len(said) == 1 and said[0].filename == __file__

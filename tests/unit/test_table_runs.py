@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from conftest import TINY, draw_folder
+from conftest import TINY, draw_folder, without_digests
 from PIL import Image
 from test_workflow import snakemake
 
@@ -119,6 +119,47 @@ def test_a_job_is_run_again_when_what_it_depends_on_changed_and_not_otherwise(ta
     assert to_run(table)[0] == dict.fromkeys(names, "the library changed")
     monkeypatch.setitem(version.SAME_BITS, "00000000", version.SAME_BITS.get(ours.partition("+")[2], (ours,)))
     assert to_run(table)[0] == {}
+
+
+def made_by(folder, **written):
+    """Has an artefact say that another version made it."""
+    without_digests(folder)
+    record = json.loads((path := folder / "artefact.json").read_text())
+    path.write_text(json.dumps(record | written))
+
+
+def test_what_another_version_made_is_made_anew(table):
+    execute(table)
+    (book,), (head,), (probe,) = (list(Path("runs", stage).iterdir()) for stage in ("clusterbook", "head", "probe"))
+    tokens, *_ = Path("runs/features").iterdir()
+    made_by(book, library="0.0.9+01234567")
+    made_by(head, libraries=["0.0.9+01234567", version.library_version()])  # made by this one from that
+    made_by(tokens, library="0.0.9+01234567")
+    whys, plan = to_run(table)
+    assert set(whys) == {"clusterbook/a", "head/a", "evaluation/a"}
+    assert whys["clusterbook/a"].startswith("another version of the library made an artefact: clusterbook/a-bundled-")
+    olds = {name.split("-")[0]: entry["old"] for name, entry in plan.items() if entry["why"]}
+    assert olds["clusterbook/a"] == [str(book), str(tokens)] and olds["head/a"] == [str(head), str(tokens)]
+    for old in olds.values():
+        job.make_way(old)
+    aside = Path("runs/.made-by-0.0.9+01234567")
+    assert (aside / "clusterbook" / book.name).is_dir() and (aside / "head" / head.name).is_dir()
+    assert not book.exists() and not head.exists() and not tokens.exists() and probe.exists()
+    execute(table)
+    assert to_run(table)[0] == {} and stages.read_record(book)["library"] == version.library_version()
+    job.make_way(sum(olds.values(), []))  # of a plan of before
+    assert book.exists() and head.exists()
+
+
+def test_what_is_put_aside_does_not_count(table):
+    execute(table)
+    (evaluation,) = Path("runs/evaluation").iterdir()
+    made_by(evaluation, library="0.0.9+01234567")
+    (whys, plan), lines = to_run(table), len(stages.collect_metrics("runs"))
+    job.make_way([folder for entry in plan.values() for folder in entry["old"]])
+    assert set(whys) == {"evaluation/a"} and list(Path("runs").glob(".made-by-*/evaluation/*/metrics.json"))
+    assert 0 < len(stages.collect_metrics("runs")) < lines
+    assert {row.label for row, *_ in results.left_by(read_rows(table))} == {"raw"}
 
 
 def test_words_of_the_library_and_of_notebooks_start_no_job(table, monkeypatch):
