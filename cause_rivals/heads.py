@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cause_lib.heads import MLPHead
 from cause_lib.probes import ClusterProbe
@@ -54,3 +54,9 @@ class Centroids(ClusterProbe):
     def loss(self, codes: Tensor) -> Tensor:
         """Minus the mean cosine to the nearest centroid, which moves that one alone; codes (..., r) get no gradient."""
         return -self(codes.detach()).amax(dim=-1).mean()
+
+
+def build(rival, dim: int, num_classes: int, grid: tuple[int, int]) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """A new head, and its centroids: of a run whose settings have `rank` and `dropout`."""
+    settings = rival.settings
+    return ChannelHead(dim, settings.rank, settings.dropout), {"own": Centroids(num_classes, settings.rank)}

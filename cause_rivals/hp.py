@@ -35,7 +35,8 @@ from torch import Tensor, nn
 from cause_lib.heads import ema_update
 from cause_lib.runs.loop import Run, batches_for, descend, seed_for
 from cause_lib.tokens import attention_logits, block_of
-from cause_rivals.heads import Centroids, ChannelHead, drop_channels
+from cause_rivals.heads import build, drop_channels  # noqa: F401
+from cause_rivals.positives import hidden_positives_loss, neighbour_weights
 from cause_rivals.rival import MethodSettings, setting
 from cause_rivals.views import photometric
 
@@ -51,7 +52,7 @@ class Settings(MethodSettings):
     temperature: float = setting(0.8, "tau", "products are divided by it", 1e-3)
     keep: float = setting(0.02, "share of all patches in every denominator", "it is a share", 0.0, 1.0)
     warmup: int = setting(1000, "updates before positives by codes count", "it is a number of updates", 0)
-    pool: int = setting(2048, "patches in each pool, from as many views where there are", "it is a number", 1, 1_000_000)
+    pool: int = setting(2048, "patches in each pool, of as many views if there are", "it is a number", 1, 10**6)
     pool_every: int = setting(100, "updates between two pools of codes", "it is a number of updates", 1)
     ema_decay: float = setting(0.99, "share of its past that s* keeps", "it is a share", 0.0, 1.0)
     consistency: float = setting(0.05, "alpha (0: no other colours)", "it weighs a term of the loss", 0.0)
@@ -63,77 +64,13 @@ class Settings(MethodSettings):
     target_dropout: float = setting(0.1, "share of channels dropped of what is compared", "some have to stay", 0.0, 0.9)
 
 
-class _HiddenPositives(torch.autograd.Function):
-    """The loss with its gradient, picture by picture: no more than 2 n N numbers of either are there at once."""
-
-    @staticmethod
-    def forward(ctx, z, spaces, keep, temperature, reweight):
-        kinds, count, n = len(z), z.shape[1], len(keep)
-        bounds = [(x @ pool.T).amax(dim=1) for x, pool, _ in spaces]  # R, (N,) each
-        loss, gradient, scale = z.new_zeros(()), torch.zeros_like(z), temperature / 0.07 / (kinds * count // n)
-        for first in range(0, count, n):
-            mine = slice(first, first + n)
-            found = [x[mine] @ x.T > torch.minimum(bound[mine, None], bound) for (x, *_), bound in zip(spaces, bounds)]
-            for positive in found:  # (n, N) each
-                positive.diagonal(first).fill_(False)
-            rows = found[0].any(dim=1, keepdim=True)  # (n, 1)
-            weights = sum(share * positive for (*_, share), positive in zip(spaces, found)).to(z.dtype) * rows
-            size = weights.sum() if reweight else weights.sum(dim=1, keepdim=True) * rows.sum()
-            weights = weights / size.clamp(min=torch.finfo(z.dtype).tiny) * scale
-            among = found[0] | keep | ~rows  # D; of a row without loss all, so that it is finite
-            among.diagonal(first).fill_(False)
-            logits = z[:, mine] @ z.mT / temperature  # (kinds, n, N)
-            logits_among = logits.masked_fill(~among, -torch.inf)
-            log_sum = logits_among.logsumexp(dim=2, keepdim=True)
-            loss -= (weights * (logits - log_sum)).sum()
-            slope = (weights.sum(dim=1, keepdim=True) * (logits_among - log_sum).exp() - weights) / temperature
-            gradient[:, mine] += slope @ z
-            gradient += slope.mT @ z[:, mine]
-        ctx.save_for_backward(gradient)
-        return loss
-
-    @staticmethod
-    def backward(ctx, above):
-        return above * ctx.saved_tensors[0], None, None, None, None
-
-
-def hidden_positives_loss(z: Tensor, tokens: Tensor, codes: Tensor, pool: Tensor, pool_codes: Tensor, keep: Tensor,
-                          share: float, temperature: float = 0.8, reweight: bool = True) -> Tensor:
-    """The mean of l_i over pictures and kinds of projections; all vectors have length one.
-
-    Args:
-        z: (kinds, N, r), picture by picture. tokens, codes: t (N, d) and s* (N, r); pool, pool_codes: (p, d), (p, r).
-        keep: bool (n, N), the patches in every denominator, the same for each picture. share: lambda.
-        reweight: False: divide by sum_j w_ij of each patch in place of their mean.
-    """
-    spaces = [(tokens, pool, 1.0)] + ([(codes, pool_codes, share)] if share else [])
-    return _HiddenPositives.apply(z, spaces, keep, temperature, reweight)
-
-
-def neighbour_weights(logits: Tensor, grid: tuple[int, int]) -> Tensor:
-    """a_ij / neighbours of i, of attention logits (b, n, n): (b, n, n), 0 but for the 3 x 3 patches around i."""
-    weights = logits.clamp(*(logits.quantile(q, dim=-1, keepdim=True) for q in (0.1, 0.9))).softmax(dim=-1) * 28
-    weights = weights * (weights >= weights.mean(dim=-1, keepdim=True))
-    place = torch.arange(logits.shape[-1], device=logits.device)
-    near = [(x[:, None] - x).abs() <= 1 for x in (place // grid[1], place % grid[1])]
-    near = (near[0] & near[1]).to(logits)  # (n, n)
-    return weights * near / near.sum(dim=1, keepdim=True)
-
-
-def build(rival, dim: int, num_classes: int, grid: tuple[int, int]) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """A new head, and its centroids."""
-    settings = rival.settings
-    return ChannelHead(dim, settings.rank, settings.dropout), {"own": Centroids(num_classes, settings.rank)}
-
-
 def random_tokens(fitting, step: int) -> Tensor:
-    """Tokens of random patches of random views, one each if there are enough: (p, d), channels dropped."""
+    """Tokens of random patches of random views, one each if there are enough: (views, patches each, d)."""
     features, count, generator = fitting.features, fitting.rival.settings.pool, fitting.generator("pool", step)
     views = torch.randperm(len(features), generator=generator)[:count]
     batches, n = views.split(fitting.rival.experiment.batch_size), features.grid[0] * features.grid[1]
     places = [torch.randint(n, (len(some), -(-count // len(views))), generator=generator) for some in batches]
-    tokens = torch.cat(list(features.stream(batches, places)))  # (views, patches each, d)
-    return drop_channels(tokens, fitting.rival.settings.target_dropout).flatten(0, 1)[:count]
+    return torch.cat(list(features.stream(batches, places)))
 
 
 def others_of(fitting):
@@ -147,7 +84,7 @@ def others_of(fitting):
     rotary = None if getattr(vit, "rope", None) is None else vit.rope.get_embed(shape=list(grid))
 
     def others(views: Tensor) -> tuple[Tensor, Tensor | None]:
-        pairs = (look.split([part.dim for part in looks.parts], dim=-1) for look in fitting.tokens(views, looks).split(1))
+        pairs = (look.tensor_split([looks.parts[0].dim], dim=-1) for look in fitting.tokens(views, looks).split(1))
         logits = torch.cat([attention_logits(vit, index, *pair, rotary).mean(dim=1) for pair in pairs])
         return neighbour_weights(logits, grid), None if colours is None else fitting.tokens(views, colours)
 
@@ -161,20 +98,20 @@ def fit(fitting) -> Run:
     torch.manual_seed(seed_for(experiment, "projection"))
     project, teacher = nn.Linear(s.rank, s.rank).to(device), copy.deepcopy(head).requires_grad_(False)
     memory = nn.ParameterDict({"codes": nn.Parameter(torch.zeros(s.pool, s.rank, device=device), requires_grad=False)})
-    others, pool = others_of(fitting), F.normalize(random_tokens(fitting, -1), dim=-1)
+
+    def compared(x: Tensor) -> Tensor:
+        return F.normalize(drop_channels(x, s.target_dropout), dim=-1).flatten(0, 1)  # (N, .)
+
+    pool, others = compared(random_tokens(fitting, -1))[:s.pool], others_of(fitting)
     batches = batches_for(experiment, "rival", len(features), s.steps)
     adam = [{"params": [*part.parameters()], "lr": lr, "weight_decay": 0.0}
             for part, lr in ((project, s.lr), (own, s.probe_lr))]
     optimizer = torch.optim.AdamW([{"params": [*head.parameters()], "lr": s.lr, "weight_decay": s.weight_decay}, *adam])
 
-    def compared(x: Tensor) -> Tensor:
-        return F.normalize(drop_channels(x, s.target_dropout), dim=-1).flatten(0, 1)  # (N, .)
-
     def update(tokens: Tensor, step: int, _) -> Tensor:
         weights, coloured = others(batches[step])
         if step % s.pool_every == 0:
-            made = teacher(random_tokens(fitting, step)[:, None])  # (p, 1, r)
-            memory["codes"].copy_(F.normalize(drop_channels(made, s.target_dropout)[:, 0], dim=-1))
+            memory["codes"].copy_(compared(teacher(random_tokens(fitting, step)))[:s.pool])
         codes, averaged = head(tokens), teacher(tokens)  # (b, n, r)
         ema_update(teacher, head, s.ema_decay)
         mixed = drop_channels(weights @ codes, s.target_dropout)

@@ -26,11 +26,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cause_lib.errors import InputError
 from cause_lib.runs.loop import Run, batches_for, descend
-from cause_rivals.heads import Centroids, ChannelHead, drop_channels
+from cause_rivals.heads import build, drop_channels  # noqa: F401
 from cause_rivals.rival import MethodSettings, setting
 
 FACETS, SIZE = ("token",), "train_size"
@@ -109,12 +109,6 @@ def nearest_views(means: Tensor, count: int) -> Tensor:
         cosines.diagonal(1024 * first).fill_(-2)
         found.append(cosines.topk(min(count, len(unit) - 1)).indices)
     return torch.cat(found)
-
-
-def build(rival, dim: int, num_classes: int, grid: tuple[int, int]) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """A new head, and its centroids."""
-    settings = rival.settings
-    return ChannelHead(dim, settings.rank, settings.dropout), {"own": Centroids(num_classes, settings.rank)}
 
 
 def fit(fitting) -> Run:

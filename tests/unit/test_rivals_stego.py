@@ -33,7 +33,8 @@ def test_loss_and_gradients(a, case):
     codes = [a[name].clone().requires_grad_() for name in ("code", "code_pos")]
     at = [a[name].flatten(1, 2) for name in ("coords1", "coords2")]
     settings = Settings(pointwise=case == "base", samples=3)
-    loss = stego_loss([flat(a["feats"]), flat(a["feats_pos"])], [*map(flat, codes)], at, a["neg_perms"], (7, 6), settings)
+    tokens = [flat(a[name]) for name in ("feats", "feats_pos")]
+    loss = stego_loss(tokens, [*map(flat, codes)], at, a["neg_perms"], (7, 6), settings)
     loss.backward()
     torch.testing.assert_close(loss.detach(), a[f"{case}_total"], rtol=1e-12, atol=0)
     for code, name in zip(codes, ("code", "code_pos")):
