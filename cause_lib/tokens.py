@@ -3,9 +3,9 @@
     x_0 = [class and register tokens, patches] + positions,  x_i = block_i(x_{i-1})        # (b, prefix + n, d)
 
 The tokens of block i are LayerNorm(x_i), by the network's final norm whatever the block, as timm's
-`forward_intermediates(norm=True)` has them; its output is x_i, before that norm. Its queries, keys and values are the linear maps of what its attention
-sees, heads side by side: before a norm of queries and keys, and before rotary positions turn them (Amir et al. 2021,
-"Deep ViT features as dense visual descriptors", take DINO's keys so).
+`forward_intermediates(norm=True)` has them; its output is x_i, before that norm. Its queries, keys and values are the
+linear maps of what its attention sees, heads side by side: before a norm of queries and keys, and before rotary
+positions turn them (Amir et al. 2021, "Deep ViT features as dense visual descriptors", take DINO's keys so).
 
 Two families of timm have such tokens: `VisionTransformer`, and `Eva`, whose blocks may turn queries and keys by rotary
 positions, computed for each grid. Learned positions are resized here, see `resize_positions`.

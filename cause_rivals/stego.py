@@ -13,14 +13,16 @@ partner; U2 those of every other partner. Others are random orders of the batch 
 
 As released (mhamilton723/STEGO eb4d6b521740): head, centroids and their rates; tokens lose whole channels before F is
 made of them (`target_dropout`; 0: as in the paper), which the published shifts were found with; "random orders" that
-may name a view twice; a weight, a shift and `pointwise` of each data set.
-Not: neighbours come from whole tokens (there from dropped channels); a view is never its own neighbour; the linear
-probe, which needs labels, is left out; the last weights are kept, not those with the best mIoU on labels; views are
-resized as the library does.
+may name a view twice; weights, shifts and `pointwise` of each data set.
+Not: neighbours come from whole tokens (there from dropped channels), and no view is its own; the linear probe, which
+needs labels, is left out; the last weights are kept, not those with the best mIoU on labels; shifts may be given as
+shares of the pairs of their kind whose F lies below (`shifts`). The published cosines are DINO's: with tokens that are
+more alike, every patch of a picture gets the same code.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +34,7 @@ from cause_lib.errors import InputError
 from cause_lib.runs.loop import Run, batches_for, descend
 from cause_rivals.heads import build, drop_channels  # noqa: F401
 from cause_rivals.rival import MethodSettings, setting
+from cause_rivals.views import nearest_views
 
 FACETS, SIZE = ("token",), "train_size"
 
@@ -48,6 +51,8 @@ class Settings(MethodSettings):
     shift_self: float = setting(0.08, "b_self", "it is compared with cosines", -1.0, 1.0)
     shift_knn: float = setting(0.02, "b_knn", "it is compared with cosines", -1.0, 1.0)
     shift_rand: float = setting(0.66, "b_rand", "it is compared with cosines", -1.0, 1.0)
+    shifts: str = setting("cosines", "shifts are `cosines`, as published, or `shares` of the tokens' F that lie below",
+                          "shifts are given in these ways", choices=("cosines", "shares"))
     pointwise: bool = setting(True, "centre the tokens' cosines of each patch", "they are centred, or they are not")
     knn: int = setting(7, "nearest views that a neighbour is drawn from", "a neighbour comes from these", 1, 1000)
     samples: int = setting(11, "S: places along a side", "pairs are S^4 a picture", 1, 100)
@@ -66,13 +71,18 @@ def sample(x: Tensor, grid: tuple[int, int], at: Tensor) -> Tensor:
     return F.grid_sample(image, at[:, None], padding_mode="border", align_corners=True)[:, :, 0].mT
 
 
+def correlation(t: Tensor, t2: Tensor, pointwise: bool) -> Tensor:
+    """F of tokens t, t2 (b, m, d) of length one: (b, m, m)."""
+    cosines = t @ t2.mT
+    if not pointwise:
+        return cosines
+    centred = cosines - cosines.mean(dim=2, keepdim=True)
+    return centred - centred.mean() + cosines.mean()
+
+
 def correlation_loss(t: Tensor, t2: Tensor, s: Tensor, s2: Tensor, shift: float, pointwise: bool = True) -> Tensor:
     """L of tokens t, t2 (b, m, d) and codes s, s2 (b, m, r), all of length one: a scalar."""
-    of_tokens, of_codes = t @ t2.mT, s @ s2.mT  # (b, m, m)
-    if pointwise:
-        centred = of_tokens - of_tokens.mean(dim=2, keepdim=True)
-        of_tokens = centred - centred.mean() + of_tokens.mean()
-    return -(of_codes.clamp(min=0) * (of_tokens.detach() - shift)).mean()
+    return -((s @ s2.mT).clamp(min=0) * (correlation(t, t2, pointwise).detach() - shift)).mean()
 
 
 def stego_loss(tokens: Sequence[Tensor], codes: Sequence[Tensor], at: Sequence[Tensor], others: Sequence[Tensor],
@@ -101,14 +111,23 @@ def others_of(b: int, generator: torch.Generator) -> Tensor:
     return torch.where(order == torch.arange(b), (order + 1) % b, order)
 
 
-def nearest_views(means: Tensor, count: int) -> Tensor:
-    """For mean tokens (views, d) the `count` others with the largest cosines: (views, count) int64."""
-    unit, found = F.normalize(means, dim=-1), []
-    for first, some in enumerate(unit.split(1024)):
-        cosines = some @ unit.T  # (1024, views)
-        cosines.diagonal(1024 * first).fill_(-2)
-        found.append(cosines.topk(min(count, len(unit) - 1)).indices)
-    return torch.cat(found)
+def measured(fitting, near: Tensor) -> Settings:
+    """The settings, with shifts that are shares of the cosines as the cosines they stand for, found on 64 views."""
+    s, features = fitting.rival.settings, fitting.features
+    if s.shifts == "cosines":
+        return s
+    generator = fitting.generator("shifts")
+    torch.manual_seed(generator.initial_seed())  # dropout
+    views = torch.randperm(len(features), generator=generator)[:64]
+    batch, nearest = (fitting.tokens(some) for some in (views, near[views, 0]))
+    at = torch.rand(2, len(views), s.samples**2, 2, generator=generator).to(batch) * 2 - 1
+    here, far, beside = (F.normalize(sample(drop_channels(x, s.target_dropout), features.grid, places), dim=-1)
+                         for x, places in ((batch, at[0]), (batch.roll(1, 0), at[1]), (nearest, at[1])))
+    pairs = {"shift_self": here, "shift_knn": beside, "shift_rand": far}
+    found = {name: float(correlation(here, other, s.pointwise).flatten().quantile(max(0.0, getattr(s, name))))
+             for name, other in pairs.items()}
+    fitting.notes["shifts"] = found
+    return dataclasses.replace(s, shifts="cosines", **found)
 
 
 def fit(fitting) -> Run:
@@ -119,6 +138,7 @@ def fit(fitting) -> Run:
         raise InputError("STEGO compares views of training pictures, and there is one alone: add pictures or crops.")
     looks = features.stream(torch.arange(len(features)).split(experiment.batch_size))
     near = nearest_views(torch.cat([tokens.mean(dim=1) for tokens in looks]), s.knn).cpu()
+    s = measured(fitting, near)
     batches = batches_for(experiment, "rival", len(features), s.steps)
     optimizer = torch.optim.Adam([{"params": [*head.parameters()], "lr": s.lr},
                                   {"params": [*own.parameters()], "lr": s.probe_lr}])

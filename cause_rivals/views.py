@@ -1,8 +1,9 @@
-"""Altered views of training pictures, for methods that compare two: functions of pictures and their indices alone."""
+"""Views of training pictures that methods hold against each other: altered ones, and the nearest others."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cause_lib.runs.loop import seed_of
@@ -41,3 +42,13 @@ def photometric(images: Tensor, index: Tensor, *, brightness: float = 0.0, contr
             torch.default_generator.manual_seed(seed_of("photometric", seed, i))
             altered.append(alter(image))
     return torch.stack(altered).clamp(0, 1)
+
+
+def nearest_views(means: Tensor, count: int) -> Tensor:
+    """For mean tokens (views, d) the `count` others with the largest cosines: (views, count) int64."""
+    unit, found = F.normalize(means, dim=-1), []
+    for first, some in enumerate(unit.split(1024)):
+        cosines = some @ unit.T  # (1024, views)
+        cosines.diagonal(1024 * first).fill_(-2)
+        found.append(cosines.topk(min(count, len(unit) - 1)).indices)
+    return torch.cat(found)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from cause_rivals import evaluate, fit, load, rival
 from cause_rivals.heads import Centroids, ChannelHead, drop_channels
-from cause_rivals.stego import Settings, nearest_views, others_of, sample, stego_loss
-from cause_rivals.views import photometric
+from cause_rivals.stego import Settings, correlation, others_of, sample, stego_loss
+from cause_rivals.views import nearest_views, photometric
 
 SETTINGS = "steps=8 rank=6 samples=3"
 
@@ -132,3 +132,21 @@ def test_one_view_alone_is_refused(tmp_path):
     with pytest.raises(ValueError, match="add pictures or crops"):
         fit(rival("stego", SETTINGS, dataset="folder", folder=str(tmp_path / "data"), run_dir=str(tmp_path / "runs"),
                   **TINY, crops="none"))
+
+
+def test_shifts_as_shares(tmp_path):
+    """Of pairs at other places the share asked for has an F below the shift, and the record says the cosines."""
+    draw_folder(tmp_path / "data")
+    shares = "steps=1 rank=6 target_dropout=0 shifts=shares shift_self=0.25 shift_knn=0.5 shift_rand=0.9 samples=6"
+    where = {"folder": str(tmp_path / "data"), "run_dir": str(tmp_path / "runs")}
+    run = rival("stego", shares, dataset="folder", **where, **TINY)
+    notes = json.loads((fit(run) / "artefact.json").read_text())["notes"]
+    assert notes["settings"]["shift_rand"] == 0.9 and set(notes["shifts"]) == {"shift_self", "shift_knn", "shift_rand"}
+    tokens = torch.from_numpy(np.load(next((tmp_path / "runs/features").glob("*-train-*/tokens.npy"))))
+    at = torch.rand(2, len(tokens), 50, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    here, there = (F.normalize(sample(tokens, (4, 4), places), dim=-1) for places in at)
+    every = torch.cat([there.roll(by, 0) for by in range(1, len(there))])  # each view against all others
+    pairs = {"self": (here, here, 0.25), "rand": (here.repeat(len(there) - 1, 1, 1), every, 0.9)}
+    for name, (one, other, share) in pairs.items():
+        found = (correlation(one, other, pointwise=True) < notes["shifts"][f"shift_{name}"]).float().mean()
+        assert abs(float(found) - share) < 0.1, name
