@@ -8,8 +8,8 @@ correspondences". Of a pair of pictures with tokens t, t' and codes s, s', all (
     L(b) = - mean_ij max(S_ij, 0) (F_ij - b)                                         gradient through S alone
     loss = w_self L(x, x; b_self) + w_knn L(x, neighbour; b_knn) + w_rand mean over 5 of L(x, other; b_rand)
 
-A neighbour is drawn from the 7 views with the nearest mean token. Places U1 are those of x and, against itself, of its
-partner; U2 those of every other partner. Others are random orders of the batch where none stays in its place.
+A neighbour is one of the 7 views with the nearest mean token, others are random orders of the batch where none stays in
+its place. Places U1 are those of x and, against itself, of its partner; U2 those of every other partner.
 
 As released (mhamilton723/STEGO eb4d6b521740): head, centroids and their rates; tokens lose whole channels before F is
 made of them (`target_dropout`; 0: as in the paper), which the published shifts were found with; "random orders" that
@@ -22,9 +22,8 @@ more alike, every patch of a picture gets the same code.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +33,7 @@ from cause_lib.errors import InputError
 from cause_lib.runs.loop import Run, batches_for, descend
 from cause_rivals.heads import build, drop_channels  # noqa: F401
 from cause_rivals.rival import MethodSettings, setting
-from cause_rivals.views import nearest_views
+from cause_rivals.views import nearest_views, others_of
 
 FACETS, SIZE = ("token",), "train_size"
 
@@ -62,6 +61,11 @@ class Settings(MethodSettings):
     dropout: float = setting(0.1, "share of channels that each branch of the head drops", "some have to stay", 0.0, 0.9)
     target_dropout: float = setting(0.1, "share of channels that tokens lose before they are compared",
                                     "some have to stay", 0.0, 0.9)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shifts == "shares" and (least := min(self.shift_self, self.shift_knn, self.shift_rand)) < 0:
+            raise InputError(f'With shifts "shares" each shift_ is a share of pairs, from 0 to 1, not {least}.')
 
 
 def sample(x: Tensor, grid: tuple[int, int], at: Tensor) -> Tensor:
@@ -105,12 +109,6 @@ def stego_loss(tokens: Sequence[Tensor], codes: Sequence[Tensor], at: Sequence[T
             + settings.weight_knn * against(*near, settings.shift_knn) + settings.weight_rand * torch.stack(far).mean())
 
 
-def others_of(b: int, generator: torch.Generator) -> Tensor:
-    """A random order of b views, in which one that stayed in its place gives way to the next: (b,) int64."""
-    order = torch.randperm(b, generator=generator)
-    return torch.where(order == torch.arange(b), (order + 1) % b, order)
-
-
 def measured(fitting, near: Tensor) -> Settings:
     """The settings, with shifts that are shares of the cosines as the cosines they stand for, found on 64 views."""
     s, features = fitting.rival.settings, fitting.features
@@ -124,10 +122,10 @@ def measured(fitting, near: Tensor) -> Settings:
     here, far, beside = (F.normalize(sample(drop_channels(x, s.target_dropout), features.grid, places), dim=-1)
                          for x, places in ((batch, at[0]), (batch.roll(1, 0), at[1]), (nearest, at[1])))
     pairs = {"shift_self": here, "shift_knn": beside, "shift_rand": far}
-    found = {name: float(correlation(here, other, s.pointwise).flatten().quantile(max(0.0, getattr(s, name))))
+    found = {name: float(correlation(here, other, s.pointwise).flatten().quantile(getattr(s, name)))
              for name, other in pairs.items()}
     fitting.notes["shifts"] = found
-    return dataclasses.replace(s, shifts="cosines", **found)
+    return replace(s, shifts="cosines", **found)
 
 
 def fit(fitting) -> Run:

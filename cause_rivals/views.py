@@ -52,3 +52,9 @@ def nearest_views(means: Tensor, count: int) -> Tensor:
         cosines.diagonal(1024 * first).fill_(-2)
         found.append(cosines.topk(min(count, len(unit) - 1)).indices)
     return torch.cat(found)
+
+
+def others_of(b: int, generator: torch.Generator) -> Tensor:
+    """A random order of b views, in which one that stayed in its place gives way to the next: (b,) int64."""
+    order = torch.randperm(b, generator=generator)
+    return torch.where(order == torch.arange(b), (order + 1) % b, order)

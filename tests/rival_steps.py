@@ -27,8 +27,8 @@ from cause_lib.heads import ema_update
 from cause_lib.runs.loop import descend
 from cause_rivals.heads import Centroids, ChannelHead, drop_channels
 from cause_rivals.positives import hidden_positives_loss, neighbour_weights
-from cause_rivals.stego import Settings, others_of, stego_loss
-from cause_rivals.views import nearest_views
+from cause_rivals.stego import Settings, stego_loss
+from cause_rivals.views import nearest_views, others_of
 from workflow.labels import compare, label_share
 
 B, D, R, SIDE, C, BATCH = 16, 24, 12, 8, 5, 8  # of the drawn tokens

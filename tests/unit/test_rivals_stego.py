@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from cause_rivals import evaluate, fit, load, rival
 from cause_rivals.heads import Centroids, ChannelHead, drop_channels
-from cause_rivals.stego import Settings, correlation, others_of, sample, stego_loss
-from cause_rivals.views import nearest_views, photometric
+from cause_rivals.stego import Settings, correlation, sample, stego_loss
+from cause_rivals.views import nearest_views, others_of, photometric
 
 SETTINGS = "steps=8 rank=6 samples=3"
 
@@ -125,6 +125,11 @@ def test_a_tiny_run(tmp_path, monkeypatch, method, settings):
     assert len(done) == 2  # from the checkpoint at 6
     for other in (noisy, again):
         assert expected.keys() == other.keys() and all(torch.equal(expected[key], other[key]) for key in expected)
+
+
+def test_a_share_below_0_is_refused():
+    with pytest.raises(ValueError, match="from 0 to 1, not -0.1"):
+        rival("stego", "shifts=shares shift_knn=-0.1")
 
 
 def test_one_view_alone_is_refused(tmp_path):
