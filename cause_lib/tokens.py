@@ -132,20 +132,28 @@ def attention_weights(vit: nn.Module, images: Tensor, rule: str, index: int) -> 
     """softmax(q k^T / sqrt(width of a head)) of one block, rotary positions included: (b, heads, m, m)."""
     x, rotary = embed(vit, images, rule)
     block = vit.blocks[index]
-    attention = block.attn
-    q, k, _ = projections(attention, block.norm1(after(vit, x, rotary, index)))
+    q, k, _ = projections(block.attn, block.norm1(after(vit, x, rotary, index)))
+    return attention_logits(vit, index, q, k, rotary, vit.num_prefix_tokens).softmax(dim=-1)
+
+
+def attention_logits(vit: nn.Module, index: int, q: Tensor, k: Tensor, rotary: Any, prefix: int = 0) -> Tensor:
+    """q k^T / sqrt(width of a head) of a block's queries and keys (b, m, d), heads side by side: (b, heads, m, m).
+
+    rotary: what turns them, see `embed`, but for the first `prefix` of the m; of patches alone, as facets are, that of
+        `vit.rope.get_embed(shape=grid)`, if there is a rope.
+    """
+    attention = vit.blocks[index].attn
     each = q.shape[-1] // attention.num_heads
     q, k = (part.unflatten(-1, (-1, each)).transpose(1, 2) for part in (q, k))  # (b, heads, m, each)
     q, k = attention.q_norm(q), attention.k_norm(k)
     if (turn := rotary_of(vit, rotary, index)) is not None:
         from timm.layers import apply_rot_embed_cat
 
-        prefix = vit.num_prefix_tokens
         q, k = (torch.cat([part[:, :, :prefix], apply_rot_embed_cat(part[:, :, prefix:], turn,
                                                                     half=attention.rotate_half)], dim=2)
                 for part in (q, k))
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # of heads that share their keys
-    return (q * attention.scale @ k.transpose(-2, -1)).softmax(dim=-1)
+    return q * attention.scale @ k.transpose(-2, -1)
 
 
 def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1, *,
