@@ -3,8 +3,9 @@
     own_i = the segment of patch i, one of k;   v_s = a vector of segment s, of length one;   f_i = v_own_i
     read-out `own`: spherical k-means of the segments of training pictures, each counts once, c clusters
 
-Background (`border`): the segment with most patches at the picture's border is not clustered. Vectors get one more
-number, 1 for background, whose others are 0, and 0 for the rest; k-means finds c - 1 clusters, background is the last.
+Background (`border`): the segment with most patches at the picture's border is not clustered. Its vector is (0, 1) and
+those of the others (v, -1), of length one; k-means finds c - 1 clusters of these, background is the last. A segment that
+is not background is nearer to every cluster of segments than to it.
 """
 
 import torch
@@ -44,7 +45,7 @@ class SegmentHead(nn.Module):
         if not self.border:
             return vectors, own
         mark = F.one_hot(border_segment(own, vectors.shape[1], grid), vectors.shape[1])[:, :, None]  # (b, k, 1)
-        return torch.cat([vectors * (1 - mark), mark.to(vectors)], dim=-1), own
+        return F.normalize(torch.cat([vectors * (1 - mark), 2 * mark.to(vectors) - 1], dim=-1), dim=-1), own
 
 
 def readout(dim: int, num_classes: int, background: str) -> ClusterProbe:
@@ -80,7 +81,7 @@ def cluster_segments(fitting: Fitting, restarts: int | None = None) -> None:
         found.append(vectors[used])
     points, centroids = torch.cat(found), fitting.readouts["own"].centroids
     fitting.notes["segments_of_a_view"] = round(len(points) / len(views), 2)
-    points = points[points[:, -1] < 1] if head.border else points
+    points = points[points[:, -1] < 0] if head.border else points
     if not len(points):
         raise RunError("Every segment of the training pictures is background: set background to none.")
     clusters = cosine_kmeans(points, len(centroids) - head.border, restarts=restarts or experiment.kmeans_restarts,
