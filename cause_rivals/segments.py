@@ -4,8 +4,8 @@
     read-out `own`: spherical k-means of the segments of training pictures, each counts once, c clusters
 
 Background (`border`): the segment with most patches at the picture's border is not clustered. Its vector is (0, 1) and
-those of the others (v, -1), of length one; k-means finds c - 1 clusters of these, background is the last. A segment that
-is not background is nearer to every cluster of segments than to it.
+those of the others (v, -1), of length one; k-means finds c - 1 clusters of these, background is the last. A segment
+that is not background is nearer to every cluster of segments than to it.
 """
 
 import torch

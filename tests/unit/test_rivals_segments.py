@@ -39,7 +39,7 @@ def test_from_nothing_to_numbers(run, name):
     trained = fit(run(name))
     record = read_record(trained)
     assert 1 <= record["notes"]["segments_of_a_view"] <= 5 and len(record["history"].get("loss", [])) in (0, 8)
-    _, head, readouts = load(trained, (6, 6))
+    _, head, readouts = load(trained)
     widths = {"deepspectral": 384}
     features = head(torch.randn(2, 36, widths.get(name, 192)), (6, 6))
     assert features.shape == (2, 36, 192) and (features[0].unique(dim=0).shape[0] <= 5)
@@ -68,7 +68,7 @@ def test_the_same_bits_after_a_kill_and_with_noise_in_place_of_labels(run, name,
 def test_background_has_a_cluster_of_its_own(run, name):
     made = run(name, "background=border")
     folder = fit(made)
-    _, head, readouts = load(folder, (6, 6))
+    _, head, readouts = load(folder)
     torch.manual_seed(0)
     tokens = torch.randn(3, 36, 384 if name == "deepspectral" else 192)
     features = head(tokens, (6, 6))  # (3, 36, 193)
