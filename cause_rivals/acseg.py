@@ -16,7 +16,10 @@ authors was found: this follows the equations. From the unofficial Sooo66/ACSeg 
     left out      foreground by the class token's attention, which no facet has; `background=border` stands in for it
 """
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +30,10 @@ from cause_lib.errors import InputError
 from cause_lib.runs.loop import Run, descend
 from cause_lib.runs.parallel import Part
 from cause_rivals.rival import MethodSettings, Rival, setting
-from cause_rivals.run import Fitting
 from cause_rivals.segments import SegmentHead, background_setting, cluster_segments, readout, segment_vectors
+
+if TYPE_CHECKING:
+    from cause_rivals.run import Fitting
 
 FACETS, SIZE = ("token",), "train_size"
 

@@ -15,8 +15,11 @@ Released code, lukemelas/deep-spectral-segmentation b89b6506cd6c:
                   background has a cluster of its own; in the code it shares number 0 with a cluster of objects
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +27,10 @@ from torch import Tensor, nn
 
 from cause_lib.errors import InputError
 from cause_rivals.rival import MethodSettings, Rival, setting
-from cause_rivals.run import Fitting
 from cause_rivals.segments import SegmentHead, background_setting, cluster_segments, readout, segment_vectors
+
+if TYPE_CHECKING:
+    from cause_rivals.run import Fitting
 
 FACETS, SIZE = ("token", "key"), "image_size"
 ROUNDS = 50  # of k-means in a picture

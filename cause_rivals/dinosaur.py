@@ -16,8 +16,11 @@ Released code, amazon-science/object-centric-learning-framework 0a97292cb0db:
                   decoded at an update (mlp); many fewer and narrower updates, see the settings
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +31,11 @@ from cause_lib.errors import InputError
 from cause_lib.runs.loop import Run, batches_for, descend
 from cause_lib.runs.parallel import Part
 from cause_rivals.rival import MethodSettings, Rival, setting
-from cause_rivals.run import Fitting
 from cause_rivals.segments import SegmentHead, cluster_segments, readout, segment_vectors
 from cause_rivals.slots import MLPDecoder, SlotAttention, TransformerDecoder
+
+if TYPE_CHECKING:
+    from cause_rivals.run import Fitting
 
 FACETS, SIZE = ("output",), "train_size"
 

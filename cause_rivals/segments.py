@@ -8,6 +8,10 @@ those of the others (v, -1), of length one; k-means finds c - 1 clusters of thes
 that is not background is nearer to every cluster of segments than to it.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +20,9 @@ from cause_lib.clusterbook import take_patches
 from cause_lib.errors import RunError
 from cause_lib.probes import ClusterProbe, cosine_kmeans
 from cause_rivals.rival import setting
-from cause_rivals.run import Fitting
+
+if TYPE_CHECKING:
+    from cause_rivals.run import Fitting
 
 VIEWS = 2048  # the read-out is of the segments of at most so many training views
 
