@@ -5,7 +5,7 @@ A method's file has
     Settings                                     what can be set, with defaults
     FACETS                                       what it takes of a patch: `token`, `output`, `key`, ...; side by side
     SIZE                                         the side at which it sees training views: "train_size" or "image_size"
-    build(rival, dim, num_classes, grid)         -> head, read-outs: new, of width dim for each facet
+    build(rival, dim, num_classes, grid)         -> head, read-outs: of width dim for each facet, training's grid
     fit(fitting)                                 trains them in place; returns its `Run`, or None where it has no loop
 
 A head turns tokens (b, n, d) of a grid into features (b, n, r), a read-out features into log-probabilities of c
@@ -127,10 +127,8 @@ def evaluate(rival: Rival) -> Path:
     return _made(rival, "rival_evaluation", {"rival": fit}, _evaluate)
 
 
-def load(folder: str | Path, grid: tuple[int, int] | None = None) -> tuple[Rival, nn.Module, dict[str, nn.Module]]:
+def load(folder: str | Path) -> tuple[Rival, nn.Module, dict[str, nn.Module]]:
     """A trained method from its folder: its description, head and read-outs, in evaluation mode on the CPU.
-
-    grid: rows and columns of the patches to come. None: those of training.
 
     Raises:
         ValueError, FileNotFoundError: the folder holds none, or is damaged.
@@ -141,7 +139,7 @@ def load(folder: str | Path, grid: tuple[int, int] | None = None) -> tuple[Rival
                  "remove the folder and run again.", (LookupError, ValueError, TypeError, RuntimeError)):
         notes = record["notes"]
         made = rival(notes["method"], notes["settings"], **record["experiment"])
-        head, readouts = made.module.build(made, notes["dim"], len(notes["classes"]), grid or tuple(notes["grid"]))
+        head, readouts = made.module.build(made, notes["dim"], len(notes["classes"]), tuple(notes["grid"]))
         parts = nn.ModuleDict({"head": head, **readouts, "kmeans": nn.Identity()})
         tensors = load_tensors(folder / "rival.safetensors", ("kmeans.centroids",))
         parts["kmeans"] = ClusterProbe(*tensors["kmeans.centroids"].shape)
@@ -203,6 +201,5 @@ def _evaluate(given: Rival, making: Making) -> None:
     def opened(_: Experiment, role: str, size: int, accelerator: Accelerator, *, mirrored: bool) -> Any:
         return open_features(given, role, accelerator, mirrored=mirrored)
 
-    grid = open_features(given, "test", making.accelerator).grid
-    _, head, readouts = load(making.upstream["rival"], grid)
+    _, head, readouts = load(making.upstream["rival"])
     judge(making, METHODS[given.method], head, readouts, notes=given.to_dict(), features=opened)
