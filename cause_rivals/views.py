@@ -1,0 +1,82 @@
+"""Other views of a picture: its colours altered, a part of it cut out, mirrored.
+
+A view is a function of (images, indices) alone, so that its tokens can be cached (`Fitting.other`): each picture is
+altered by random numbers of (seed, index). As published a view is drawn anew every epoch; here a seed stands for one
+drawing, the same in every epoch and every run.
+
+Photometric: torchvision's transforms, on pictures in [0, 1] before they are normalised. Geometric: the same window is
+cut out of a picture, or of its map of tokens, and resampled bilinearly, so that the two stay on top of each other.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cause_lib.runs.loop import seed_of
+
+
+def photometric(images: Tensor, index: Tensor, *, brightness: float = 0.0, contrast: float = 0.0,
+                saturation: float = 0.0, hue: float = 0.0, jitter: float = 1.0, each: float = 1.0, grey: float = 0.0,
+                blur: float = 0.0, kernel: int = 5, seed: int = 0) -> Tensor:
+    """Pictures with altered colours.
+
+    Args:
+        images: (b, 3, h, w) floating in [0, 1]. index: (b,) int64, of each its number in the data set.
+        brightness, contrast, saturation, hue: how much they may change, as torchvision's `ColorJitter` takes it.
+        jitter, each: probability that colours change at all, and if so, that each of the four does; in random order.
+        grey, blur: probability that it loses its colour, and that it is blurred, by a Gaussian of `kernel` pixels.
+        seed: of this view.
+
+    Returns:
+        (b, 3, h, w) in [0, 1].
+    """
+    from torchvision.transforms import v2  # takes as long to import as torch
+
+    amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    colours = [v2.RandomApply([v2.ColorJitter(**{name: amount})], each) for name, amount in amounts.items()]
+    alter = v2.Compose([v2.RandomApply([v2.RandomOrder(colours)], jitter), v2.RandomGrayscale(grey),
+                        v2.RandomApply([v2.GaussianBlur(kernel)], blur)])
+    altered = []
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        for image, i in zip(images, index.tolist()):
+            torch.manual_seed(seed_of("view", seed, i))
+            altered.append(alter(image))
+    return torch.stack(altered)
+
+
+def windows(index: Tensor, *, smallest: float = 1.0, largest: float = 1.0, flip: float = 0.0, seed: int = 0) -> Tensor:
+    """A random square window of each picture: (b, 2, 3) on the indices' device, as `F.affine_grid` takes it.
+
+    Args:
+        index: (b,) int64, of each picture its number in the data set.
+        smallest, largest: the share of a side that is kept lies between. flip: probability that it is mirrored.
+    """
+    draws = torch.stack([torch.rand(4, generator=torch.Generator().manual_seed(seed_of("window", seed, i)))
+                         for i in index.tolist()])  # (b, 4)
+    side = smallest + (largest - smallest) * draws[:, 0]
+    across, down = ((1 - side) * (2 * draws[:, i] - 1) for i in (1, 2))
+    turned = torch.where(draws[:, 3] < flip, -side, side)
+    none = torch.zeros_like(side)
+    rows = torch.stack([turned, none, across, none, side, down], dim=1)
+    return rows.unflatten(1, (2, 3)).to(index.device)
+
+
+def cut(maps: Tensor, window: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Windows (b, 2, 3) of maps (b, c, h, w) floating, resampled bilinearly to `size`, None: (h, w)."""
+    shape = [*maps.shape[:2], *(size or maps.shape[2:])]
+    places = F.affine_grid(window.to(maps), shape, align_corners=False)
+    return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
+
+
+def cut_tokens(tokens: Tensor, window: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The same of tokens (b, n, d) on a grid of rows and columns."""
+    return cut(tokens.mT.unflatten(2, grid), window).flatten(2).mT
+
+
+def altered(images: Tensor, index: Tensor, *, smallest: float = 1.0, largest: float = 1.0, flip: float = 0.0,
+            seed: int = 0, **colours: float) -> Tensor:
+    """`photometric`, then a window that is as large as the picture was: (b, 3, h, w)."""
+    window = windows(index, smallest=smallest, largest=largest, flip=flip, seed=seed)
+    return cut(photometric(images, index, seed=seed, **colours), window).clamp(0, 1)
