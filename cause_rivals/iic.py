@@ -41,7 +41,7 @@ TINY = 2.2e-16  # the smallest entry of J whose logarithm is taken
 class Settings(MethodSettings):
     """What can be set."""
 
-    steps: int = setting(600, "updates", "it is a number of updates", 0)
+    steps: int = setting(300, "updates", "it is a number of updates", 0)
     rate: float = setting(1e-4, "Adam's rate", "it is the length of a step", 0.0)
     width: int = setting(90, "width of the trunk that both outputs share", "it is a width", 1, 65_536)
     overclusters: int = setting(45, "clusters k_A of the other output", "it is a number of clusters", 1, 65_536)
@@ -69,15 +69,16 @@ def iic_loss(p: Tensor, p2: Tensor, mask: Tensor | None, reach: int, entropy: fl
         A scalar.
     """
     p, p2 = ((x if mask is None else x * mask[:, None]).transpose(0, 1) for x in (p, p2))  # (k, b, h, w)
-    joint = F.conv2d(p, p2, padding=reach).permute(2, 3, 0, 1)  # (shifts, shifts, k, k)
-    if collapsed:
-        joint = joint.sum(dim=(0, 1), keepdim=True)
-    total = joint.sum(dim=(2, 3), keepdim=True)
+    (h, w), padded = p.shape[2:], F.pad(p2, (reach,) * 4)
+    joint = torch.stack([p.flatten(1) @ padded[:, :, i:i + h, j:j + w].flatten(1).T
+                         for i in range(2 * reach + 1) for j in range(2 * reach + 1)])  # (shifts, k, k)
+    joint = joint.sum(dim=0, keepdim=True) if collapsed else joint
+    total = joint.sum(dim=(1, 2), keepdim=True)
     joint = joint / (total.detach() if collapsed else total)  # as released: a number without a gradient
-    joint = (joint + joint.transpose(2, 3)) / 2
-    rows, columns = joint.sum(dim=3, keepdim=True), joint.sum(dim=2, keepdim=True)
+    joint = (joint + joint.mT) / 2
+    rows, columns = joint.sum(dim=2, keepdim=True), joint.sum(dim=1, keepdim=True)
     logs = [x.clamp(min=TINY).log() for x in (joint, rows, columns)]
-    return -(joint.clamp(min=TINY) * (logs[0] - entropy * logs[1] - entropy * logs[2])).sum(dim=(2, 3)).mean()
+    return -(joint.clamp(min=TINY) * (logs[0] - entropy * logs[1] - entropy * logs[2])).sum(dim=(1, 2)).mean()
 
 
 class Head(MLPHead):
