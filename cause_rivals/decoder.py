@@ -24,7 +24,8 @@ class Decoder(nn.Module):
                              "a number that divides it.")
         self.embed = nn.Linear(dim, dim)
         self.classes = nn.Parameter(nn.init.orthogonal_(torch.empty(num_classes, dim)))
-        self.blocks = nn.Sequential(*(Block(dim, heads, proj_drop=dropout, attn_drop=dropout) for _ in range(2)))
+        self.blocks = nn.Sequential(*(Block(dim, heads, proj_drop=dropout, attn_drop=dropout, norm_layer=nn.LayerNorm)
+                                      for _ in range(2)))
         self.norm, self.last = nn.LayerNorm(dim), nn.LayerNorm(num_classes)
         self.of_patches, self.of_classes = (nn.Parameter(torch.randn(dim, dim) * dim**-0.5) for _ in range(2))
 
@@ -33,8 +34,8 @@ class Decoder(nn.Module):
         x = torch.cat([self.embed(tokens), self.classes.expand(len(tokens), -1, -1)], dim=1)
         x = self.norm(self.blocks(x))
         patches, classes = x.split([tokens.shape[1], len(self.classes)], dim=1)
-        patches, classes = F.normalize(patches @ self.of_patches, dim=-1), F.normalize(classes @ self.of_classes, dim=-1)
-        return self.last(patches @ classes.mT), classes
+        classes = F.normalize(classes @ self.of_classes, dim=-1)
+        return self.last(F.normalize(patches @ self.of_patches, dim=-1) @ classes.mT), classes
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return self.both(tokens)[0]

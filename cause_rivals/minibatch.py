@@ -13,7 +13,7 @@ from itertools import islice
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cause_lib.probes import cosine_kmeans
 
@@ -49,3 +49,15 @@ def clustered(batches: Iterator[Tensor], start: int, num_clusters: int, generato
     for batch in batches:
         mu, counts = moved(mu, counts, batch)
     return mu
+
+
+class Centroids(nn.Module):
+    """Products with centroids (c, r), as released: no temperature, their lengths left as they are."""
+
+    def __init__(self, num_classes: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("centroids", torch.zeros(num_classes, dim))
+
+    def log_probabilities(self, features: Tensor) -> Tensor:
+        """log softmax of the products: features (..., r) -> (..., c)."""
+        return F.log_softmax(features @ self.centroids.T, dim=-1)

@@ -9,7 +9,7 @@ each view v its centroids mu_v (c, r) by mini-batch k-means, and labels by the n
     loss = (CE(f1, mu1, y1) + CE(f2, mu2, y2)) / 4 + (CE(f1, mu2, y2) + CE(f2, mu1, y1)) / 4     # within, across
 
 Centroids are then fixed for one pass. Released code: janghyuncho/PiCIE, commit c3aa029283ee. Followed: mini-batch
-k-means and centroids that are not renormalised, labels by distance and logits by product, weights that are the clusters'
+k-means and centroids that are not renormalised, labels by distance, logits by product, weights that are the clusters'
 frequency (`balanced` False: none), no temperature, Adam without decay, a fresh k-means on the plain pictures as `own`.
 View 1 is a window of the altered picture, view 2 the same window of the altered picture's map of tokens.
 Not followed:
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cause_lib.runs.loop import Run, batches_for, descend
-from cause_rivals.minibatch import clustered, nearest
+from cause_rivals.minibatch import Centroids, clustered, nearest
 from cause_rivals.rival import MethodSettings, Rival, setting
 from cause_rivals.run import Fitting, SideBySide
 from cause_rivals.views import altered, cut_tokens, photometric, windows
@@ -81,18 +81,6 @@ class Head(nn.Linear):
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return F.normalize(super().forward(tokens), dim=-1)
-
-
-class Centroids(nn.Module):
-    """Products with centroids (c, r), as released: no temperature, their lengths left as they are."""
-
-    def __init__(self, num_classes: int, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("centroids", torch.zeros(num_classes, dim))
-
-    def log_probabilities(self, features: Tensor) -> Tensor:
-        """log softmax of the products: features (..., r) -> (..., c)."""
-        return F.log_softmax(features @ self.centroids.T, dim=-1)
 
 
 class Epoch(nn.Module):
@@ -147,7 +135,8 @@ def fit(fitting: Fitting) -> Run:
             begin(step // each)
         pair = [placed(x, batches[step], bool(view)) for view, x in enumerate(tokens.chunk(2, dim=-1))]
         labels = [nearest(epoch.head(x), mu) for x, mu in zip(pair, epoch.mu)]
-        loss = sum(picie_loss([head(x) for x in pair], epoch.mu, labels, epoch.shares if settings.balanced else None)) / 2
+        weights = epoch.shares if settings.balanced else None
+        loss = sum(picie_loss([head(x) for x in pair], epoch.mu, labels, weights)) / 2
         descend(optimizer, loss)
         return loss.detach()
 

@@ -1,9 +1,8 @@
 """TransFGU on a frozen backbone: a decoder learns pseudo-labels made of attention and gradients.
 
 Yin, Wang, Wang, Xu, Zhang, Li, Jin 2022, "TransFGU: A Top-Down Approach to Fine-Grained Unsupervised Semantic
-Segmentation". Centroids of the class tokens of crops are k classes (crops.py). A picture's soft pseudo-label at patch i,
-of a the attention of its class token in the last block and g_k = d (1 - cos(class token, centroid_k)) / d a, both means
-over heads:
+Segmentation". Centroids of class tokens of crops are k classes (crops.py). The soft pseudo-label at patch i, of the class
+token's attention a in the last block and g_k = d (1 - cos(class token, centroid_k)) / d a, means over heads:
 
     q_ki = a_i / max a, 0 where g_ki > 0,  +  max(-g_ki, 0) where that is among the top 80 % of its mass
 
@@ -57,15 +56,15 @@ class Settings(MethodSettings):
     boot_from: int = setting(2, "B, the epoch of the first teacher", "it counts epochs", 0)
     boot_every: int = setting(2, "T, epochs of a student", "it is a number of epochs", 1)
     heads: int = setting(6, "attention heads of the decoder", "it has to divide the width of tokens", 1, 1024)
-    training_side: int = setting(160, "side in pixels of the training crops, rounded to patches", "it is a side", 1, 4096)
+    training_side: int = setting(160, "side of training crops, rounded to patches", "it is a side in pixels", 1, 4096)
     boxes: str = setting("all", "crops that count: `all`; those of `foreground`; or foreground and background `apart`",
                          "crops are chosen so", choices=("all", "foreground", "apart"))
     things: int = setting(0, "of classes `apart`, those of the foreground", "it is a number of classes", 0, 10_000)
     background: bool = setting(False, "the first class is the background", "there is one, or there is none")
     box_sides: str = setting("0.5 0.4 0.3 0.2", "sides of crops, shares of the picture's", "it is a text of numbers")
-    source_side: int = setting(0, "side in pixels of the pictures that crops are cut from, rounded to patches (0: "
-                               "image_size)", "it is a side in pixels", 0, 4096)
-    crop_side: int = setting(320, "side in pixels that they are brought to, rounded to patches", "it is a side", 1, 4096)
+    source_side: int = setting(0, "side of the pictures that crops are cut from, rounded to patches (0: image_size)",
+                               "it is a side in pixels", 0, 4096)
+    crop_side: int = setting(320, "side that they get, rounded to patches", "it is a side in pixels", 1, 4096)
     gradient_batch: int = setting(8, "pseudo-labels' gradients are divided by it", "it is a number of pictures", 1)
 
 
@@ -119,8 +118,7 @@ def fit(fitting: Fitting) -> Run:
     each = settings.epoch_steps or max(1, len(features) // experiment.batch_size)
     batches = batches_for(experiment, "rival", len(features), settings.epochs * each)
     teacher, start = (deepcopy(student).requires_grad_(False) for _ in range(2))
-    decayed = [p for p in student.parameters() if p.ndim > 1]
-    others = [p for p in student.parameters() if p.ndim <= 1]
+    decayed, others = ([p for p in student.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
     optimizer = torch.optim.Adam([{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others}],
                                  lr=settings.rate)
 

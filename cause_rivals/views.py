@@ -18,32 +18,38 @@ from cause_lib.runs.loop import seed_of
 
 
 def photometric(images: Tensor, index: Tensor, *, brightness: float = 0.0, contrast: float = 0.0,
-                saturation: float = 0.0, hue: float = 0.0, jitter: float = 1.0, each: float = 1.0, grey: float = 0.0,
-                blur: float = 0.0, kernel: int = 5, seed: int = 0) -> Tensor:
-    """Pictures with altered colours.
+                saturation: float = 0.0, hue: float = 0.0, each: float = 1.0, jitter: float = 1.0, grey: float = 0.0,
+                blur: float = 0.0, seed: int = 0) -> Tensor:
+    """Pictures in other colours, and blurred; nothing moves. Made of torchvision's transforms, on values in [0, 1].
+
+    The numbers of a picture are drawn from `seed` and its index, whatever batch it comes in.
 
     Args:
-        images: (b, 3, h, w) floating in [0, 1]. index: (b,) int64, of each its number in the data set.
-        brightness, contrast, saturation, hue: how much they may change, as torchvision's `ColorJitter` takes it.
-        jitter, each: probability that colours change at all, and if so, that each of the four does; in random order.
-        grey, blur: probability that it loses its colour, and that it is blurred, by a Gaussian of `kernel` pixels.
-        seed: of this view.
+        images: (b, 3, h, w) floating in [0, 1]. index: (b,) int64.
+        brightness, contrast, saturation: a factor is drawn from 1 - x to 1 + x; hue: a turn from -x to x, at most 0.5.
+        each: probability of each of these four, which come in random order. jitter: probability of all together.
+        grey: probability of a grey picture. blur: that of a Gaussian blur of 5 x 5 pixels, sigma from 0.1 to 2.
+        seed: another one, other views.
 
     Returns:
-        (b, 3, h, w) in [0, 1].
+        (b, 3, h, w), in [0, 1].
+
+    Examples:
+        >>> photometric(torch.rand(2, 3, 8, 8), torch.tensor([5, 7]), brightness=0.3, grey=0.2).shape
+        torch.Size([2, 3, 8, 8])
     """
     from torchvision.transforms import v2  # takes as long to import as torch
 
-    amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
-    colours = [v2.RandomApply([v2.ColorJitter(**{name: amount})], each) for name, amount in amounts.items()]
-    alter = v2.Compose([v2.RandomApply([v2.RandomOrder(colours)], jitter), v2.RandomGrayscale(grey),
-                        v2.RandomApply([v2.GaussianBlur(kernel)], blur)])
+    factors = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    parts = [v2.RandomApply([v2.ColorJitter(**{name: value})], each) for name, value in factors.items() if value]
+    recolour = v2.RandomApply([v2.RandomOrder(parts or [v2.Identity()])], jitter)
+    alter = v2.Compose([recolour, v2.RandomGrayscale(grey), v2.RandomApply([v2.GaussianBlur(5)], blur)])
     altered = []
-    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+    with torch.random.fork_rng(devices=[]):  # all of it is drawn on the CPU
         for image, i in zip(images, index.tolist()):
-            torch.manual_seed(seed_of("view", seed, i))
+            torch.default_generator.manual_seed(seed_of("photometric", seed, i))
             altered.append(alter(image))
-    return torch.stack(altered)
+    return torch.stack(altered).clamp(0, 1)
 
 
 def windows(index: Tensor, *, smallest: float = 1.0, largest: float = 1.0, flip: float = 0.0, seed: int = 0) -> Tensor:
