@@ -22,6 +22,7 @@ import vectors
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from cause_rivals.iic import iic_loss
 from workflow.labels import compare, label_share
 
 B, D, R, SIDE, C, BATCH = 16, 24, 12, 8, 5, 8  # of the drawn tokens
@@ -226,18 +227,6 @@ def hp(labels: Tensor, *, detach: bool = True, updates: int = 20):
 
 
 # --- IIC ---
-
-def iic_loss(p: Tensor, p2: Tensor, mask: Tensor, reach: int) -> Tensor:
-    """IIC's uncollapsed loss of probabilities (b, k, h, w) on a mask (b, h, w), shifts up to `reach`, lambda 1."""
-    tiny = 2.2e-16
-    p, p2 = ((x * mask[:, None]).transpose(0, 1) for x in (p, p2))  # (k, b, h, w)
-    joint = F.conv2d(p, p2, padding=reach).permute(2, 3, 0, 1)  # (shifts, shifts, k, k)
-    joint = joint / joint.sum(dim=(2, 3), keepdim=True)
-    joint = (joint + joint.transpose(2, 3)) / 2
-    rows, columns = joint.sum(dim=3, keepdim=True), joint.sum(dim=2, keepdim=True)
-    logs = [x.clamp(min=tiny).log() for x in (joint, rows, columns)]
-    return -(joint.clamp(min=tiny) * (logs[0] - logs[1] - logs[2])).sum(dim=(2, 3)).mean()
-
 
 def iic(labels: Tensor, *, masked: bool = True, updates: int = 20):
     """IIC's objective on drawn tokens, the second view with noise; `masked`: pixels without a class are left out."""
