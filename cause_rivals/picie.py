@@ -110,7 +110,7 @@ def fit(fitting: Fitting) -> Run:
     each, classes = max(1, views // experiment.batch_size), plain.dataset.num_classes
     batches = batches_for(experiment, "rival", views, settings.epochs * each)
     optimizer = torch.optim.Adam(head.parameters(), lr=settings.rate)
-    epoch = Epoch(head, classes)
+    epoch = Epoch(head, classes).to(fitting.accelerator.device)
 
     def placed(tokens: Tensor, index: Tensor, other: bool) -> Tensor:
         return cut_tokens(tokens, windows(index, **window), plain.grid) if other else tokens
