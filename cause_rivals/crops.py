@@ -26,7 +26,12 @@ TOGETHER = 64  # crops that the backbone sees at a time
 
 
 def boxes_of(grid: tuple[int, int], sides: str) -> Tensor:
-    """Sliding boxes of a grid of patches: (m, 4) int64, rows [top, bottom) and columns [left, right)."""
+    """Sliding boxes of a grid of patches: (m, 4) int64, rows [top, bottom) and columns [left, right).
+
+    Examples:
+        >>> boxes_of((4, 4), "0.5")[:2].tolist()
+        [[0, 2, 0, 2], [0, 2, 1, 3]]
+    """
     found = []
     for side in map(float, sides.split()):
         spans = []
@@ -94,7 +99,12 @@ def classes_of(fitting: Fitting) -> Tensor:
 
 
 def top_mass(x: Tensor, share: float = 0.8) -> Tensor:
-    """Which entries of x (..., n), none below 0, make up that share of its sum, the largest first: (..., n) bool."""
+    """Which entries of x (..., n), none below 0, make up that share of its sum, the largest first: (..., n) bool.
+
+    Examples:
+        >>> top_mass(torch.tensor([1.0, 6, 3]))
+        tensor([False,  True,  True])
+    """
     ordered, places = x.sort(dim=-1, descending=True)
     before = ordered.cumsum(dim=-1) - ordered
     kept = before < share * ordered.sum(dim=-1, keepdim=True)

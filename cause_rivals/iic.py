@@ -66,7 +66,12 @@ def iic_loss(p: Tensor, p2: Tensor, mask: Tensor | None, reach: int, entropy: fl
         entropy: lambda. collapsed: sum J over shifts before it is normalised, another objective.
 
     Returns:
-        A scalar.
+        A scalar, at best - log k.
+
+    Examples:
+        >>> p = torch.eye(2).reshape(1, 2, 1, 2)  # two patches side by side, of two clusters
+        >>> round(float(iic_loss(p, p, None, reach=0)), 4)
+        -0.6931
     """
     p, p2 = ((x if mask is None else x * mask[:, None]).transpose(0, 1) for x in (p, p2))  # (k, b, h, w)
     (h, w), padded = p.shape[2:], F.pad(p2, (reach,) * 4)

@@ -21,7 +21,12 @@ START = 256  # patches a cluster that k-means starts from, as faiss takes them
 
 
 def nearest(f: Tensor, mu: Tensor) -> Tensor:
-    """Labels by squared distance: f (..., r), mu (c, r) -> (...) int64."""
+    """Labels by squared distance: f (..., r), mu (c, r) -> (...) int64.
+
+    Examples:
+        >>> nearest(torch.tensor([[0.9, 0.1]]), torch.eye(2))
+        tensor([0])
+    """
     return (2 * f @ mu.T - mu.square().sum(dim=1)).argmax(dim=-1)
 
 
