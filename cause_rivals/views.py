@@ -1,4 +1,12 @@
-"""Views of training pictures that methods hold against each other: altered ones, and the nearest others."""
+"""Other views of a picture: its colours altered, a part of it cut out, mirrored; and the views that are like one.
+
+A view is a function of (images, indices) alone, so that its tokens can be cached (`Fitting.other`): each picture is
+altered by random numbers of (seed, index). As published a view is drawn anew every epoch; here a seed stands for one
+drawing, the same in every epoch and every run.
+
+Photometric: torchvision's transforms, on pictures in [0, 1] before they are normalised. Geometric: the same window is
+cut out of a picture, or of its map of tokens, and resampled bilinearly, so that the two stay on top of each other.
+"""
 
 from __future__ import annotations
 
@@ -58,3 +66,39 @@ def others_of(b: int, generator: torch.Generator) -> Tensor:
     """A random order of b views, in which one that stayed in its place gives way to the next: (b,) int64."""
     order = torch.randperm(b, generator=generator)
     return torch.where(order == torch.arange(b), (order + 1) % b, order)
+
+
+def windows(index: Tensor, *, smallest: float = 1.0, largest: float = 1.0, flip: float = 0.0, seed: int = 0) -> Tensor:
+    """A random square window of each picture: (b, 2, 3) on the indices' device, as `F.affine_grid` takes it.
+
+    Args:
+        index: (b,) int64, of each picture its number in the data set.
+        smallest, largest: the share of a side that is kept lies between. flip: probability that it is mirrored.
+    """
+    draws = torch.stack([torch.rand(4, generator=torch.Generator().manual_seed(seed_of("window", seed, i)))
+                         for i in index.tolist()])  # (b, 4)
+    side = smallest + (largest - smallest) * draws[:, 0]
+    across, down = ((1 - side) * (2 * draws[:, i] - 1) for i in (1, 2))
+    turned = torch.where(draws[:, 3] < flip, -side, side)
+    none = torch.zeros_like(side)
+    rows = torch.stack([turned, none, across, none, side, down], dim=1)
+    return rows.unflatten(1, (2, 3)).to(index.device)
+
+
+def cut(maps: Tensor, window: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Windows (b, 2, 3) of maps (b, c, h, w) floating, resampled bilinearly to `size`, None: (h, w)."""
+    shape = [*maps.shape[:2], *(size or maps.shape[2:])]
+    places = F.affine_grid(window.to(maps), shape, align_corners=False)
+    return F.grid_sample(maps, places, padding_mode="border", align_corners=False)
+
+
+def cut_tokens(tokens: Tensor, window: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The same of tokens (b, n, d) on a grid of rows and columns."""
+    return cut(tokens.mT.unflatten(2, grid), window).flatten(2).mT
+
+
+def altered(images: Tensor, index: Tensor, *, smallest: float = 1.0, largest: float = 1.0, flip: float = 0.0,
+            seed: int = 0, **colours: float) -> Tensor:
+    """`photometric`, then a window that is as large as the picture was: (b, 3, h, w)."""
+    window = windows(index, smallest=smallest, largest=largest, flip=flip, seed=seed)
+    return cut(photometric(images, index, seed=seed, **colours), window).clamp(0, 1)

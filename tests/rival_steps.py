@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from cause_lib.heads import ema_update
 from cause_lib.runs.loop import descend
 from cause_rivals.heads import Centroids, ChannelHead, drop_channels
+from cause_rivals.iic import iic_loss
 from cause_rivals.positives import hidden_positives_loss, neighbour_weights
 from cause_rivals.stego import Settings, stego_loss
 from cause_rivals.views import nearest_views, others_of
@@ -136,18 +137,6 @@ def hp(labels: Tensor, *, detach: bool = True, updates: int = 20):
 
 
 # --- IIC ---
-
-def iic_loss(p: Tensor, p2: Tensor, mask: Tensor, reach: int) -> Tensor:
-    """IIC's uncollapsed loss of probabilities (b, k, h, w) on a mask (b, h, w), shifts up to `reach`, lambda 1."""
-    tiny = 2.2e-16
-    p, p2 = ((x * mask[:, None]).transpose(0, 1) for x in (p, p2))  # (k, b, h, w)
-    joint = F.conv2d(p, p2, padding=reach).permute(2, 3, 0, 1)  # (shifts, shifts, k, k)
-    joint = joint / joint.sum(dim=(2, 3), keepdim=True)
-    joint = (joint + joint.transpose(2, 3)) / 2
-    rows, columns = joint.sum(dim=3, keepdim=True), joint.sum(dim=2, keepdim=True)
-    logs = [x.clamp(min=tiny).log() for x in (joint, rows, columns)]
-    return -(joint.clamp(min=tiny) * (logs[0] - logs[1] - logs[2])).sum(dim=(2, 3)).mean()
-
 
 def iic(labels: Tensor, *, masked: bool = True, updates: int = 20):
     """IIC's objective on drawn tokens, the second view with noise; `masked`: pixels without a class are left out."""
