@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -67,9 +68,12 @@ class Rival:
         return self.experiment.key(judged) | own | self.to_dict() | {"code": self._code()}
 
     def _code(self) -> str:
-        """8 digits of what the method's file computes, and those that methods share: another method, another name."""
-        files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.stem not in {
-            "__init__", "rival", "run", *METHODS} - {self.method})
+        """8 digits of what the method's file, and those of this package that it imports, compute."""
+        files, wanted = set(), [self.method]
+        while wanted:
+            files.add(path := Path(__file__).with_name(f"{wanted.pop()}.py"))
+            imported = re.findall(r"^from cause_rivals\.(\w+) import", path.read_text(encoding="utf8"), re.M)
+            wanted += {*imported} - {"rival", "run", *(one.stem for one in files)}
         return code_digest(files)[:8]
 
     def to_dict(self) -> dict[str, Any]:
