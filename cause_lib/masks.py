@@ -1,7 +1,7 @@
 """From tokens to masks: the one path that judging (runs/judging.py) and `Segmenter` share.
 
     features   mean of the head's features of the picture and of its mirror image, turned back and, if asked, smoothed
-    scores     features upsampled bilinearly, then the log-probabilities of each read-out
+    scores     the log-probabilities of each read-out at features upsampled bilinearly
     mask       argmax over the clusters, of the scores as they are and of the dense CRF's marginals
 """
 
@@ -43,8 +43,51 @@ def predict(images: Tensor, tokens: Tensor, mirrored: Tensor, grid: tuple[int, i
 
 
 def log_scores(features: Tensor, size: Sequence[int], readouts: Sequence[nn.Module], rows: int | None = None) -> Tensor:
-    """Features (b, r, rows, columns) -> log-probabilities of s read-outs at `size` (h, w): (b, s, c, h, w) floating;
-    made of so many `rows` of h after the others, or of all at once."""
+    """Features (b, r, rows, columns) -> log-probabilities of s read-outs at `size` (h, w): (b, s, c, h, w) floating.
+
+    As `scores_by_pixel`, up to rounding, but that no feature is upsampled: a pixel's f = sum_k w_k f_k is a mean of
+    four patches', so its product with a centroid is that of the patches' products, and its length follows from theirs
+    and their products with each other (`lengths`). Read-outs without `products` are asked pixel by pixel.
+    """
+    if not all(hasattr(probe, "products") for probe in readouts):
+        return scores_by_pixel(features, size, readouts, rows)
+    patches = features.permute(0, 2, 3, 1)  # (b, rows, columns, r)
+    products = torch.cat([probe.products(patches) for probe in readouts], dim=3).permute(0, 3, 1, 2).contiguous()
+    products = F.interpolate(products, size, mode="bilinear", align_corners=False)  # (b, s c, h, w)
+    length = lengths(features, size)[:, None]  # (b, 1, h, w)
+    parts = products.chunk(len(readouts), dim=1)
+    return torch.stack([probe.from_products(part, length) for probe, part in zip(readouts, parts)], dim=1)
+
+
+def lengths(features: Tensor, size: Sequence[int]) -> Tensor:
+    """|f| of every pixel where features (b, r, rows, columns) are upsampled bilinearly to `size` (h, w): (b, h, w).
+
+    With row weights p, q and column weights u, v of the patches around a pixel,
+    |f|^2 = p^2 |u f00 + v f01|^2 + 2 p q (u f00 + v f01)(u f10 + v f11) + q^2 |u f10 + v f11|^2.
+    """
+    f = F.pad(features, (0, 1, 0, 1), mode="replicate").permute(0, 2, 3, 1)  # (b, rows + 1, columns + 1, r)
+    above, below = f[:, :-1], f[:, 1:]
+    own, down = (f * f).sum(dim=3), (above * below).sum(dim=3)
+    right = (f[:, :, :-1] * f[:, :, 1:]).sum(dim=3)
+    across = (above[:, :, :-1] * below[:, :, 1:]).sum(dim=3) + (above[:, :, 1:] * below[:, :, :-1]).sum(dim=3)
+    (i, q), (j, v) = (_places(old, new, features) for old, new in zip(features.shape[2:], size))
+    p, q, u = (1 - q)[:, None], q[:, None], 1 - v
+    own = u * u * own[:, :, j] + 2 * u * v * right[:, :, j] + v * v * own[:, :, j + 1]  # (b, rows + 1, w)
+    down = u * u * down[:, :, j] + u * v * across[:, :, j] + v * v * down[:, :, j + 1]  # (b, rows, w)
+    square = p * p * own[:, i] + 2 * p * q * down[:, i] + q * q * own[:, i + 1]  # (b, h, w)
+    return square.clamp(min=0).sqrt()
+
+
+def _places(old: int, new: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Of `new` pixels among `old` patches: the patch before each, and the weight of the next, (new,) both."""
+    at = ((torch.arange(new, device=like.device, dtype=like.dtype) + 0.5) * (old / new) - 0.5).clamp(min=0)
+    first = at.long()
+    return first, at - first
+
+
+def scores_by_pixel(features: Tensor, size: Sequence[int], readouts: Sequence[nn.Module],
+                    rows: int | None = None) -> Tensor:
+    """The same, each read-out asked at every pixel; of so many `rows` of h after the others, or of all at once."""
     features = F.interpolate(features, size, mode="bilinear", align_corners=False)  # (b, r, h, w)
     features = features.permute(0, 2, 3, 1)  # (b, h, w, r)
     bands = [features] if rows is None else features.split(rows, dim=1)

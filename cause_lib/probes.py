@@ -31,6 +31,8 @@ class ClusterProbe(nn.Module):
         [0.0, 1.0]
     """
 
+    sharpness = 3.0  # as published
+
     def __init__(self, num_classes: int, dim: int, centroids: Tensor | None = None) -> None:
         super().__init__()
         if centroids is None:
@@ -43,9 +45,17 @@ class ClusterProbe(nn.Module):
         """features (..., r) -> cosines (..., c) in [-1, 1]."""
         return F.normalize(features, dim=-1) @ F.normalize(self.centroids, dim=-1).T
 
-    def log_probabilities(self, features: Tensor, sharpness: float = 3.0) -> Tensor:
+    def log_probabilities(self, features: Tensor) -> Tensor:
         """log softmax(3 cos), the published unary term of the CRF: features (..., r) -> (..., c), at most 0."""
-        return F.log_softmax(sharpness * self(features), dim=-1)
+        return F.log_softmax(self.sharpness * self(features), dim=-1)
+
+    def products(self, features: Tensor) -> Tensor:
+        """What is linear in it: features (..., r) -> products with centroids of length one (..., c)."""
+        return features @ F.normalize(self.centroids, dim=-1).T
+
+    def from_products(self, products: Tensor, length: Tensor) -> Tensor:
+        """`log_probabilities` from products (b, c, h, w) and the features' lengths (b, 1, h, w): (b, c, h, w)."""
+        return F.log_softmax(products * (self.sharpness / length.clamp(min=1e-12)), dim=1)
 
 
 class LinearProbe(nn.Linear):
@@ -65,6 +75,14 @@ class LinearProbe(nn.Linear):
     def log_probabilities(self, features: Tensor) -> Tensor:
         """log softmax of the logits: features (..., r) -> (..., c), at most 0."""
         return F.log_softmax(self(features), dim=-1)
+
+    def products(self, features: Tensor) -> Tensor:
+        """What is linear in it, all of it: features (..., r) -> logits (..., c)."""
+        return self(features)
+
+    def from_products(self, products: Tensor, length: Tensor) -> Tensor:
+        """`log_probabilities` from products (b, c, h, w); lengths play no part: (b, c, h, w)."""
+        return F.log_softmax(products, dim=1)
 
 
 @torch.no_grad()

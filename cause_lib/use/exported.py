@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from cause_lib import tokens
 from cause_lib.errors import InputError, Refusal, RunError
-from cause_lib.masks import log_scores
+from cause_lib.masks import scores_by_pixel
 from cause_lib.probes import mirror_mean
 from cause_lib.runs.store import library_version, whole
 
@@ -41,7 +41,7 @@ class Graph(nn.Module):
         grid = tuple(side // self.backbone.patch_size for side in picture.shape[2:])
         tokens = self.backbone(torch.cat([picture, picture.flip(-1)]))  # (2, n, d)
         features = mirror_mean(tokens[:1], tokens[1:], grid, self.head, self.smoothing)  # (1, r, rows, columns)
-        scores = log_scores(features, picture.shape[2:], [self.probe])[:, 0]  # (1, clusters, h, w)
+        scores = scores_by_pixel(features, picture.shape[2:], [self.probe])[:, 0]  # (1, clusters, h, w)
         owns = [[i for i, own in enumerate(self.assignment) if own == c] for c in range(len(self.assignment))]
         if all(len(own) == 1 for own in owns):
             scores = scores[:, [own[0] for own in owns]]  # (1, c, h, w)
