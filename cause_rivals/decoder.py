@@ -54,3 +54,11 @@ class Given(nn.Module):
     def log_probabilities(self, features: Tensor) -> Tensor:
         """features (..., c) -> (..., c)."""
         return F.log_softmax(features, dim=-1)
+
+    def products(self, features: Tensor) -> Tensor:
+        """The same features."""
+        return features
+
+    def from_products(self, products: Tensor, length: Tensor) -> Tensor:
+        """`log_probabilities` from products (b, c, h, w): (b, c, h, w), see `cause_lib.masks.log_scores`."""
+        return F.log_softmax(products, dim=1)

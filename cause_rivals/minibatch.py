@@ -65,4 +65,12 @@ class Centroids(nn.Module):
 
     def log_probabilities(self, features: Tensor) -> Tensor:
         """log softmax of the products: features (..., r) -> (..., c)."""
-        return F.log_softmax(features @ self.centroids.T, dim=-1)
+        return F.log_softmax(self.products(features), dim=-1)
+
+    def products(self, features: Tensor) -> Tensor:
+        """features (..., r) -> (..., c)."""
+        return features @ self.centroids.T
+
+    def from_products(self, products: Tensor, length: Tensor) -> Tensor:
+        """`log_probabilities` from products (b, c, h, w): (b, c, h, w), see `cause_lib.masks.log_scores`."""
+        return F.log_softmax(products, dim=1)
