@@ -8,16 +8,13 @@ correspondences". Of a pair of pictures with tokens t, t' and codes s, s', all (
     L(b) = - mean_ij max(S_ij, 0) (F_ij - b)                                         gradient through S alone
     loss = w_self L(x, x; b_self) + w_knn L(x, neighbour; b_knn) + w_rand mean over 5 of L(x, other; b_rand)
 
-A neighbour is one of the 7 views with the nearest mean token, others are random orders of the batch where none stays in
-its place. Places U1 are those of x and, against itself, of its partner; U2 those of every other partner.
-
-As released (mhamilton723/STEGO eb4d6b521740): head, centroids and their rates; tokens lose whole channels before F is
-made of them (`target_dropout`; 0: as in the paper), which the published shifts were found with; "random orders" that
-may name a view twice; weights, shifts and `pointwise` of each data set.
-Not: neighbours come from whole tokens (there from dropped channels), and no view is its own; the linear probe, which
-needs labels, is left out; the last weights are kept, not those with the best mIoU on labels; shifts may be given as
-shares of the pairs of their kind whose F lies below (`shifts`). The published cosines are DINO's: with tokens that are
-more alike, every patch of a picture gets the same code.
+A neighbour is one of the 7 views with the nearest mean token, others are random orders of the batch where none stays.
+Places U1 are those of x and, against itself, of its partner; U2 those of every other partner. As released
+(mhamilton723/STEGO eb4d6b521740): head, centroids, rates; tokens lose whole channels before F is made of them
+(`target_dropout`; paper: 0); "random orders" that may name a view twice; weights, shifts, `pointwise` of each set. Not:
+neighbours come from whole tokens, no view is its own; no linear probe; the last weights, not the best on labels; shifts
+may be shares of the pairs of their kind whose F lies below (`shifts`): the published cosines are DINO's, and with
+tokens that are more alike every patch of a picture gets the same code.
 """
 
 from __future__ import annotations
@@ -69,8 +66,7 @@ class Settings(MethodSettings):
 
 
 def sample(x: Tensor, grid: tuple[int, int], at: Tensor) -> Tensor:
-    """Bilinear values at places: x (b, n, d), at (b, m, 2) of x and y, from -1 to 1, centres of the outermost patches
-    -> (b, m, d)."""
+    """Bilinear values of x (b, n, d) at (b, m, 2), x and y from -1 to 1, the outermost patches' centres: (b, m, d)."""
     image = x.mT.unflatten(2, grid)  # (b, d, rows, columns)
     return F.grid_sample(image, at[:, None], padding_mode="border", align_corners=True)[:, :, 0].mT
 
@@ -136,8 +132,7 @@ def fit(fitting) -> Run:
         raise InputError("STEGO compares views of training pictures, and there is one alone: add pictures or crops.")
     looks = features.stream(torch.arange(len(features)).split(experiment.batch_size))
     near = nearest_views(torch.cat([tokens.mean(dim=1) for tokens in looks]), s.knn).cpu()
-    s = measured(fitting, near)
-    batches = batches_for(experiment, "rival", len(features), s.steps)
+    s, batches = measured(fitting, near), batches_for(experiment, "rival", len(features), s.steps)
     optimizer = torch.optim.Adam([{"params": [*head.parameters()], "lr": s.lr},
                                   {"params": [*own.parameters()], "lr": s.probe_lr}])
 

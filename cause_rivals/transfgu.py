@@ -1,8 +1,8 @@
 """TransFGU on a frozen backbone: a decoder learns pseudo-labels made of attention and gradients.
 
 Yin, Wang, Wang, Xu, Zhang, Li, Jin 2022, "TransFGU: A Top-Down Approach to Fine-Grained Unsupervised Semantic
-Segmentation". Centroids of class tokens of crops are k classes (crops.py). The soft pseudo-label at patch i, of the class
-token's attention a in the last block and g_k = d (1 - cos(class token, centroid_k)) / d a, means over heads:
+Segmentation". Centroids of class tokens of crops are k classes (crops.py). The soft pseudo-label at patch i, of the
+class token's attention a in the last block and g_k = d (1 - cos(class token, centroid_k)) / d a, means over heads:
 
     q_ki = a_i / max a, 0 where g_ki > 0,  +  max(-g_ki, 0) where that is among the top 80 % of its mass
 
