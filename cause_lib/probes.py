@@ -43,7 +43,7 @@ class ClusterProbe(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """features (..., r) -> cosines (..., c) in [-1, 1]."""
-        return F.normalize(features, dim=-1) @ F.normalize(self.centroids, dim=-1).T
+        return self.products(F.normalize(features, dim=-1))
 
     def log_probabilities(self, features: Tensor) -> Tensor:
         """log softmax(3 cos), the published unary term of the CRF: features (..., r) -> (..., c), at most 0."""
@@ -76,9 +76,7 @@ class LinearProbe(nn.Linear):
         """log softmax of the logits: features (..., r) -> (..., c), at most 0."""
         return F.log_softmax(self(features), dim=-1)
 
-    def products(self, features: Tensor) -> Tensor:
-        """What is linear in it, all of it: features (..., r) -> logits (..., c)."""
-        return self(features)
+    products = nn.Linear.forward  # all of it is linear: features (..., r) -> logits (..., c)
 
     def from_products(self, products: Tensor, length: Tensor) -> Tensor:
         """`log_probabilities` from products (b, c, h, w); lengths play no part: (b, c, h, w)."""

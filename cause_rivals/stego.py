@@ -130,8 +130,8 @@ def fit(fitting) -> Run:
     features, head, own = fitting.features, fitting.head.train(), fitting.readouts["own"]
     if len(features) < 2:
         raise InputError("STEGO compares views of training pictures, and there is one alone: add pictures or crops.")
-    looks = features.stream(torch.arange(len(features)).split(experiment.batch_size))
-    near = nearest_views(torch.cat([tokens.mean(dim=1) for tokens in looks]), s.knn).cpu()
+    looks = (x.mean(dim=1) for x in features.stream(torch.arange(len(features)).split(experiment.batch_size)))
+    near = nearest_views(torch.cat(list(looks)), s.knn).cpu()
     s, batches = measured(fitting, near), batches_for(experiment, "rival", len(features), s.steps)
     optimizer = torch.optim.Adam([{"params": [*head.parameters()], "lr": s.lr},
                                   {"params": [*own.parameters()], "lr": s.probe_lr}])
@@ -142,8 +142,7 @@ def fit(fitting) -> Run:
         pair = tokens, fitting.tokens(near[batches[step]].gather(1, which)[:, 0])
         at = (torch.rand(2, b, s.samples**2, 2, generator=generator) * 2 - 1).to(device)
         others = [others_of(b, generator).to(device) for _ in range(s.negatives)]
-        codes = [head(x) for x in pair]
-        targets = [drop_channels(x, s.target_dropout) for x in pair]
+        codes, targets = [head(x) for x in pair], [drop_channels(x, s.target_dropout) for x in pair]
         loss = stego_loss(targets, codes, at, others, features.grid, s)
         descend(optimizer, loss + own.loss(codes[0]))
         return loss.detach()
