@@ -4,17 +4,15 @@ Hamilton, Zhang, Hariharan, Snavely and Freeman 2022, "Unsupervised semantic seg
 correspondences". Of a pair of pictures with tokens t, t' and codes s, s', all (b, m, .) at m = S S random places:
 
     F_ij = cos(t_i, t'_j);  pointwise: F_ij - mean_j F_ij, then shifted to the mean it had over the whole batch
-    S_ij = cos(s_i, s'_j)
-    L(b) = - mean_ij max(S_ij, 0) (F_ij - b)                                         gradient through S alone
+    S_ij = cos(s_i, s'_j);  L(b) = - mean_ij max(S_ij, 0) (F_ij - b)                 gradient through S alone
     loss = w_self L(x, x; b_self) + w_knn L(x, neighbour; b_knn) + w_rand mean over 5 of L(x, other; b_rand)
 
 A neighbour is one of the 7 views with the nearest mean token, others are random orders of the batch where none stays.
 Places U1 are those of x and, against itself, of its partner; U2 those of every other partner. As released
 (mhamilton723/STEGO eb4d6b521740): head, centroids, rates; tokens lose whole channels before F is made of them
-(`target_dropout`; paper: 0); "random orders" that may name a view twice; weights, shifts, `pointwise` of each set. Not:
-neighbours come from whole tokens, no view is its own; no linear probe; the last weights, not the best on labels; shifts
-may be shares of the pairs of their kind whose F lies below (`shifts`): the published cosines are DINO's, and with
-tokens that are more alike every patch of a picture gets the same code.
+(`target_dropout`; paper: 0); orders that may name a view twice; weights, shifts, `pointwise` of each set. Not:
+neighbours come from whole tokens; no linear probe; the last weights, not the best on labels; shifts may be shares of
+pairs (`shifts`): the published cosines are DINO's, and with tokens that are more alike all patches get one code.
 """
 
 from __future__ import annotations
@@ -130,9 +128,10 @@ def fit(fitting) -> Run:
     features, head, own = fitting.features, fitting.head.train(), fitting.readouts["own"]
     if len(features) < 2:
         raise InputError("STEGO compares views of training pictures, and there is one alone: add pictures or crops.")
-    looks = (x.mean(dim=1) for x in features.stream(torch.arange(len(features)).split(experiment.batch_size)))
-    near = nearest_views(torch.cat(list(looks)), s.knn).cpu()
-    s, batches = measured(fitting, near), batches_for(experiment, "rival", len(features), s.steps)
+    looks = features.stream(torch.arange(len(features)).split(experiment.batch_size))
+    near = nearest_views(torch.cat([tokens.mean(dim=1) for tokens in looks]), s.knn).cpu()
+    s = measured(fitting, near)
+    batches = batches_for(experiment, "rival", len(features), s.steps)
     optimizer = torch.optim.Adam([{"params": [*head.parameters()], "lr": s.lr},
                                   {"params": [*own.parameters()], "lr": s.probe_lr}])
 
@@ -142,7 +141,8 @@ def fit(fitting) -> Run:
         pair = tokens, fitting.tokens(near[batches[step]].gather(1, which)[:, 0])
         at = (torch.rand(2, b, s.samples**2, 2, generator=generator) * 2 - 1).to(device)
         others = [others_of(b, generator).to(device) for _ in range(s.negatives)]
-        codes, targets = [head(x) for x in pair], [drop_channels(x, s.target_dropout) for x in pair]
+        codes = [head(x) for x in pair]
+        targets = [drop_channels(x, s.target_dropout) for x in pair]
         loss = stego_loss(targets, codes, at, others, features.grid, s)
         descend(optimizer, loss + own.loss(codes[0]))
         return loss.detach()
