@@ -13,7 +13,9 @@ Released code, amazon-science/object-centric-learning-framework 0a97292cb0db:
     followed      tokens not normed, nor is the loss; layers of the transformer start alike; no positions there
     not followed  clusters of training slots, where the code clusters those of the validation set; no random crops
     changed here  one noise for all pictures when judged; positions are resized to another grid; `share` of the patches
-                  decoded at an update (mlp); many fewer and narrower updates, see the settings
+                  decoded at an update (mlp); `scale=normed`, for backbones with a few tokens of twenty times the norm,
+                  which are all that a raw loss sees; `descriptor=segment`, since after few updates masks are nearly
+                  even and such sums nearly the same; many fewer updates of a narrower decoder, see the presets
 """
 
 from __future__ import annotations
@@ -54,6 +56,11 @@ class Settings(MethodSettings):
     heads: int = setting(8, "its attention heads (8; VOC 4)", "they share the width of the tokens", 1, 1024)
     share: float = setting(1.0, "share of the patches that the `mlp` decodes at an update (1)", "it is a share",
                            1e-4, 1.0)
+    scale: str = setting("raw", "tokens are as they come, `raw`, or each `normed` to mean 0 and variance 1 (raw)",
+                         "there are these two", choices=("raw", "normed"))
+    descriptor: str = setting("masks", "a segment is the sum of tokens weighted by its slot's `masks`, or the mean token "
+                              "of the patches that it wins, `segment` (masks)", "there are these two",
+                              choices=("masks", "segment"))
     flip: bool = setting(True, "half of the training pictures are mirrored", "they are, or they are not")
     steps: int = setting(500_000, "updates (500,000)", "it is a number of updates", 0)
     rate: float = setting(4e-4, "Adam's rate (4e-4)", "it is the length of a step down the loss", 0.0)
@@ -72,7 +79,7 @@ class SlotHead(SegmentHead):
 
     def __init__(self, dim: int, settings: Settings, grid: tuple[int, int]) -> None:
         super().__init__("none")
-        self.rounds, o = settings.rounds, settings.width
+        self.settings, o = settings, settings.width
         self.mu, self.logsigma = (nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, o))) for _ in range(2))
         self.register_buffer("noise", torch.randn(1, settings.slots, o))  # of every picture that is judged
         self.enter = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, o))
@@ -80,17 +87,24 @@ class SlotHead(SegmentHead):
         self.decoder = (MLPDecoder(dim, o, settings.hidden, grid) if settings.decoder == "mlp"
                         else TransformerDecoder(dim, o, settings.layers, settings.heads))
 
+    def scaled(self, tokens: Tensor) -> Tensor:
+        """What slots see, reconstruct and are described by: (b, n, d)."""
+        return tokens if self.settings.scale == "raw" else F.layer_norm(tokens, tokens.shape[-1:])
+
     def reconstruct(self, tokens: Tensor, noise: Tensor, grid: tuple[int, int],
                     kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """tokens (b, n, d), noise (b, k, o) -> reconstruction (b, n, d) and masks (b, n, k), of patches `kept`."""
-        slots = self.attention(self.mu + self.logsigma.exp() * noise, self.enter(tokens), self.rounds)
+        slots = self.attention(self.mu + self.logsigma.exp() * noise, self.enter(tokens), self.settings.rounds)
         return self.decoder(slots, tokens, grid, kept)
 
     @torch.no_grad()
     def segments(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """See SegmentHead."""
+        tokens = self.scaled(tokens)
         masks = self.reconstruct(tokens, self.noise.expand(len(tokens), -1, -1), grid)[1]
-        return segment_vectors(tokens, masks), masks.argmax(dim=2)
+        own = masks.argmax(dim=2)  # (b, n)
+        soft = self.settings.descriptor == "masks"
+        return segment_vectors(tokens, masks if soft else F.one_hot(own, masks.shape[2])), own
 
 
 def build(rival: Rival, dim: int, num_classes: int, grid: tuple[int, int]) -> tuple[nn.Module, dict[str, nn.Module]]:
@@ -115,6 +129,7 @@ def fit(fitting: Fitting) -> Run:
         if mirrored is not None:
             turned = (torch.rand(len(tokens), 1, 1, generator=generator) < 0.5).to(tokens.device)
             tokens = torch.where(turned, fitting.tokens(batches[step], mirrored), tokens)
+        tokens = head.scaled(tokens)
         if settings.decoder == "mlp" and settings.share < 1:
             kept = torch.randperm(n, generator=generator)[:max(1, round(settings.share * n))].to(tokens.device)
         noise = torch.randn(len(tokens), *head.noise.shape[1:], generator=generator).to(tokens.device)

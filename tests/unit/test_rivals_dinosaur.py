@@ -95,6 +95,18 @@ def test_a_slot_is_described_by_its_masks_tokens():
     torch.testing.assert_close(vectors, segment_vectors(A["tokens"], masks).detach())
 
 
+def test_tokens_of_twenty_times_the_norm_are_normed_and_a_segment_may_be_its_mean():
+    torch.manual_seed(0)
+    settings = Settings(slots=3, width=8, hidden=8, scale="normed", descriptor="segment")
+    head, tokens = SlotHead(8, settings, (3, 3)), torch.randn(2, 9, 8)
+    tokens[:, 4] *= 20
+    vectors, own = head.segments(tokens, (3, 3))
+    normed = (tokens - tokens.mean(2, keepdim=True)) / tokens.std(2, keepdim=True, unbiased=False)
+    for t, v, segments in zip(normed, vectors, own):
+        for s in segments.unique().tolist():
+            torch.testing.assert_close(v[s], F.normalize(t[segments == s].mean(0), dim=0), rtol=1e-4, atol=1e-4)
+
+
 def test_layers_of_the_transformer_start_alike():
     first, second = SlotHead(8, Settings(decoder="transformer", layers=2, heads=2, width=8), (2, 2)).decoder.layers
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

@@ -12,8 +12,8 @@ from cause_rivals import evaluate, fit, load, rival
 from cause_rivals.acseg import ConceptHead, Settings
 from cause_rivals.segments import border_segment
 
-RUNS = {"deepspectral": "segments=4 restarts=2", "acseg": "steps=8 blocks=1 hidden=16",
-        "dinosaur": "steps=8 hidden=16 width=16 slots=3",
+RUNS = {"deepspectral": "segments=4 restarts=2", "acseg": "steps=8 blocks=1 hidden=16 concepts=5",
+        "dinosaur": "steps=8 hidden=16 width=16 slots=3 flip=True",
         "dinosaur transformer": "decoder=transformer steps=8 width=16 slots=3 layers=2"}
 TINY = dict(dataset="folder", image_size=48, train_size=32, batch_size=4, kmeans_restarts=2, checkpoint_steps=3,
             device="cpu", crf=False, crops="five")
