@@ -138,6 +138,7 @@ def test_gains_are_against_the_tokens_of_the_same_seed():
     assert said[0].startswith("**STEGO** is above k-means on the same tokens for every seed on 1 of 1")
     assert "**HP**" in said[1] and "below on 1" in said[1] and "+0.2" in said[2] and "undecided on 1" in said[2]
     lines = {line["method"]: line for line in rivals.lines(table)}
+    assert all(set(line) <= set(rivals.COLUMNS) for line in lines.values())
     assert set(lines) == {rivals.FLOOR, "STEGO", "HP", "CAUSE-MLP, alive"}
     assert lines["STEGO"]["own read-out"].shown == "25.0 (24.0 to 26.0)" and lines["STEGO"]["time"].shown == "10 s"
     assert "own read-out" not in lines[rivals.FLOOR] and lines[rivals.FLOOR]["k-means"].value == 21.0
