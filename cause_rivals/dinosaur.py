@@ -58,8 +58,8 @@ class Settings(MethodSettings):
                            1e-4, 1.0)
     scale: str = setting("raw", "tokens are as they come, `raw`, or each `normed` to mean 0 and variance 1 (raw)",
                          "there are these two", choices=("raw", "normed"))
-    descriptor: str = setting("masks", "a segment is the sum of tokens weighted by its slot's `masks`, or the mean token "
-                              "of the patches that it wins, `segment` (masks)", "there are these two",
+    descriptor: str = setting("masks", "a segment is the sum of tokens weighted by its slot's `masks`, or the mean "
+                              "token of the patches that it wins, `segment` (masks)", "there are these two",
                               choices=("masks", "segment"))
     flip: bool = setting(True, "half of the training pictures are mirrored", "they are, or they are not")
     steps: int = setting(500_000, "updates (500,000)", "it is a number of updates", 0)
