@@ -17,6 +17,7 @@ from cause_lib.crf import dense_crf
 from cause_lib.probes import mirror_mean
 
 MANY = 2**24  # scores, beyond which they are not all made at once
+_BAND = 2**19  # products that are compared together, of a read-out without CRF
 
 
 @torch.no_grad()
@@ -49,14 +50,41 @@ def log_scores(features: Tensor, size: Sequence[int], readouts: Sequence[nn.Modu
     four patches', so its product with a centroid is that of the patches' products, and its length follows from theirs
     and their products with each other (`lengths`). Read-outs without `products` are asked pixel by pixel.
     """
-    if not all(hasattr(probe, "products") for probe in readouts):
+    if not _linear(readouts):
         return scores_by_pixel(features, size, readouts, rows)
-    patches = features.permute(0, 2, 3, 1)  # (b, rows, columns, r)
-    products = torch.cat([probe.products(patches) for probe in readouts], dim=3).permute(0, 3, 1, 2).contiguous()
+    products = _products(features, readouts)  # (b, s c, rows, columns)
     products = F.interpolate(products, size, mode="bilinear", align_corners=False)  # (b, s c, h, w)
     length = lengths(features, size)[:, None]  # (b, 1, h, w)
     parts = products.chunk(len(readouts), dim=1)
     return torch.stack([probe.from_products(part, length) for probe, part in zip(readouts, parts)], dim=1)
+
+
+def _linear(readouts: Sequence[nn.Module]) -> bool:
+    return all(hasattr(probe, "products") for probe in readouts)
+
+
+def _products(features: Tensor, readouts: Sequence[nn.Module]) -> Tensor:
+    """Products of features (b, r, rows, columns) with what s read-outs hold: (b, s c, rows, columns)."""
+    patches = features.permute(0, 2, 3, 1)  # (b, rows, columns, r)
+    return torch.cat([probe.products(patches) for probe in readouts], dim=3).permute(0, 3, 1, 2).contiguous()
+
+
+def winners(features: Tensor, size: Sequence[int], readouts: Sequence[nn.Module]) -> Tensor:
+    """The clusters with the largest of `log_scores`, (b, s, h, w) int64, for read-outs with `products`.
+
+    Neither a pixel's length nor the softmax changes which product is the largest, so that neither is needed; and some
+    rows after the others, what is compared stays in a core's cache.
+    """
+    products, b = _products(features, readouts), len(features)  # (b, s c, rows, columns)
+    (h, w), s = size, len(readouts)
+    wide = F.interpolate(products, (products.shape[2], w), mode="bilinear", align_corners=False)  # (b, s c, rows, w)
+    above, share = _places(products.shape[2], h, features)
+    below = (above + 1).clamp(max=products.shape[2] - 1)
+    found = torch.empty(b, s, h, w, dtype=torch.int64, device=features.device)
+    for rows in torch.arange(h, device=features.device).split(max(1, _BAND // (b * products.shape[1] * w))):
+        band = torch.lerp(wide[:, :, above[rows]], wide[:, :, below[rows]], share[rows, None])  # (b, s c, rows, w)
+        found[:, :, rows] = band.unflatten(1, (s, -1)).max(dim=2).indices
+    return found
 
 
 def lengths(features: Tensor, size: Sequence[int]) -> Tensor:
@@ -111,8 +139,9 @@ def read_out(images: Tensor, features: Tensor, readouts: Sequence[nn.Module], *,
             found = [read_out(images, features, [probe], crf=crf, **crf_settings) for probe in readouts]
             return {with_crf: torch.cat([masks[with_crf] for masks in found], dim=1) for with_crf in found[0]}
         rows = max(1, MANY // (8 * line * max(classes, features.shape[1])))
-    scores = log_scores(features, images.shape[2:], readouts, rows)  # (b, s, c, h, w)
-    masks = {False: scores.argmax(dim=2)}  # (b, s, h, w)
+    size = images.shape[2:]
+    scores = log_scores(features, size, readouts, rows) if crf or not _linear(readouts) else None  # (b, s, c, h, w)
+    masks = {False: winners(features, size, readouts) if _linear(readouts) else scores.argmax(dim=2)}  # (b, s, h, w)
     if crf:
         masks[True] = dense_crf(images, scores, **crf_settings).argmax(dim=2)
     return masks

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cause_lib.masks import lengths, log_scores, read_out, scores_by_pixel
+from cause_lib import masks
+from cause_lib.masks import lengths, log_scores, read_out, scores_by_pixel, winners
 from cause_lib.probes import ClusterProbe, LinearProbe
 
 SIZES = [((20, 20), (320, 320)), ((5, 7), (31, 64)), ((1, 3), (16, 48)), ((4, 4), (4, 4)), ((9, 9), (5, 4)), ((1, 1), (3, 2))]
@@ -37,6 +38,17 @@ def test_lengths_are_those_of_upsampled_features(grid, size):
     f = features(grid)
     upsampled = nn.functional.interpolate(f, size, mode="bilinear", align_corners=False)
     assert torch.allclose(lengths(f, size), upsampled.norm(dim=1), atol=1e-12)
+
+
+@pytest.mark.parametrize(("grid", "size"), SIZES)
+@pytest.mark.parametrize("band", [1, 2**19])
+def test_winners_are_the_largest_scores(grid, size, band, monkeypatch):
+    monkeypatch.setattr(masks, "_BAND", band)
+    f, readouts = features(grid), probes()
+    with torch.no_grad():
+        assert torch.equal(winners(f, size, readouts), scores_by_pixel(f, size, readouts).argmax(2))
+        found = read_out(torch.zeros(2, 3, *size), f, readouts)
+    assert set(found) == {False} and torch.equal(found[False], winners(f, size, readouts))
 
 
 def test_features_that_cancel_have_finite_scores():
