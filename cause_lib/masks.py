@@ -54,9 +54,10 @@ def log_scores(features: Tensor, size: Sequence[int], readouts: Sequence[nn.Modu
         return scores_by_pixel(features, size, readouts, rows)
     products = _products(features, readouts)  # (b, s c, rows, columns)
     products = F.interpolate(products, size, mode="bilinear", align_corners=False)  # (b, s c, h, w)
-    length = lengths(features, size)[:, None]  # (b, 1, h, w)
-    parts = products.chunk(len(readouts), dim=1)
-    return torch.stack([probe.from_products(part, length) for probe, part in zip(readouts, parts)], dim=1)
+    length = lengths(features, size)[:, None].clamp(min=1e-12)  # (b, 1, h, w)
+    parts = [part if probe.sharpness is None else part * (probe.sharpness / length)
+             for probe, part in zip(readouts, products.chunk(len(readouts), dim=1))]
+    return torch.stack([F.log_softmax(part, dim=1) for part in parts], dim=1)
 
 
 def _linear(readouts: Sequence[nn.Module]) -> bool:

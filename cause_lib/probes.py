@@ -53,10 +53,6 @@ class ClusterProbe(nn.Module):
         """What is linear in it: features (..., r) -> products with centroids of length one (..., c)."""
         return features @ F.normalize(self.centroids, dim=-1).T
 
-    def from_products(self, products: Tensor, length: Tensor) -> Tensor:
-        """`log_probabilities` from products (b, c, h, w) and the features' lengths (b, 1, h, w): (b, c, h, w)."""
-        return F.log_softmax(products * (self.sharpness / length.clamp(min=1e-12)), dim=1)
-
 
 class LinearProbe(nn.Linear):
     """A linear classifier of features (..., r) -> logits (..., c). It needs labels: never part of a label-free run.
@@ -76,11 +72,7 @@ class LinearProbe(nn.Linear):
         """log softmax of the logits: features (..., r) -> (..., c), at most 0."""
         return F.log_softmax(self(features), dim=-1)
 
-    products = nn.Linear.forward  # all of it is linear: features (..., r) -> logits (..., c)
-
-    def from_products(self, products: Tensor, length: Tensor) -> Tensor:
-        """`log_probabilities` from products (b, c, h, w); lengths play no part: (b, c, h, w)."""
-        return F.log_softmax(products, dim=1)
+    products, sharpness = nn.Linear.forward, None  # all of it is linear, and the features' lengths play a part
 
 
 @torch.no_grad()

@@ -51,6 +51,8 @@ class Decoder(nn.Module):
 class Given(nn.Module):
     """A read-out of features that are logits already."""
 
+    sharpness = None  # see `cause_lib.masks.log_scores`
+
     def log_probabilities(self, features: Tensor) -> Tensor:
         """features (..., c) -> (..., c)."""
         return F.log_softmax(features, dim=-1)
@@ -58,7 +60,3 @@ class Given(nn.Module):
     def products(self, features: Tensor) -> Tensor:
         """The same features."""
         return features
-
-    def from_products(self, products: Tensor, length: Tensor) -> Tensor:
-        """`log_probabilities` from products (b, c, h, w): (b, c, h, w), see `cause_lib.masks.log_scores`."""
-        return F.log_softmax(products, dim=1)

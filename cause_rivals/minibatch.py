@@ -59,6 +59,8 @@ def clustered(batches: Iterator[Tensor], start: int, num_clusters: int, generato
 class Centroids(nn.Module):
     """Products with centroids (c, r), as released: no temperature, their lengths left as they are."""
 
+    sharpness = None  # products are the logits, see `cause_lib.masks.log_scores`
+
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("centroids", torch.zeros(num_classes, dim))
@@ -70,7 +72,3 @@ class Centroids(nn.Module):
     def products(self, features: Tensor) -> Tensor:
         """features (..., r) -> (..., c)."""
         return features @ self.centroids.T
-
-    def from_products(self, products: Tensor, length: Tensor) -> Tensor:
-        """`log_probabilities` from products (b, c, h, w): (b, c, h, w), see `cause_lib.masks.log_scores`."""
-        return F.log_softmax(products, dim=1)

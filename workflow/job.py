@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
             return 0
         reason.write_text(STOPPED, encoding="utf8")
         notebook.unlink(missing_ok=True)
-        make_way(entry["old"])
+        make_way(entry.get("old", []))
         for command in commands:
             if code := subprocess.run(command).returncode:
                 return _ended(reason, why(notebook, code))

@@ -199,7 +199,7 @@ def test_what_is_refused_of_blocks_and_facets(tmp_path):
         for layer in (0, 3, -3, 1.5, True):
             with pytest.raises(ValueError, match=r"has 2 blocks, so layer must be 1 to 2, -1 \(the last\) to -2, or None"):
                 function("vit_small_patch16_224", layer=layer)
-        with pytest.raises(ValueError, match="facet must be one of token, key, query, value, not 'keys'"):
+        with pytest.raises(ValueError, match="facet must be one of token, output, key, query, value, not 'keys'"):
             function("vit_small_patch16_224", facet="keys")
         with pytest.raises(ValueError, match="blocks of timm's ResPostBlock, whose attention is not laid open"):
             function("vit_base_patch16_rpn_224", facet="key")

@@ -83,7 +83,8 @@ def test_labels_of_other_names_are_named_beside_the_expected_one(tmp_path, pictu
 def test_a_label_that_fits_nearly_is_named_where_some_are_missing(tmp_path):
     draw(tmp_path)
     (tmp_path / "labels/p1.png").rename(tmp_path / "labels/p1_mask.png")
-    assert "1 of 3 pictures" in load(tmp_path)[1][0] and "'p1.jpg', and there is 'p1_mask.png'" in load(tmp_path)[1][0]
+    said = load(tmp_path)[1][0]
+    assert "1 of 3 pictures" in said and "'p1.jpg', and there is 'p1_mask.png'" in said
 
 
 @pytest.mark.parametrize("end", ["_mask", "_label", "_gtFine_labelIds"])
