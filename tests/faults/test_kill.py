@@ -22,7 +22,7 @@ from cause_lib.config import Experiment
 from cause_lib.runs.store import checkpoint_path, locked
 
 KILLS = int(os.environ.get("KILLS", "4"))
-NOT_BITS = ("seconds", "date", "device", "digest")  # of a record: when and where, not what; hence its digest
+NOT_BITS = ("seconds", "peak_mb", "date", "device", "digest")  # of a record: when and where, not what; hence its digest
 
 
 @pytest.fixture(scope="module")
