@@ -182,10 +182,10 @@ def _sentence(notebook: Path, says: str | None) -> tuple[str, str]:
 
 
 def _numbers(path: Path) -> dict[str, Any]:
-    """All that a metrics.json says of the result: neither how long it took, nor when and where."""
+    """All that a metrics.json says of the result: neither how long it took, nor when and where, nor how much memory."""
     report = json.loads(path.read_text(encoding="utf8"))
     report["positive_seconds"] = report.pop("seconds") >= 0
-    report.pop("date")
+    del report["date"], report["peak_mb"]
     report["experiment"].pop("run_dir")
     return report
 
