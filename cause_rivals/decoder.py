@@ -38,6 +38,7 @@ class Decoder(nn.Module):
         return self.last(F.normalize(patches @ self.of_patches, dim=-1) @ classes.mT), classes
 
     def forward(self, tokens: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """tokens (b, n, d) -> logits (b, n, k)."""
         return self.both(tokens)[0]
 
     @staticmethod
