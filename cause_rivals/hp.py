@@ -73,7 +73,7 @@ def random_tokens(fitting, step: int) -> Tensor:
     return torch.cat(list(features.stream(batches, places)))
 
 
-def others_of(fitting):
+def neighbours_and_colours(fitting):
     """A function of views (b,): their 3 x 3 weights (b, n, n), and their tokens in other colours (b, n, d) or None."""
     experiment, grid, alpha = fitting.rival.experiment, fitting.features.grid, fitting.rival.settings.consistency
     looks = fitting.other(facets=("query", "key"))
@@ -102,7 +102,7 @@ def fit(fitting) -> Run:
     def compared(x: Tensor) -> Tensor:
         return F.normalize(drop_channels(x, s.target_dropout), dim=-1).flatten(0, 1)  # (N, .)
 
-    pool, others = compared(random_tokens(fitting, -1))[:s.pool], others_of(fitting)
+    pool, others = compared(random_tokens(fitting, -1))[:s.pool], neighbours_and_colours(fitting)
     batches = batches_for(experiment, "rival", len(features), s.steps)
     adam = [{"params": [*part.parameters()], "lr": lr, "weight_decay": 0.0}
             for part, lr in ((project, s.lr), (own, s.probe_lr))]

@@ -28,17 +28,15 @@ from torch import Tensor, nn
 from cause_lib.backbones import weights_fingerprint
 from cause_lib.config import Experiment
 from cause_lib.crf import crf_backends
-from cause_lib.data.noted import one_look
 from cause_lib.errors import RunError
 from cause_lib.probes import ClusterProbe, cosine_kmeans
-from cause_lib.runs.check import refuse
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.judging import judge
-from cause_lib.runs.loop import Run, generator_for, seed_for, session, settled, train
+from cause_lib.runs.loop import Run, generator_for, seed_for, settled, train
 from cause_lib.runs.opened import facts_of
 from cause_lib.runs.saved import refused
-from cause_lib.runs.stage import Making, names_of
-from cause_lib.runs.store import artefact_folder, is_made, load_tensors, made_once, read_record
+from cause_lib.runs.stage import Making, names_of, obtain
+from cause_lib.runs.store import artefact_folder, load_tensors, read_record
 from cause_rivals.rival import METHODS, Rival, rival
 
 
@@ -164,19 +162,14 @@ def folder_of(rival: Rival, stage: str, opening: Callable[[Experiment, str], Any
 
 def _made(given: Rival, stage: str, needs: dict[str, Callable[[Rival], Path]],
           make: Callable[[Rival, Making], None]) -> Path:
-    """As `cause_lib.runs.stage.made`: the artefact's folder, made if it is not there."""
     given = Rival(given.method, settled(given.experiment), given.settings)
-    with one_look():
-        folder = folder_of(given, stage)
-        if not is_made(folder):
-            refuse(given.experiment, "head")
-            upstream = {name: before(given) for name, before in needs.items()}
-            with session(given.experiment) as accelerator, made_once([folder], accelerator) as wanted:
-                if accelerator.num_processes > 1:
-                    raise RunError(f"{METHODS[given.method]} runs in one process: leave accelerate launch out.")
-                if wanted:
-                    make(given, Making(stage, given.experiment, folder, accelerator, upstream))
-    return folder
+
+    def alone(given: Rival, making: Making) -> None:
+        if making.accelerator.num_processes > 1:
+            raise RunError(f"{METHODS[given.method]} runs in one process: leave accelerate launch out.")
+        make(given, making)
+
+    return obtain(given, given.experiment, stage, lambda: folder_of(given, stage), needs, alone, refused_as="head")
 
 
 def _fit(given: Rival, making: Making) -> None:

@@ -44,12 +44,12 @@ def photometric(images: Tensor, index: Tensor, *, brightness: float = 0.0, contr
     parts = [v2.RandomApply([v2.ColorJitter(**{name: value})], each) for name, value in factors.items() if value]
     recolour = v2.RandomApply([v2.RandomOrder(parts or [v2.Identity()])], jitter)
     alter = v2.Compose([recolour, v2.RandomGrayscale(grey), v2.RandomApply([v2.GaussianBlur(5)], blur)])
-    altered = []
+    found = []
     with torch.random.fork_rng(devices=[]):  # all of it is drawn on the CPU
         for image, i in zip(images, index.tolist()):
             torch.default_generator.manual_seed(seed_of("photometric", seed, i))
-            altered.append(alter(image))
-    return torch.stack(altered).clamp(0, 1)
+            found.append(alter(image))
+    return torch.stack(found).clamp(0, 1)
 
 
 def nearest_views(means: Tensor, count: int) -> Tensor:

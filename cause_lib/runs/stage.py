@@ -12,7 +12,7 @@ import functools
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,20 +87,33 @@ def made(stage: str, **needs: Callable[[Experiment], Path]) -> Callable[[Callabl
         @functools.wraps(make, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
         def run(experiment: Experiment) -> Path:
             experiment = settled(experiment)
-            with one_look():
-                folder = folder_of(experiment, stage)
-                if not is_made(folder):
-                    refuse(experiment, stage)
-                    upstream = {name: before(experiment) for name, before in needs.items()}
-                    with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
-                        if wanted:
-                            make(experiment, Making(stage, experiment, folder, accelerator, upstream))
-            return folder
+            return obtain(experiment, experiment, stage, lambda: folder_of(experiment, stage), needs, make)
 
         del run.__wrapped__  # its signature is (experiment), not that of `make`
         return run
 
     return stage_of
+
+
+def obtain(given: Any, experiment: Experiment, stage: str, place: Callable[[], Path],
+           needs: Mapping[str, Callable[[Any], Path]], make: Callable[[Any, Making], None], *,
+           refused_as: str = "") -> Path:
+    """The folder of an artefact, used as it is or made after those that it needs.
+
+    Args:
+        given: what a stage is called with: the experiment, or what holds it. experiment: settled.
+        place: gives the folder. needs: name -> the stage before. make: leaves the artefact by `Making.finish`.
+        refused_as: the stage of CAUSE that wants the same of backbone and labels. Empty: this one.
+    """
+    with one_look():
+        folder = place()
+        if not is_made(folder):
+            refuse(experiment, refused_as or stage)
+            upstream = {name: before(given) for name, before in needs.items()}
+            with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
+                if wanted:
+                    make(given, Making(stage, experiment, folder, accelerator, upstream))
+    return folder
 
 
 def find(experiment: Experiment, stage: str) -> Path | None:
