@@ -175,6 +175,16 @@ def test_notebook_checks_its_parameters_at_once(path):
         assert not (assigned & set(STAGE_FIELDS["evaluation"])) - given
 
 
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *(ROOT / "workflow").glob("*.ipynb")], ids=lambda path: path.stem)
+def test_papermill_sees_every_parameter(path):
+    """It reads them by a pattern of its own: an equals sign in a comment hides one, and it is then called unknown."""
+    from papermill import inspect_notebook
+
+    (cell,) = [cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", [])]
+    names = [line.targets[0].id for line in ast.parse(source(cell)).body]
+    assert list(inspect_notebook(str(path))) == names
+
+
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_table_of_runs_is_a_table_of_experiments(path):
     for row in read_rows(path):
