@@ -80,7 +80,7 @@ def embed(vit: nn.Module, images: Tensor, rule: str) -> tuple[Tensor, Any]:
     x = vit.patch_embed(images)                                                      # (b, rows, columns, d)
     grid, x = x.shape[1:3], x.flatten(1, 2)                                          # (b, n, d)
     prefix = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
-    positions = None if vit.pos_embed is None else resize_positions(
+    positions = None if vit.pos_embed is None else positions_at(
         vit.pos_embed, vit.patch_embed.grid_size, grid, rule=rule,
         prefix=0 if vit.no_embed_class else vit.num_prefix_tokens)
     if positions is None:
@@ -154,6 +154,19 @@ def attention_logits(vit: nn.Module, index: int, q: Tensor, k: Tensor, rotary: A
                 for part in (q, k))
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # of heads that share their keys
     return q * attention.scale @ k.transpose(-2, -1)
+
+
+def positions_at(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int, *, rule: str) -> Tensor:
+    """As `resize_positions`; those of a frozen network are kept beside them, as long as they stay what they are."""
+    if positions.requires_grad or positions.is_inference():
+        return resize_positions(positions, old, new, prefix, rule=rule)
+    kept, key = positions.__dict__.setdefault("resized", {}), (*old, *new, prefix, rule)
+    source, version, resized = kept.get(key, (positions.new_empty(0), -1, None))
+    if resized is None or source.data_ptr() != positions.data_ptr() or version != positions._version:
+        with torch.inference_mode(False):
+            resized = resize_positions(positions, old, new, prefix, rule=rule)
+        kept |= {key: (positions.detach(), positions._version, resized)} if len(kept) < 64 else {}
+    return resized
 
 
 def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1, *,

@@ -97,12 +97,12 @@ def write_onnx(segment: Any, path: Path) -> Path:
 def _any_size() -> Iterator[None]:
     """While PyTorch traces, positions are resized by products of matrices: `resize_positions` asks whether the size is
     the native one, and a graph for all sizes has no place for the answer."""
-    own = tokens.resize_positions
-    tokens.resize_positions = positions_by_products
+    own = tokens.positions_at
+    tokens.positions_at = positions_by_products
     try:
         yield
     finally:
-        tokens.resize_positions = own
+        tokens.positions_at = own
 
 
 def positions_by_products(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1, *,

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cause_lib import backbones
+from cause_lib import backbones, tokens
 from cause_lib.backbones import Backbone, load_backbone, resize_positions, weights_fingerprint
 from cause_lib.data import load_dataset
 from cause_lib.weights import AUTHORS, HUB_SHA256, WEIGHT_SUFFIXES, weights_path
@@ -123,6 +123,27 @@ def test_the_offset_matters():
 def test_native_positions_are_identical(rule):
     positions = torch.randn(1, 1 + 37 * 37, 4)
     assert resize_positions(positions, (37, 37), (37, 37), rule=rule) is positions
+
+
+def test_positions_are_resized_once_and_anew_when_they_change(monkeypatch):
+    backbone, calls = load_backbone("bundled"), []
+    resize = tokens.resize_positions
+    monkeypatch.setattr(tokens, "resize_positions", lambda *given, **rule: calls.append(given) or resize(*given, **rule))
+    images = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    first = backbone(images)
+    assert torch.equal(backbone(images), first) and len(calls) == 1
+    with torch.no_grad():
+        backbone.vit.pos_embed.mul_(2)  # in place
+    twice = backbone(images)
+    assert not torch.equal(twice, first) and len(calls) == 2
+    backbone.vit.pos_embed.data = backbone.vit.pos_embed.data / 2  # another tensor
+    assert torch.equal(backbone(images), first) and len(calls) == 3
+    backbone(images[..., :48])  # another grid
+    assert len(calls) == 4
+    assert torch.equal(backbone.bfloat16().float()(images), backbone(images)) and len(calls) == 5
+    backbone.vit.pos_embed.requires_grad_()
+    backbone(images), backbone(images)
+    assert len(calls) == 7  # positions that learn are never kept
 
 
 @pytest.mark.parametrize("new", [(20, 20), (7, 9), (14, 30)])
