@@ -17,7 +17,7 @@ SAME = ["dataset", "backbone", "crf", "seed"]  # what a line and its floor share
 FLOOR = "k-means on tokens"
 #: Of a table of `lines`.
 COLUMNS = ["method", "seeds", "own read-out", "own read-out + CRF", "k-means", "k-means + CRF", "pAcc", "a picture",
-           "gained", "time", "MB"]
+           "gained"]
 LEVEL = 0.5  # points of mIoU; nearer than that is called level
 
 
@@ -32,9 +32,7 @@ def systems() -> tuple[pd.DataFrame, pd.DataFrame]:
 def against_tokens(results: pd.DataFrame) -> pd.DataFrame:
     """Results with `name` (method and recipe), `own` (the method's read-out, not k-means), and `gained`: points of mIoU
     above the floor of the same line. Lines of which no floor has been run have none."""
-    table = results.assign(crf=results["crf"].astype(bool))
-    table["name"] = [FLOOR if method == "k-means" else f"{method}, {row}" if method.startswith("CAUSE") else method
-                     for method, row in zip(table["method"], table["row"])]
+    table = results.assign(crf=results["crf"].astype(bool), name=_names(results))
     table["own"] = table["readout"] != "kmeans"
     table = table[(table["readout"] != "concepts")]  # a third read-out, of the recipe `alive` alone: chapter 9
     floor = table.loc[table["name"] == FLOOR, [*SAME, "miou"]]
@@ -42,8 +40,14 @@ def against_tokens(results: pd.DataFrame) -> pd.DataFrame:
     return table.assign(gained=table["miou"] - table["miou of tokens"])
 
 
+def _names(results: pd.DataFrame) -> list[str]:
+    """What a line is called: its method, for CAUSE with its recipe."""
+    return [FLOOR if method == "k-means" else f"{method}, {row}" if method.startswith("CAUSE") else method
+            for method, row in zip(results["method"], results["row"])]
+
+
 def lines(table: pd.DataFrame) -> Iterator[dict]:
-    """For each method of one data set and backbone a line: means over seeds, with ranges, and what it costs."""
+    """For each method of one data set and backbone a line: means over seeds, with ranges."""
     for name, part in table.groupby("name", sort=False):
         plain = part[~part["crf"]]
         line = {"method": name, "seeds": plain["seed"].nunique()}
@@ -52,9 +56,37 @@ def lines(table: pd.DataFrame) -> Iterator[dict]:
                 line[f"{shown}{' + CRF' * crf}"] = spread(found["miou"])
         best = plain[plain["own"]] if plain["own"].any() else plain
         line |= {"pAcc": best["pacc"].mean(), "a picture": best["miou_per_image"].mean(),
-                 "gained": change(best["gained"].tolist()) if best["gained"].notna().all() else None,
-                 "time": duration((best["total_seconds"] - best["seconds"]).mean()), "MB": best["peak_mb"].mean()}
+                 "gained": change(best["gained"].tolist()) if best["gained"].notna().all() else None}
         yield line
+
+
+def costs(results: pd.DataFrame) -> list[dict]:
+    """Of results of one seed: what training a method took (`time`, without the tokens of the pictures), and the most
+    memory that a process of it had (`MB`)."""
+    each = results.assign(name=_names(results)).drop_duplicates("name")
+    return [{"method": name, "time": duration(total - judging), "MB": peak} for name, total, judging, peak in
+            zip(each["name"], each["total_seconds"], each["seconds"], each["peak_mb"])]
+
+
+def beside_published(table: pd.DataFrame) -> list[dict]:
+    """The published rows of methods that run here, in points of mIoU above the DINO row of the same data set and
+    backbone, where there is one; and what the method gains here on photographs, as a mean over backbones and seeds."""
+    found, rows = systems()
+    where = found[found["method"] != ""].set_index("system")
+    floors = rows[rows["system"] == "DINO"].set_index(["dataset", "backbone"])["miou"]
+    real = table[~table["crf"] & table["own"] & (table["dataset"] != "scenes") & table["gained"].notna()]
+    here = {name.removesuffix(" objective"): change(part.groupby("dataset")["gained"].mean().tolist())
+            for name, part in real.groupby("name")}
+    return [{"system": row["system"], "dataset": row["dataset"], "backbone": row["backbone"], "miou": row["miou"],
+             "above DINO": row["miou"] - floors.get((row["dataset"], row["backbone"]), float("nan")),
+             "gained here": here.get(row["system"]), "runs here": where.loc[row["system"], "here"]}
+            for row in rows.to_dict("records") if row["system"] in where.index]
+
+
+def distances() -> list[str]:
+    """Why the published row of each method and what it does here are apart: a sentence or two each."""
+    found, _ = systems()
+    return [f"**{each['system']}.** {each['distance']}" for each in found.to_dict("records") if each["method"]]
 
 
 def spread(values: pd.Series) -> Cell:

@@ -96,6 +96,7 @@ def test_the_paper_s_systems_are_all_there_and_each_says_why():
     systems, rows = rivals.systems()
     assert len(systems) == 19 and set(rows["system"]) == set(systems["system"]) and len(rows) == 41
     assert set(systems["method"]) - {""} == set(METHODS) and systems["why"].str.endswith(".").all()
+    assert len(rivals.distances()) == len(METHODS) and all(said.endswith(".") for said in rivals.distances())
 
 
 def test_a_line_of_a_rival_is_found_by_what_it_left(tmp_path):
@@ -140,8 +141,22 @@ def test_gains_are_against_the_tokens_of_the_same_seed():
     lines = {line["method"]: line for line in rivals.lines(table)}
     assert all(set(line) <= set(rivals.COLUMNS) for line in lines.values())
     assert set(lines) == {rivals.FLOOR, "STEGO", "HP", "CAUSE-MLP, alive"}
-    assert lines["STEGO"]["own read-out"].shown == "25.0 (24.0 to 26.0)" and lines["STEGO"]["time"].shown == "10 s"
+    assert lines["STEGO"]["own read-out"].shown == "25.0 (24.0 to 26.0)"
     assert "own read-out" not in lines[rivals.FLOOR] and lines[rivals.FLOOR]["k-means"].value == 21.0
+
+
+def test_what_a_method_costs():
+    found = {line["method"]: line for line in rivals.costs(drawn_results())}
+    assert list(found) == [rivals.FLOOR, "STEGO", "HP", "CAUSE-MLP, alive"]
+    assert found["STEGO"]["time"].shown == "10 s" and found["STEGO"]["MB"] == 900.0
+
+
+def test_published_rows_stand_beside_what_is_gained_here():
+    found = rivals.beside_published(rivals.against_tokens(drawn_results()))
+    stego = next(row for row in found if row["system"] == "STEGO" and row["backbone"] == "ViT-S/8")
+    assert stego["above DINO"] == pytest.approx(24.5 - 11.3) and stego["gained here"].value == pytest.approx(4.0)
+    assert {row["system"] for row in found} == {"IIC", "PiCIE", "STEGO", "HP", "ACSeg", "TransFGU", "DINOSAUR", "DeepSpectral"}
+    assert next(row for row in found if row["system"] == "ACSeg")["gained here"] is None  # has not been run
 
 
 def test_without_a_floor_nothing_is_gained():
