@@ -78,12 +78,12 @@ def tile_starts(length: int, tile: int) -> list[int]:
 
 def at_size(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """A mask (h', w') of any whole numbers at `size`, each new pixel the one under its centre (nearest-exact)."""
-    for axis, side in enumerate(size):
+    for axis in (1, 0):  # columns first: rows are then copied whole
         # F.interpolate finds the places, by one rounding for small sizes and by another for all others, as when it was
         # given the mask itself; but as floating point, which it wants, a large mask would fill the memory.
         places = torch.arange(mask.shape[axis], dtype=torch.float64).view(1, 1, *((-1, 1), (1, -1))[axis])
         thin = [min(256, other) for other in size]
-        thin[axis] = side
+        thin[axis] = size[axis]
         places = F.interpolate(places, size=thin, mode="nearest-exact")[0, 0].select(1 - axis, 0).long()
         mask = mask.index_select(axis, places)
     return mask
