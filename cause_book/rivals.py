@@ -60,6 +60,15 @@ def lines(table: pd.DataFrame) -> Iterator[dict]:
         yield line
 
 
+def incomplete(table: pd.DataFrame) -> str:
+    """A sentence on the combinations of pictures and backbone that have fewer runs than the others; else empty."""
+    runs = table.groupby(["dataset", "backbone"], sort=False).apply(
+        lambda part: len(part[["name", "seed"]].drop_duplicates()), include_groups=False)
+    short = [f"{count} of {runs.max()} on {dataset} with {backbone.split('.')[0]}"
+             for (dataset, backbone), count in runs.items() if count < runs.max()]
+    return f"**Not all runs have been made yet:** {', '.join(short)}." if short else ""
+
+
 def costs(results: pd.DataFrame) -> list[dict]:
     """Of results of one seed: what training a method took (`time`, without the tokens of the pictures), and the most
     memory that a process of it had (`MB`)."""
@@ -78,7 +87,7 @@ def beside_published(table: pd.DataFrame) -> list[dict]:
     here = {name.removesuffix(" objective"): change(part.groupby("dataset")["gained"].mean().tolist())
             for name, part in real.groupby("name")}
     return [{"system": row["system"], "dataset": row["dataset"], "backbone": row["backbone"], "miou": row["miou"],
-             "above DINO": row["miou"] - floors.get((row["dataset"], row["backbone"]), float("nan")),
+             "above DINO": row["miou"] - floors[at] if (at := (row["dataset"], row["backbone"])) in floors.index else None,
              "gained here": here.get(row["system"]), "runs here": where.loc[row["system"], "here"]}
             for row in rows.to_dict("records") if row["system"] in where.index]
 

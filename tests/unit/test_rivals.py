@@ -145,6 +145,14 @@ def test_gains_are_against_the_tokens_of_the_same_seed():
     assert "own read-out" not in lines[rivals.FLOOR] and lines[rivals.FLOOR]["k-means"].value == 21.0
 
 
+def test_missing_runs_are_said():
+    table = rivals.against_tokens(drawn_results())
+    assert rivals.incomplete(table) == ""
+    other = table[(table["seed"] < 2) & (table["name"] != "HP")].assign(dataset="msrc_v2")
+    said = rivals.incomplete(pd.concat([table, other]))
+    assert said == "**Not all runs have been made yet:** 6 of 12 on msrc_v2 with vit."
+
+
 def test_what_a_method_costs():
     found = {line["method"]: line for line in rivals.costs(drawn_results())}
     assert list(found) == [rivals.FLOOR, "STEGO", "HP", "CAUSE-MLP, alive"]
