@@ -32,9 +32,8 @@ def systems() -> tuple[pd.DataFrame, pd.DataFrame]:
 def against_tokens(results: pd.DataFrame) -> pd.DataFrame:
     """Results with `name` (method and recipe), `own` (the method's read-out, not k-means), and `gained`: points of mIoU
     above the floor of the same line. Lines of which no floor has been run have none."""
-    table = results.assign(crf=results["crf"].astype(bool), name=_names(results))
-    table["own"] = table["readout"] != "kmeans"
-    table = table[(table["readout"] != "concepts")]  # a third read-out, of the recipe `alive` alone: chapter 9
+    table = results.assign(crf=results["crf"].astype(bool), name=_names(results), own=results["readout"] != "kmeans")
+    table = table[table["readout"] != "concepts"]  # a third read-out, of the recipe `alive` alone: chapter 9
     floor = table.loc[table["name"] == FLOOR, [*SAME, "miou"]]
     table = table.merge(floor, on=SAME, how="left", suffixes=("", " of tokens"))
     return table.assign(gained=table["miou"] - table["miou of tokens"])
@@ -62,40 +61,36 @@ def lines(table: pd.DataFrame) -> Iterator[dict]:
 
 def incomplete(table: pd.DataFrame) -> str:
     """A sentence on the combinations of pictures and backbone that have fewer runs than the others; else empty."""
-    runs = table.groupby(["dataset", "backbone"], sort=False).apply(
-        lambda part: len(part[["name", "seed"]].drop_duplicates()), include_groups=False)
+    runs = table.drop_duplicates([*SAME[:2], "name", "seed"]).groupby(SAME[:2], sort=False).size()
     short = [f"{count} of {runs.max()} on {dataset} with {backbone.split('.')[0]}"
              for (dataset, backbone), count in runs.items() if count < runs.max()]
     return f"**Not all runs have been made yet:** {', '.join(short)}." if short else ""
 
 
 def costs(results: pd.DataFrame) -> list[dict]:
-    """Of results of one seed: what training a method took (`time`, without the tokens of the pictures), and the most
-    memory that a process of it had (`MB`)."""
-    each = results.assign(name=_names(results)).drop_duplicates("name")
-    return [{"method": name, "time": duration(total - judging), "MB": peak} for name, total, judging, peak in
-            zip(each["name"], each["total_seconds"], each["seconds"], each["peak_mb"])]
+    """Of results of one seed: training's `time`, without the tokens of the pictures, and the most memory, `MB`."""
+    each = results.assign(method=_names(results)).drop_duplicates("method").rename(columns={"peak_mb": "MB"})
+    each["time"] = list(map(duration, each["total_seconds"] - each["seconds"]))
+    return each[["method", "time", "MB"]].to_dict("records")
 
 
 def beside_published(table: pd.DataFrame) -> list[dict]:
     """The published rows of methods that run here, in points of mIoU above the DINO row of the same data set and
-    backbone, where there is one; and what the method gains here on photographs, as a mean over backbones and seeds."""
+    backbone, if there is one, and what the method gains here on photographs: the mean over data sets, and each."""
     found, rows = systems()
-    where = found[found["method"] != ""].set_index("system")
-    floors = rows[rows["system"] == "DINO"].set_index(["dataset", "backbone"])["miou"]
+    here = found[found["method"] != ""].set_index("system")["here"]
+    floors = rows[rows["system"] == "DINO"].set_index(SAME[:2])["miou"].to_dict()
     real = table[~table["crf"] & table["own"] & (table["dataset"] != "scenes") & table["gained"].notna()]
-    here = {name.removesuffix(" objective"): change(part.groupby("dataset")["gained"].mean().tolist())
-            for name, part in real.groupby("name")}
-    return [{"system": row["system"], "dataset": row["dataset"], "backbone": row["backbone"], "miou": row["miou"],
-             "above DINO": row["miou"] - floors[at] if (at := (row["dataset"], row["backbone"])) in floors.index else None,
-             "gained here": here.get(row["system"]), "runs here": where.loc[row["system"], "here"]}
-            for row in rows.to_dict("records") if row["system"] in where.index]
+    gains = {name.removesuffix(" objective"): change(part.groupby("dataset")["gained"].mean().tolist())
+             for name, part in real.groupby("name")}
+    return [row | {"above DINO": row["miou"] - floors.get((row["dataset"], row["backbone"]), float("nan")),
+                   "gained here": gains.get(row["system"]), "runs here": here[row["system"]]}
+            for row in rows.to_dict("records") if row["system"] in here]
 
 
 def distances() -> list[str]:
     """Why the published row of each method and what it does here are apart: a sentence or two each."""
-    found, _ = systems()
-    return [f"**{each['system']}.** {each['distance']}" for each in found.to_dict("records") if each["method"]]
+    return [f"**{each.system}.** {each.distance}" for each in systems()[0].itertuples() if each.method]
 
 
 def spread(values: pd.Series) -> Cell:
@@ -107,8 +102,7 @@ def spread(values: pd.Series) -> Cell:
 def verdicts(table: pd.DataFrame) -> list[str]:
     """A sentence for each method: on how many combinations of data set and backbone it is above its floor, by its own
     read-out without CRF."""
-    said = []
-    plain = table[~table["crf"] & (table["name"] != FLOOR) & table["own"] & table["gained"].notna()]
+    said, plain = [], table[~table["crf"] & (table["name"] != FLOOR) & table["own"] & table["gained"].notna()]
     for name, part in plain.groupby("name", sort=False):
         gains = part.groupby(["dataset", "backbone"])["gained"].agg(["min", "max", "mean"])
         above, below = int((gains["min"] > LEVEL).sum()), int((gains["max"] < -LEVEL).sum())

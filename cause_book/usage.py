@@ -1,14 +1,7 @@
 """Usage of prototypes and centroids, the reach of modularity's gradient, and the pairs of the contrastive loss.
 
-    wins        how many patches each prototype is the nearest of
-    reached     prototypes with a gradient of Eq. 3: for each pair of patches only argmax_k C_ik C_jk has one
-    modularity  H of Eq. 3, as a number
-    class_means the mean direction of each true class, which takes labels
-    seen_by     the input of each update of a stage
-    watch       prototypes during step 1, or centroids during the modularity probe's training
-    neighbours  an anchor's positives and negatives in its batch (Eq. 4), without a matrix of patches by patches:
-                P_a = sum_l [D_M[id(a), l] > phi+] N_l - 1,  N_l the patches of concept l, the anchor itself left out
-
+An anchor's positives and negatives in its batch (Eq. 4) are counted without a matrix of patches by patches:
+P_a = sum_l [D_M[id(a), l] > phi+] N_l - 1,  with N_l the patches of concept l, the anchor itself left out.
 The effective number of prototypes is `cause_lib.metrics.effective_number` of these counts.
 """
 
@@ -102,9 +95,8 @@ def neighbours(concepts: Tensor, similarity: Tensor, positive_threshold: float,
 @torch.no_grad()
 def modularity(points: Tensor, prototypes: Tensor, temperature: float = 0.1, *, batch: int = 16) -> float:
     """H of Eq. 3, the mean over pictures: points (b, n, d), prototypes (k, d), `batch` pictures at a time."""
-    parts = points.split(batch)
-    total = sum(-modularity_loss(part, prototypes, temperature).double() * len(part) for part in parts)
-    return float(total / len(points))
+    parts = (-modularity_loss(part, prototypes, temperature).double() * len(part) for part in points.split(batch))
+    return float(sum(parts) / len(points))
 
 
 @torch.no_grad()
