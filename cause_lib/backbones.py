@@ -23,34 +23,11 @@ from torch import Tensor, nn
 
 from cause_lib.errors import InputError
 from cause_lib.names import canonical, three_numbers
-from cause_lib.tokens import (  # noqa: F401
-    FACETS,
-    POSITIONS,
-    attention_weights,
-    block_of,
-    heads_of,
-    is_plain,
-    refuse_unlike,
-    resize_positions,
-    take,
-    width_of,
-)
-from cause_lib.weights import (  # noqa: F401
-    BACKBONES,
-    BUNDLED,
-    BUNDLED_PATH,
-    RANDOM,
-    READINGS,
-    RESTRICTED,
-    asked_for,
-    file_sha256,
-    licence_of,
-    load_strictly,
-    look_up,
-    read_state,
-    weights_fingerprint,
-    weights_path,
-)
+from cause_lib.tokens import (FACETS, POSITIONS, attention_weights, block_of, heads_of, is_plain,  # noqa: F401
+                              refuse_unlike, resize_positions, take, width_of)
+from cause_lib.weights import (BACKBONES, BUNDLED, BUNDLED_PATH, RANDOM, READINGS, RESTRICTED, asked_for,  # noqa: F401
+                               file_sha256, licence_of, load_strictly, look_up, read_state, weights_fingerprint,
+                               weights_path)
 
 if TYPE_CHECKING:  # timm, which takes longer to import than torch, is imported where a backbone is built
     from timm.models.vision_transformer import VisionTransformer

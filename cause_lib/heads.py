@@ -131,8 +131,7 @@ def drop(x: Tensor, share: float, training: bool) -> Tensor:
     first, size = ROWS.get() or (0, len(x))
     each = x.shape[1:].numel()
     draws = torch.empty(-(-size * each // 4), dtype=torch.int64, device=x.device).random_(-2**63, None)
-    bits = draws.view(torch.int16)[first * each:][:x.numel()].view(x.shape)
-    kept = bits >= round(share * 65536) - 32768
+    kept = draws.view(torch.int16)[first * each:][:x.numel()].view(x.shape) >= round(share * 65536) - 32768
     return x * (kept * (1 / (1 - share))).to(x.dtype)
 
 

@@ -123,8 +123,7 @@ def concept_kmeans(points: Tensor, num_clusters: int, num_concepts: int, *, rest
     """
     points = F.normalize(points, dim=-1)
     concepts = cosine_kmeans(points, min(num_concepts, len(points)), restarts=1, iterations=3, generator=generator)
-    own = (points @ concepts.T).argmax(dim=1)
-    size = torch.bincount(own, minlength=len(concepts)).to(points)  # (concepts,)
+    size = torch.bincount((points @ concepts.T).argmax(dim=1), minlength=len(concepts)).to(points)  # (concepts,)
     return cosine_kmeans(concepts[size > 0], num_clusters, restarts=4 * restarts, weights=size[size > 0] ** 0.25,
                          generator=generator)
 

@@ -160,13 +160,13 @@ def positions_at(positions: Tensor, old: tuple[int, int], new: tuple[int, int], 
     """As `resize_positions`; those of a frozen network are kept beside them, as long as they stay what they are."""
     if positions.requires_grad or positions.is_inference():
         return resize_positions(positions, old, new, prefix, rule=rule)
-    kept, key = positions.__dict__.setdefault("resized", {}), (*old, *new, prefix, rule)
-    source, version, resized = kept.get(key, (positions.new_empty(0), -1, None))
-    if resized is None or source.data_ptr() != positions.data_ptr() or version != positions._version:
-        with torch.inference_mode(False):
-            resized = resize_positions(positions, old, new, prefix, rule=rule)
-        kept |= {key: (positions.detach(), positions._version, resized)} if len(kept) < 64 else {}
-    return resized
+    kept = positions.__dict__.setdefault("resized", {})
+    if len(kept) > 64:  # pictures of many shapes
+        kept.clear()
+    if (key := (*old, *new, prefix, rule, positions.data_ptr(), positions._version)) not in kept:
+        with torch.inference_mode(False):  # with what they are made of, so that its address is not given to another
+            kept[key] = resize_positions(positions, old, new, prefix, rule=rule), positions.detach()
+    return kept[key][0]
 
 
 def resize_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int], prefix: int = 1, *,

@@ -78,7 +78,7 @@ def report(name: str, *, folder: str = "", full: bool = False) -> Report:
     if name in COUNTS:
         found.whole, found.published = check_dataset(name)
     classes: Sequence[str] = []
-    for split in _splits(name, root):
+    for split in COUNTS.get(name, ("train", "val")) if root is None else splits_of(root) or ("all",):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
@@ -101,10 +101,6 @@ def report(name: str, *, folder: str = "", full: bool = False) -> Report:
     found.copies = _copies(used)
     found.remarks += _remarks(found)
     return found
-
-
-def _splits(name: str, root: Path | None) -> Iterable[str]:
-    return COUNTS.get(name, ("train", "val")) if root is None else splits_of(root) or ("all",)
 
 
 def _of_published(name: str, split: str) -> tuple[PictureFiles, list[str], dict[str, Any]]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -219,10 +218,7 @@ def digest_of(path: Path) -> str:
     content = path.read_bytes()
     eight_bits = content.startswith(b"\xff\xd8") or content.startswith(b"\x89PNG") and content[24:25] == b"\x08"
     with suppress(Exception):  # of a decoder; reading its item says what is wrong
-        if not eight_bits and LATER_RULE.search(read_picture(path, _layout, pixels=False)):
+        if not eight_bits and LATER_RULE.search(read_picture(
+                path, lambda picture, layout: f"{picture.mode} {layout}", pixels=False)):
             content += b" as stored"
     return hashlib.sha256(content).hexdigest()
-
-
-def _layout(picture: Image.Image, layout: str) -> str:
-    return f"{picture.mode} {layout}"

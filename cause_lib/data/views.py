@@ -40,8 +40,7 @@ def ten_crops(*ratios: float):
         pairs = [(ratio, turned) for ratio in ratios for turned in (picture, picture.flip(-1))]
         return [view for ratio, turned in pairs for view in five_crop(turned, ratio, int)]
 
-    turns = ("", ", mirrored")
-    return [f" ({ratio}, {place}{turn})" for ratio in ratios for turn in turns for place in PLACES], cut
+    return [f" ({ratio}, {place}{turn})" for ratio in ratios for turn in ("", ", mirrored") for place in PLACES], cut
 
 
 CROPS = {  # name -> (names of the views, the function that cuts them)

@@ -125,8 +125,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rank = (rank + wrap * (d + 1)).long()
     cells, offset = cells + wrap, (offset - wrap * (d + 1)) * (1 / (d + 1))
     ordered = torch.empty_like(offset).scatter_(0, rank, offset)  # (d + 1, n), decreasing
-    shares = torch.cat([1 + ordered[d:] - ordered[:1], (ordered[:-1] - ordered[1:]).flip(0)])
-    return cells[:d], shares, rank
+    return cells[:d], torch.cat([1 + ordered[d:] - ordered[:1], (ordered[:-1] - ordered[1:]).flip(0)]), rank
 
 
 def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:

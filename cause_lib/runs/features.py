@@ -29,6 +29,7 @@ from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
 from cause_lib.data.noted import once
 from cause_lib.errors import InputError, WriteError
+from cause_lib.kernels.bfloat16 import quicken
 from cause_lib.runs.loop import generator_for, settled
 from cause_lib.runs.saved import open_backbone, refused
 from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, locked, new_artefact, read_record,
@@ -269,8 +270,7 @@ class FrozenFeatures:
                            disable=not self.accelerator.is_main_process):
             x = tokens if head is None else head(tokens, self.grid).float()  # (b, n, d or r)
             kept = torch.stack([torch.randperm(n, generator=generator)[:each] for _ in range(len(x))])
-            kept = kept.to(x.device, non_blocking=True)
-            points.append(take_patches(x, kept).flatten(0, 1))
+            points.append(take_patches(x, kept.to(x.device, non_blocking=True)).flatten(0, 1))
         return torch.cat(points)
 
     def _grow(self, batches: Sequence[Tensor]) -> Iterator[None]:
@@ -327,6 +327,8 @@ def in_bfloat16(backbone: Backbone) -> Backbone:
     blocks.to(torch.bfloat16)
     for module, dtype in ((blocks[0], torch.bfloat16), (blocks[0].norm1, torch.bfloat16), (norm, torch.float32)):
         module.register_forward_pre_hook(lambda _, inputs, dtype=dtype: (inputs[0].to(dtype), *inputs[1:]))
+    if backbone.mean.device.type == "cpu":
+        quicken(blocks)
     return backbone
 
 

@@ -129,8 +129,7 @@ def folder_of(experiment: Experiment, stage: str,
     it: of a whole table, each data set is opened once."""
     experiment, opening = settled(experiment), opening or facts_of
     judged, released = "evaluation" in stage, stage == "evaluation" and bool(experiment.release)
-    roles = ["train"] * (not released) + ["test"] * judged
-    datasets = [opening(experiment, role) for role in roles]
+    datasets = [opening(experiment, role) for role in ["train"] * (not released) + ["test"] * judged]
     if judged and experiment.crf_backend not in crf_backends():
         experiment = experiment.replace(crf=False)  # judged again, with it, once it is installed
     depends = experiment.key(stage) | {"data": "".join(dataset.fingerprint for dataset in datasets),

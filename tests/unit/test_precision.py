@@ -1,14 +1,18 @@
 """bfloat16 where the hardware has it: what is asked for, what is computed, what is recorded."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from cause_lib import stages
 from cause_lib.backbones import load_backbone
+from cause_lib.kernels.bfloat16 import Tiled, quicken, tiled_attention
 from cause_lib.runs import loop
 from cause_lib.runs.features import in_bfloat16
 from cause_lib.runs.loop import session, settled
+from cause_lib.tokens import take
 
 
 @pytest.fixture(params=[True, False], ids=["has bfloat16", "has none"])
@@ -58,3 +62,39 @@ def test_a_gpu_is_asked_for_its_generation(tiny, monkeypatch):
     for capability, precision in (((7, 5), "no"), ((8, 0), "bf16_backbone"), ((9, 0), "bf16_backbone")):
         monkeypatch.setattr(loop.torch.cuda, "get_device_capability", lambda capability=capability: capability)
         assert settled(tiny(precision="auto", device="auto")).precision == precision
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 37, 16), (1, 2, 530, 32), (1, 1, 1100, 8)])  # few heads; one; rows of one
+def test_attention_by_tables_is_attention(shape):
+    q, k, v = torch.randn(shape[0], shape[2], 3, shape[1], shape[3]).permute(2, 0, 3, 1, 4)
+    expected = F.scaled_dot_product_attention(q, k, v)
+    assert torch.allclose(tiled_attention(q, k, v), expected, atol=2e-6)
+    with Tiled():
+        assert torch.equal(F.scaled_dot_product_attention(q, k, v, dropout_p=0.0), tiled_attention(q, k, v))
+        masked = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert torch.equal(masked, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_packed_weights_keep_the_bits_and_are_left_out_where_torch_has_none(packs, monkeypatch):
+    if not packs:
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False, raising=False)
+    plain = nn.Sequential(nn.Linear(48, 80), nn.Linear(80, 16, bias=False)).to(torch.bfloat16).requires_grad_(False)
+    x = torch.randn(2, 37, 48).to(torch.bfloat16)
+    expected = plain(x)
+    quicken(plain)
+    assert torch.equal(plain(x), expected) and ("forward" in vars(plain[0])) <= packs
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "eva02_tiny_patch14_224"])
+def test_quick_blocks_of_either_family_are_near_the_plain_ones(name):
+    torch.manual_seed(0)
+    vit = timm.create_model(name, num_classes=0, global_pool="", dynamic_img_size=True).eval().requires_grad_(False)
+    images = torch.rand(2, 3, 112, 112)
+    expected = take(vit, images, "antialiased", 3, "output")
+    vit.blocks.to(torch.bfloat16)
+    vit.blocks[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].to(torch.bfloat16), *inputs[1:]))
+    before = take(vit, images, "antialiased", 3, "output").float()
+    quicken(vit.blocks)
+    found = take(vit, images, "antialiased", 3, "output").float()
+    assert F.cosine_similarity(found, expected, dim=-1).mean() > 0.9999 and not torch.equal(found, before)
