@@ -30,8 +30,8 @@ class Tiled(TorchFunctionMode, ContextDecorator):
 
 
 def quicken(blocks: nn.Module) -> None:
-    """These blocks of timm attend by `tiled_attention`, unless the CPU has AMX, which PyTorch's own attention uses; linear
-    maps, to the same bits, by weights reordered once."""
+    """These blocks of timm attend by `tiled_attention`, unless the CPU has AMX, which PyTorch's own attention uses;
+    linear maps, to the same bits, by weights reordered once."""
     ops, amx = torch.ops.mkldnn, getattr(torch.cpu, "_is_amx_tile_supported", bool)()
     packs = hasattr(ops, "_linear_pointwise") and getattr(ops, "_is_mkldnn_bf16_supported", bool)()
     for module in blocks.modules():
