@@ -1,7 +1,7 @@
 /* The live page: the reader arranges a scene, and a network in a thread of its own (live-worker.js) says what is where.
 
-   Nothing is loaded before the button is pressed. State: { weather, things: { name: [x, y, size in per cent] }, picture };
-   each change draws the scene, of SIZE x SIZE pixels, and sends its bytes to the network, one frame at a time. */
+   Nothing is loaded before the button is pressed. State: { weather, things: { name: [x, y, size in per cent] }, picture,
+   readout: which of the two masks }; each change draws the scene, of SIZE x SIZE pixels, and sends its bytes to the network, one frame at a time. */
 "use strict";
 
 const STATIC = new URL(".", document.currentScript.src);
@@ -67,12 +67,17 @@ function paint(context, count, color) {
   context.putImageData(image, 0, 0);
 }
 
+/** The mask (s * s) of the chosen read-out. */
+function maskOf({ found, owner, state }) {
+  return found.masks.subarray(state.readout * owner.length, (state.readout + 1) * owner.length);
+}
+
 /** Shares of the mask's classes, and of each thing the class that most of its pixels have. */
-function counted({ about, owner, state, found }) {
-  const names = Object.keys(state.things), classes = about.classes.length;
+function counted(live) {
+  const { about, owner, state } = live, mask = maskOf(live), names = Object.keys(state.things), classes = about.classes.length;
   const counts = Array.from({ length: names.length + 1 }, () => new Array(classes).fill(0));
-  found.mask.forEach((id, i) => counts[owner[i]][id]++);
-  const all = about.classes.map((_, id) => counts.reduce((sum, count) => sum + count[id], 0) / found.mask.length);
+  mask.forEach((id, i) => counts[owner[i]][id]++);
+  const all = about.classes.map((_, id) => counts.reduce((sum, count) => sum + count[id], 0) / mask.length);
   const things = state.picture ? [] : names.map((name, i) => {
     const count = counts[i + 1], seen = count.reduce((sum, n) => sum + n, 0), most = count.indexOf(Math.max(...count));
     return { name, seen, own: count[about.classes.indexOf(name)] / seen, most: about.classes[most], share: count[most] / seen };
@@ -92,10 +97,11 @@ function sentence(live) {
 }
 
 function showFound(live) {
-  const { root, about, found, panels } = live;
+  const { root, about, found, panels } = live, mask = maskOf(live);
+  const concept = (k) => [0, 2, 4].map((place) => parseInt(about.concept_colors.substr(6 * k + place, 2), 16));
   paint(panels.colors, found.colors.length / 3, (i) => found.colors.subarray(3 * i, 3 * i + 3));
-  paint(panels.concepts, found.concepts.length, (i) => about.concept_colors[found.concepts[i]]);
-  paint(panels.mask, found.mask.length, (i) => about.colors[found.mask[i]]);
+  paint(panels.concepts, found.concepts.length, (i) => concept(found.concepts[i]));
+  paint(panels.mask, mask.length, (i) => about.colors[mask[i]]);
   root.querySelector(".count").textContent = new Set(found.concepts).size;
   root.querySelector(".found").replaceChildren(...counted(live).all.map((share, id) => [share, id]).filter(([share]) => share > 0)
     .sort((a, b) => b[0] - a[0]).map(([share, id]) => {
@@ -104,7 +110,8 @@ function showFound(live) {
       line.append(swatch, `${about.classes[id]} ${share < 0.005 ? "under 1\u00a0%" : percent(share)}`);
       return line;
     }));
-  Object.assign(root.dataset, { ms: found.ms.toFixed(0), frame: Number(root.dataset.frame || 0) + 1 });
+  const { name, miou } = about.readouts[live.state.readout];
+  root.querySelector(".readout").textContent = `${name}; mIoU ${miou} on the test scenes`;
 }
 
 /** The scene in the page's address: #weather=snow&car=104,116,100 */
@@ -121,7 +128,7 @@ function fromHash(about) {
     const [x, y, scale] = good ? given : [...things[name], 100];
     return [clamp(x, 0, size), clamp(y, 0, size), clamp(scale, SIZES.from, SIZES.to)];
   };
-  return { weather: weathers.includes(words.get("weather")) ? words.get("weather") : weathers[0], picture: null,
+  return { weather: weathers.includes(words.get("weather")) ? words.get("weather") : weathers[0], picture: null, readout: 0,
            things: Object.fromEntries(Object.keys(things).map((name) => [name, place(name)])) };
 }
 
@@ -151,6 +158,7 @@ function controls(live, changed) {
   const show = () => {
     pressed(".weathers", state.picture ? "" : state.weather);
     pressed(".things", live.held);
+    pressed(".readouts", about.readouts[state.readout].name);
     slider.value = state.things[live.held][2];
     slider.setAttribute("aria-valuetext", `${live.held} ${slider.value} per cent`);
     root.querySelector(".size output").textContent = `${slider.value}\u00a0%`;
@@ -159,6 +167,10 @@ function controls(live, changed) {
   const change = (next) => { Object.assign(live, next); state.picture = null; show(); };
   buttons(".weathers", about.scene.weathers, (weather) => { state.weather = weather; change({}); });
   buttons(".things", Object.keys(state.things), (held) => change({ held }));
+  buttons(".readouts", about.readouts.map(({ name }) => name), (name) => {
+    state.readout = about.readouts.findIndex((readout) => readout.name === name);
+    show();
+  });
   live.move = (x, y) => {
     const place = state.things[live.held], { size } = about.scene;
     [place[0], place[1]] = [clamp(Math.round(x), 0, size), clamp(Math.round(y), 0, size)];
@@ -252,13 +264,13 @@ async function start(root) {
   async function frame() {
     if (busy) { stale = true; return; }
     busy = true;
-    const pixels = new Uint8Array(live.scene.getImageData(0, 0, size, size).data.buffer);
     try {
       do {
         stale = false;
         live.pixels = new Uint8Array(live.scene.getImageData(0, 0, size, size).data.buffer);
         live.found = await live.ask({ pixels: live.pixels });
         showFound(live);
+        Object.assign(root.dataset, { ms: live.found.ms.toFixed(0), frame: Number(root.dataset.frame || 0) + 1 });
       } while (stale);
     } catch (error) {
       says(`The network stopped (${error.message}): load the page again.`);

@@ -29,8 +29,9 @@ from cause_lib.runs.store import library_version, whole
 from cause_lib.segmenter import Segmenter
 from cause_lib.weights import file_sha256
 
-SETTINGS = dict(recipe="alive", head="mlp", crf=False, device="cpu")  # of the run that is exported, beside the defaults
-READOUT = "modularity"
+SETTINGS = dict(recipe="alive", head="mlp", label_free=False, smoothing=0.0, crops="none", train_split="pretrain",
+                train_images=640, probe_steps=1500, crf=False, device="cpu")  # of the run that is exported, beside the defaults
+READOUTS = {"clusters": "kmeans", "linear probe": "linear"}  # what the page calls them, and the library
 RECORD = "live.json"
 
 
@@ -48,15 +49,16 @@ def build(folder: str | Path, run_dir: str = "runs") -> Path:
         RuntimeError: onnx or onnxscript is not installed. OSError: the folder cannot be written.
     """
     folder, experiment = Path(folder).expanduser(), Experiment(run_dir=run_dir, **SETTINGS)
-    segment = Segmenter.load(stages.evaluate(experiment), readout=READOUT)
+    run = stages.evaluate(experiment)
+    segments = [Segmenter.load(run, readout=readout) for readout in READOUTS.values()]
+    segment = segments[0]
     book = stages.load_clusterbook(stages.fit_clusterbook(experiment))
     tokens = torch.cat([segment.backbone(picture) for picture, _ in _pictures("train")])  # (g, n, d)
-    graph = Graph(segment, book, *principal_axes(tokens.flatten(0, 1)))
-    concepts = F.normalize(graph.book.prototypes, dim=1) * tokens.norm(dim=2).mean()  # (k, d), as long as tokens are
+    graph = Graph(segments, book, *principal_axes(tokens))
     atlas, scene = draw_atlas()
     about = {"classes": segment.classes, "colors": segment.colors.tolist(), "scene": scene,
-             "concept_colors": graph.colors(concepts).tolist(), "judged": judge(graph, len(segment.classes)),
-             "experiment": experiment.replace(run_dir="runs").to_dict(), "readout": READOUT,
+             "concept_colors": concept_colors(graph, tokens).tobytes().hex(), "readouts": judge(graph, len(segment.classes)),
+             "experiment": experiment.replace(run_dir="runs").to_dict(),
              "library": library_version(), "torch": torch.__version__, "backbone": segment.backbone.name,
              "backbone_sha256": segment.backbone.weights_sha256}
     with whole(folder, "the live page's files", last=RECORD) as beside:
@@ -76,24 +78,36 @@ def _pictures(split: str) -> Any:
         yield image[None].float() / 255, label[None].long()
 
 
-def judge(graph: Graph, classes: int) -> dict[str, float]:
-    """mIoU and pixel accuracy of what the page shows, on the judged scenes; clusters keep the classes that they have."""
-    metrics = SegmentationMetrics(classes, match=False)
+def concept_colors(graph: Graph, tokens: torch.Tensor) -> np.ndarray:
+    """The mean colour of the tokens (g, n, d) that each concept has, grey where it has none: uint8 (k, 3)."""
+    own, shown = graph.book.assign(tokens).flatten(), graph.colors(tokens).flatten(0, 1).double()  # (g n,), (g n, 3)
+    sums = torch.zeros(len(graph.book.prototypes), 3).double().index_add(0, own, shown)
+    count = torch.bincount(own, minlength=len(sums))[:, None]
+    return torch.where(count > 0, sums / count, 128.0).round().to(torch.uint8).numpy()
+
+
+def judge(graph: Graph, classes: int) -> list[dict[str, Any]]:
+    """Of each read-out its name and what the page shows on the judged scenes: mIoU and pixel accuracy, in per cent, by
+    the matching that the run has."""
+    counts = [SegmentationMetrics(classes, match=False) for _ in READOUTS]
     for picture, label in _pictures("val"):
         pixels = (255 * picture[0].permute(1, 2, 0)).round().to(torch.uint8)  # (s, s, 3)
-        metrics.update(graph(F.pad(pixels, (0, 1), value=255))[2][None].long(), label)
-    found = metrics.compute()
-    return {"pictures": SPLITS["val"]} | {name: round(100 * float(found[name]), 2) for name in ("miou", "pacc")}
+        for count, mask in zip(counts, graph(F.pad(pixels, (0, 1), value=255))[2]):
+            count.update(mask[None].long(), label)
+    return [{"name": name, "readout": readout, "pictures": SPLITS["val"]}
+            | {key: round(100 * float(value), 2) for key, value in count.compute().items() if key in ("miou", "pacc")}
+            for (name, readout), count in zip(READOUTS.items(), counts)]
 
 
 def preview(graph: Graph, pixels: np.ndarray, about: dict[str, Any]) -> Image.Image:
     """Picture and colours above, concepts and mask below: a picture of twice the side of `pixels` (s, s, 4)."""
-    colors, concepts, mask = (found.numpy() for found in graph(torch.from_numpy(pixels)))
+    colors, concepts, masks = (found.numpy() for found in graph(torch.from_numpy(pixels)))
     side = pixels.shape[0] // graph.rows
 
     def patches(values: Any) -> np.ndarray:
         return np.asarray(values, dtype=np.uint8).reshape(graph.rows, graph.rows, 3).repeat(side, 0).repeat(side, 1)
 
     above = pixels[..., :3], patches(colors)
-    below = patches(np.array(about["concept_colors"])[concepts]), np.array(about["colors"], dtype=np.uint8)[mask]
+    painted = np.frombuffer(bytes.fromhex(about["concept_colors"]), dtype=np.uint8).reshape(-1, 3)  # (k, 3)
+    below = patches(painted[concepts]), np.array(about["colors"], dtype=np.uint8)[masks[0]]
     return Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in (above, below)]))

@@ -1,9 +1,9 @@
 """The network of the live page: one ONNX file of one picture size, from a canvas's bytes to what the page shows.
 
     pixels    uint8 (s, s, 4)    RGBA of a canvas; alpha is not looked at
-    colors    uint8 (n, 3)       tokens along three principal components of training scenes' tokens, as red, green, blue
+    colors    uint8 (n, 3)       tokens along three axes of training scenes' tokens, as red, green and blue
     concepts  int32 (n,)         the clusterbook's prototype of each patch
-    mask      int32 (s, s)       class ids: argmax of the read-out at features upsampled bilinearly
+    masks     int32 (2, s, s)    class ids: argmax of each read-out, clusters and a linear probe, upsampled bilinearly
 
 The picture is seen once, not also mirrored as `Segmenter` does it: that would take twice as long. Weights that float16
 holds exactly are stored so, and cast when the session starts; `bundled` is of that kind, and the rest is made so.
@@ -11,6 +11,7 @@ holds exactly are stored so, and cast when the session starts; `bundled` is of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,47 +23,66 @@ from cause_lib.errors import RunError
 from cause_lib.probes import smooth
 from cause_lib.segmenter import Segmenter
 
-OUTPUTS = ("colors", "concepts", "mask")
+OUTPUTS = ("colors", "concepts", "masks")
 
 
 class Graph(nn.Module):
-    """What the file computes, of a Segmenter, its clusterbook and an origin and three axes: (d,), (3, d)."""
+    """What the file computes.
 
-    def __init__(self, segment: Segmenter, book: Clusterbook, origin: Tensor, axes: Tensor) -> None:
+    Args:
+        segments: Segmenters of one run, each with its read-out, whose clusters are matched to classes one to one.
+        book: the run's clusterbook.
+        origin, axes: (n, d), (3, d), see `principal_axes`.
+    """
+
+    def __init__(self, segments: Sequence[Segmenter], book: Clusterbook, origin: Tensor, axes: Tensor) -> None:
         super().__init__()
-        self.backbone, self.head, self.probe, self.book = segment.backbone, segment.head, segment.probe, book
-        self.smoothing, self.rows = segment.smoothing, segment.image_size // segment.backbone.patch_size
-        for name, value in (("origin", origin), ("axes", axes), ("assignment", segment.assignment)):
-            self.register_buffer(name, value)
-        for module in (self.head, self.probe, self.book):
+        first = segments[0]
+        self.backbone, self.head, self.book, self.readouts = first.backbone, first.head, book, len(segments)
+        self.smoothing, self.rows = first.smoothing, first.image_size // first.backbone.patch_size
+        lines = [line_of(segment.probe, segment.assignment) for segment in segments]
+        self.line = nn.Linear(*reversed(lines[0][0].shape))  # of all read-outs, row after row a class
+        self.line.weight, self.line.bias = (nn.Parameter(torch.cat(parts)) for parts in zip(*lines))
+        self.register_buffer("origin", origin.half().float())
+        self.register_buffer("axes", axes)
+        for module in (self.head, self.line, self.book):
             module.half().float()
         self.eval().requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """pixels uint8 (s, s, 4) -> colors uint8 (n, 3), concepts int32 (n,), mask int32 (s, s)."""
+        """pixels uint8 (s, s, 4) -> colors uint8 (n, 3), concepts int32 (n,), masks int32 (2, s, s)."""
         picture = pixels[:, :, :3].permute(2, 0, 1)[None].float() / 255  # (1, 3, s, s)
         tokens = self.backbone(picture)  # (1, n, d)
         grid = (self.rows, self.rows)
         features = smooth(self.head(tokens, grid), self.smoothing)  # (1, n, r)
-        scores = self.probe.products(features).mT.unflatten(2, grid)  # (1, c, rows, rows)
-        scores = F.interpolate(scores, pixels.shape[:2], mode="bilinear", align_corners=False)  # (1, c, s, s)
-        mask = self.assignment[scores.argmax(dim=1)[0]]  # (s, s)
-        return self.colors(tokens[0]), self.book.assign(tokens)[0].int(), mask.int()
+        scores = self.line(features).mT.unflatten(2, grid)  # (1, 2 c, rows, rows)
+        scores = F.interpolate(scores, pixels.shape[:2], mode="bilinear", align_corners=False)  # (1, 2 c, s, s)
+        masks = scores[0].unflatten(0, (self.readouts, -1)).argmax(dim=1)  # (2, s, s)
+        return self.colors(tokens)[0], self.book.assign(tokens)[0].int(), masks.int()
 
     def colors(self, tokens: Tensor) -> Tensor:
-        """tokens (n, d) -> uint8 (n, 3)."""
+        """tokens (..., n, d) -> uint8 (..., n, 3)."""
         return (255 * ((tokens - self.origin) @ self.axes.T + 0.5).clamp(0, 1)).round().to(torch.uint8)
 
 
+def line_of(probe: nn.Module, assignment: Tensor) -> tuple[Tensor, Tensor]:
+    """A read-out as weights (c, r) and biases (c,), a class a row: a feature's largest product is its class."""
+    weights = probe.weight if hasattr(probe, "weight") else F.normalize(probe.centroids, dim=-1)
+    biases = probe.bias if hasattr(probe, "weight") else torch.zeros(len(weights))
+    order = assignment.argsort()  # from class to cluster
+    return weights[order], biases[order]
+
+
 def principal_axes(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Of tokens (m, d) the origin (d,) and three axes (3, d), so that (tokens - origin) @ axes.T + 0.5 is in [0, 1] from
-    percentile 1 to percentile 99."""
-    mean = tokens.mean(dim=0)
-    directions = torch.linalg.eigh(torch.cov(tokens.T.double())).eigenvectors.flip(1)[:, :3].T.float()  # (3, d)
+    """Of tokens (g, n, d) the mean at each place, (n, d), without which most of their variance is that of places, and
+    three axes (3, d) of what is left: (tokens - origin) @ axes.T + 0.5 is in [0, 1] from percentile 1 to 99."""
+    mean = tokens.mean(dim=0)  # (n, d)
+    left = (tokens - mean).flatten(0, 1)  # (g n, d)
+    directions = torch.linalg.eigh(left.double().T @ left.double()).eigenvectors.flip(1)[:, :3].T.float()  # (3, d)
     directions = directions * directions.sum(dim=1, keepdim=True).sign()  # eigenvectors have no sign of their own
-    low, high = torch.quantile((tokens - mean) @ directions.T, torch.tensor([0.01, 0.99]), dim=0)
-    axes = directions / (high - low)[:, None]
-    return mean + (low + high) / 2 @ directions, axes
+    parts = (left @ directions.T).sort(dim=0).values  # (g n, 3)
+    low, high = parts[round(0.01 * (len(parts) - 1))], parts[round(0.99 * (len(parts) - 1))]
+    return mean + (low + high) / 2 @ directions, directions / (high - low)[:, None]
 
 
 def write_onnx(graph: Graph, path: Path) -> None:

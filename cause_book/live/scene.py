@@ -27,12 +27,12 @@ from cause_lib.data.scenes.weather import Camera, Day, draw_fall
 SIZE = 160  # pixels a side of the scene
 CAMERA = Camera(horizon=0.36, eye=2.2, roll=0.0)
 WEATHERS = {  # hour, season, what falls
-    "summer noon": ("noon", "summer", ""), "autumn evening": ("evening", "autumn", ""),
+    "summer": ("noon", "summer", ""), "evening": ("evening", "autumn", ""),
     "rain": ("grey", "autumn", "rain"), "snow": ("grey", "winter", "snow")}
 THINGS = {  # how it is drawn, a metre on the canvas, width and height in metres, its seed, where it stands at first
-    "tree": (draw_tree, 0.13, 3.2, 5.2, 4, (36, 88)),
-    "car": (draw_car, 0.19, 3.5, 1.5, 3, (104, 116)),
-    "person": (draw_walker, 0.30, 0.7, 1.7, 8, (40, 150))}
+    "tree": (draw_tree, 0.13, 3.2, 5.2, 9, (34, 84)),
+    "car": (draw_car, 0.17, 3.5, 1.5, 4, (112, 114)),
+    "person": (draw_walker, 0.30, 0.7, 1.7, 4, (58, 150))}
 NOTHING = 255  # in a label where nothing is painted
 
 
