@@ -29,8 +29,9 @@ from cause_lib.runs.store import library_version, whole
 from cause_lib.segmenter import Segmenter
 from cause_lib.weights import file_sha256
 
+# Of the run that is exported, beside the defaults.
 SETTINGS = dict(recipe="alive", head="mlp", label_free=False, smoothing=0.0, crops="none", train_split="pretrain",
-                train_images=640, probe_steps=1500, crf=False, device="cpu")  # of the run that is exported, beside the defaults
+                train_images=640, probe_steps=1500, crf=False, device="cpu")
 READOUTS = {"clusters": "kmeans", "linear probe": "linear"}  # what the page calls them, and the library
 RECORD = "live.json"
 
@@ -57,7 +58,7 @@ def build(folder: str | Path, run_dir: str = "runs") -> Path:
     graph = Graph(segments, book, *principal_axes(tokens))
     atlas, scene = draw_atlas()
     about = {"classes": segment.classes, "colors": segment.colors.tolist(), "scene": scene,
-             "concept_colors": concept_colors(graph, tokens).tobytes().hex(), "readouts": judge(graph, len(segment.classes)),
+             "concept_colors": concept_colors(graph, tokens).tobytes().hex(), "readouts": judge(graph, stages.read_record(run)),
              "experiment": experiment.replace(run_dir="runs").to_dict(),
              "library": library_version(), "torch": torch.__version__, "backbone": segment.backbone.name,
              "backbone_sha256": segment.backbone.weights_sha256}
@@ -86,16 +87,20 @@ def concept_colors(graph: Graph, tokens: torch.Tensor) -> np.ndarray:
     return torch.where(count > 0, sums / count, 128.0).round().to(torch.uint8).numpy()
 
 
-def judge(graph: Graph, classes: int) -> list[dict[str, Any]]:
-    """Of each read-out its name and what the page shows on the judged scenes: mIoU and pixel accuracy, in per cent, by
-    the matching that the run has."""
-    counts = [SegmentationMetrics(classes, match=False) for _ in READOUTS]
+def judge(graph: Graph, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each read-out its name, and mIoU and pixel accuracy in per cent on the judged scenes, of what the page shows and
+    of a Segmenter, which sees the mirror image, too."""
+    counts = [SegmentationMetrics(len(evaluation["dataset"]["classes"]), match=False) for _ in READOUTS]
     for picture, label in _pictures("val"):
         pixels = (255 * picture[0].permute(1, 2, 0)).round().to(torch.uint8)  # (s, s, 3)
         for count, mask in zip(counts, graph(F.pad(pixels, (0, 1), value=255))[2]):
             count.update(mask[None].long(), label)
-    return [{"name": name, "readout": readout, "pictures": SPLITS["val"]}
-            | {key: round(100 * float(value), 2) for key, value in count.compute().items() if key in ("miou", "pacc")}
+
+    def scores(of: dict[str, Any]) -> dict[str, float]:
+        return {name: round(100 * float(of[name]), 2) for name in ("miou", "pacc")}
+
+    return [{"name": name, "readout": readout, **scores(count.compute()),
+             "segmenter": next(scores(row) for row in evaluation["results"] if row["readout"] == readout)}
             for (name, readout), count in zip(READOUTS.items(), counts)]
 
 

@@ -33,6 +33,17 @@ def test_files_are_those_of_the_record():
     assert RECORD["backbone_sha256"] == load_backbone("bundled").weights_sha256
 
 
+def test_the_page_states_what_is_loaded_and_scored():
+    page = (FOLDER.parents[1] / "live.md").read_text()
+    loaded = [FOLDER / name for name in ("model.onnx", "scene.png", "live.json")]
+    loaded += [FOLDER.parent / "onnxruntime" / name for name in ("ort.js", "ort.wasm.gz")]
+    assert f"Loads {sum(path.stat().st_size for path in loaded) / 1e6:.0f} MB, once" in page
+    clusters, linear = ((one["segmenter"]["miou"], one["miou"]) for one in RECORD["readouts"])
+    assert "mIoU {:.1f} instead of {:.1f} by clusters, {:.1f} instead of {:.1f} by".format(*clusters, *linear) in page
+    settings = RECORD["experiment"]
+    assert f"on {settings['train_images']} generated scenes" in page and settings["smoothing"] == 0.0
+
+
 def test_the_runtime_is_the_published_one():
     folder = FOLDER.parent / "onnxruntime"
     stated = json.loads((folder / "source.json").read_text())
