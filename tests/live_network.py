@@ -30,7 +30,8 @@ def stored_weights() -> dict:
 def library():
     """A function from pixels uint8 (s, s, 3 or 4) to concepts (n,) and masks (2, s, s)."""
     weights, backbone, count = stored_weights(), load_backbone("bundled"), len(RECORD["classes"])
-    head = restore_head({name.removeprefix("head."): value.float() for name, value in weights.items() if name.startswith("head.")}, (20, 20))
+    head = {name.removeprefix("head."): value.float() for name, value in weights.items() if name.startswith("head.")}
+    head = restore_head(head, (20, 20))
     book = Clusterbook(weights["book.prototypes"].float())
     lines, biases = weights["line.weight"], weights["line.bias"].float()
     clusters, linear = ClusterProbe(count, lines.shape[1], lines[:count]), LinearProbe(count, lines.shape[1])

@@ -58,7 +58,8 @@ def build(folder: str | Path, run_dir: str = "runs") -> Path:
     graph = Graph(segments, book, *principal_axes(tokens))
     atlas, scene = draw_atlas()
     about = {"classes": segment.classes, "colors": segment.colors.tolist(), "scene": scene,
-             "concept_colors": concept_colors(graph, tokens).tobytes().hex(), "readouts": judge(graph, stages.read_record(run)),
+             "concept_colors": concept_colors(graph, tokens).tobytes().hex(),
+             "readouts": judge(graph, stages.read_record(run)),
              "experiment": experiment.replace(run_dir="runs").to_dict(),
              "library": library_version(), "torch": torch.__version__, "backbone": segment.backbone.name,
              "backbone_sha256": segment.backbone.weights_sha256}
@@ -88,8 +89,8 @@ def concept_colors(graph: Graph, tokens: torch.Tensor) -> np.ndarray:
 
 
 def judge(graph: Graph, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of each read-out its name, and mIoU and pixel accuracy in per cent on the judged scenes, of what the page shows and
-    of a Segmenter, which sees the mirror image, too."""
+    """Of each read-out its name, and mIoU and pixel accuracy in per cent on the judged scenes, of what the page shows
+    and of a Segmenter, which sees the mirror image, too."""
     counts = [SegmentationMetrics(len(evaluation["dataset"]["classes"]), match=False) for _ in READOUTS]
     for picture, label in _pictures("val"):
         pixels = (255 * picture[0].permute(1, 2, 0)).round().to(torch.uint8)  # (s, s, 3)

@@ -106,8 +106,8 @@ def write_onnx(graph: Graph, path: Path) -> None:
 
 
 def store_in_half(graph, turned: dict[bytes, str]) -> None:
-    """In an ONNX graph, float32 weights that float16 holds exactly become float16 and a Cast; those that the exporter has
-    transposed get their names back, and `.T`. turned: a name for the bytes of each."""
+    """In an ONNX graph, float32 weights that float16 holds exactly become float16 and a Cast; those that the exporter
+    has transposed get their names back, and `.T`. turned: a name for the bytes of each."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 

@@ -80,7 +80,7 @@ def find_day(hour: str, season: str, fall: str) -> Day:
 
 
 def backdrop(day: Day) -> np.ndarray:
-    """Sky, mountains, hills, grass and a road: uint8 (SIZE, SIZE, 4). Each has its own numbers, the same on each day."""
+    """Sky, mountains, hills, grass and a road: uint8 (SIZE, SIZE, 4). Each has its own random numbers."""
     canvas, grass = _canvas(SIZE, day), Random(1).color(*GRASS[day.season])
     draw_sky(canvas, Random(2))
     draw_mountains(canvas, Random(3))

@@ -1,4 +1,4 @@
-"""The live page in a real Chromium: it loads nothing unasked, shows the library's numbers, and follows hand and keys."""
+"""The live page in a real Chromium: it loads nothing unasked, has the library's numbers, and follows hand and keys."""
 
 import io
 
@@ -111,6 +111,25 @@ def test_hand_and_keys_move_a_thing_and_the_mask_follows(opened):
     assert abs(dragged[0] - x - side / 4) <= 1 and dragged[1] == y
     assert opened.locator('.things [aria-pressed="true"]').inner_text() == "tree"
     assert "tree" in opened.locator(".says").inner_text()
+
+
+def test_a_finger_moves_a_thing(new_page, site, problems):
+    page = new_page(390, "light", has_touch=True, is_mobile=True)
+    begin(page, f"{site}/{PAGE}")
+    canvas = page.locator("canvas.scene")
+    canvas.scroll_into_view_if_needed()
+    (x, y, _), box, side = shown(page)["things"]["person"], canvas.bounding_box(), RECORD["scene"]["size"]
+    at, scrolled = [box["x"] + x / side * box["width"], box["y"] + (y - 40) / side * box["height"]], "scrollY"
+    before, session = page.evaluate(scrolled), page.context.new_cdp_session(page)
+
+    def drag():
+        for kind, up in (("touchStart", 0), ("touchMove", 10), ("touchMove", 40), ("touchEnd", None)):
+            points = [] if up is None else [{"x": at[0], "y": at[1] - up}]
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    moved = act(page, drag)["things"]["person"]
+    assert moved[0] == x and abs(y - moved[1] - 40 / box["height"] * side) <= 1
+    assert page.evaluate(scrolled) == before and problems == []
 
 
 def test_the_address_keeps_the_scene(opened, site):

@@ -96,8 +96,9 @@ def test_a_graph_reads_out_as_segmenters_do():
     """Clusters matched to other classes, and a linear probe beside them; weights become float16's."""
     torch.manual_seed(0)
     backbone, head = load_backbone("bundled"), MLPHead(192, 8)
-    both = [Segmenter(backbone, head, ClusterProbe(4, 8), image_size=SIZE, classes=list("abcd"), colors=np.zeros((4, 3)),
-                      assignment=order) for order in ([2, 0, 3, 1], [0, 1, 2, 3])]
+    same = dict(image_size=SIZE, classes=list("abcd"), colors=np.zeros((4, 3)))
+    both = [Segmenter(backbone, head, ClusterProbe(4, 8), assignment=order, **same)
+            for order in ([2, 0, 3, 1], [0, 1, 2, 3])]
     tokens = torch.randn(3, 400, 192)
     graph = Graph(both, Clusterbook(torch.randn(5, 192)), *principal_axes(tokens))
     pixels = torch.from_numpy(draw_scene(0, "val", SIZE)[0])
