@@ -1,6 +1,6 @@
 """Short trainings of STEGO, HP and IIC on drawn tokens, and the table of book/labels.md that they fill.
 
-    PYTHONPATH=. python tests/rival_steps.py book/results/labels.csv
+    PYTHONPATH=. python tests/rival_steps.py cause_book/results/labels.csv
 
 Written from the equations of the papers and the settings of the released code (mhamilton723/STEGO eb4d6b521740,
 hynnsk/HP 8913644608c0, xu-ji/IIC b7602b743552); losses and heads of STEGO and HP are those of cause_rivals.

@@ -1,6 +1,6 @@
 """What a difference between paper and code does to the numbers: runs that part in one switch, side by side.
 
-    python -m workflow.audit book/results/audit.csv experiments/audit.csv experiments/audit_photos.csv
+    python -m workflow.audit cause_book/results/audit.csv experiments/audit.csv experiments/audit_photos.csv
 
 In such a table of experiments `row` says which difference a line shows. A line called `paper` is what others are held
 against: those of the same pictures, backbone, head and seed. Two differences need no run of their own, because one run

@@ -1,6 +1,6 @@
 """Who lives, and what it is worth, in runs that have been made: chapter 9's diagnosis as a table, whatever the pictures.
 
-    python -m workflow.diagnose experiments/alive.csv book/results/diagnosis.csv
+    python -m workflow.diagnose experiments/alive.csv cause_book/results/diagnosis.csv
 
 Of every line of the table that is called `published` or `alive` and has been run, on the pictures it is judged on. Step
 1 and the probe are trained once more by `usage.watch`, with the bits of the stages, to see what they did on the way.

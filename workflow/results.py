@@ -1,7 +1,7 @@
 """The numbers of a table that has been run, beside the published ones where there are any.
 
     python -m workflow.results experiments/published.csv results.csv results.md
-    python -m workflow.results experiments/published.csv book/results/published.csv
+    python -m workflow.results experiments/published.csv cause_book/results/published.csv
 
 A line is one result: a line of the table, a read-out, with or without CRF; and what made it: settings, library,
 weights, device, date, and the seconds that it took. Published numbers come from a file beside the table,

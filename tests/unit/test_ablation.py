@@ -18,7 +18,7 @@ from workflow import results  # noqa: E402
 from workflow.rows import PLACES, read_rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE, RESULTS = ROOT / "experiments/alive.csv", ROOT / "book/results/alive.csv"
+TABLE, RESULTS = ROOT / "experiments/alive.csv", ROOT / "cause_book/results/alive.csv"
 CHAPTER = json.loads((ROOT / "notebooks/09_alive.ipynb").read_text())["cells"]
 TAKEN_AWAY = {  # the fields in which each line parts from the whole recipe
     "alive": set(), "published clusterbook": {"prototype_start", "num_concepts", "concept_steps"},

@@ -43,15 +43,16 @@ def table(tmp_path_factory):
 @pytest.fixture
 def page(monkeypatch, tmp_path):
     """A function that runs a page's cells as Jupyter Book does, in a book/ of its own: what each of them shows."""
-    for name in ("book/results", "experiments", "notebooks"):
+    for name in ("book", "results", "experiments", "notebooks"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "experiments/published_rows.csv").write_text((ROOT / "experiments/published_rows.csv").read_text())
     monkeypatch.chdir(tmp_path / "book")
+    monkeypatch.setattr("cause_book.RESULTS", tmp_path / "results")
     monkeypatch.setattr(plt, "show", lambda: None)
 
     def show(name: str, files: dict[str, str], replaced: tuple[str, str] = ("", "")) -> list:
         for file, text in files.items():
-            (tmp_path / "book/results" / file).write_text(text)
+            (tmp_path / "results" / file).write_text(text)
         shown, namespace = [], {}
         monkeypatch.setattr("IPython.display.display", shown.append)
         for cell in re.findall(r"```\{code-cell\} python\n(.*?)```", (ROOT / "book" / name).read_text(), re.S):
@@ -259,9 +260,9 @@ def test_reproducing_puts_reruns_beside_what_was_published(page, table):
 
 def test_the_committed_results_are_of_the_tables_that_are_there():
     """What the pages show was made by a line that can be run again; no line is there twice."""
-    done = pd.read_csv(ROOT / "book/results/audit.csv")
+    done = pd.read_csv(ROOT / "cause_book/results/audit.csv")
     assert list(done.columns) == audit.COLUMNS and not done.duplicated(["item", "settings", "readout"]).any()
-    reruns = pd.read_csv(ROOT / "book/results/published.csv")
+    reruns = pd.read_csv(ROOT / "cause_book/results/published.csv")
     assert list(reruns.columns) == results.COLUMNS and not reruns.duplicated(["settings", "readout", "crf"]).any()
     assert set(reruns["row"]) <= set(pd.read_csv(ROOT / "experiments/published_rows.csv")["row"])
     for frame in (done, reruns):

@@ -96,6 +96,6 @@ def test_pictures_without_labels_are_refused(tiny, tmp_path):
 
 def test_committed_diagnosis_is_of_lines_of_the_table():
     rows = {row.label for row in read_rows("experiments/alive.csv")}
-    found = pd.read_csv("book/results/diagnosis.csv")
+    found = pd.read_csv("cause_book/results/diagnosis.csv")
     assert list(found.columns) == diagnose.COLUMNS and set(found["row"]) <= rows
     assert not found.duplicated(["settings", "subject", "update", "quantity"]).any()

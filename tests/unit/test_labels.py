@@ -120,7 +120,7 @@ def test_the_two_ways_can_be_had_apart():
 
 # --- the table of the page ---
 
-TABLE = pd.read_csv(ROOT / "book/results/labels.csv")
+TABLE = pd.read_csv(ROOT / "cause_book/results/labels.csv")
 
 
 def test_the_table_is_what_the_vectors_and_the_rivals_give():
