@@ -23,6 +23,7 @@ const WORDS = {
     u: "gene", t: "smoking", m: "tar", y: "cancer", people: "people", share: "the share of the ill",
     U: "the gene", T: "smoking", M: "tar", Y: "cancer", with_t: "smokers", without_t: "non-smokers", have_t: "smoke",
     nodes: { U: "a gene (hidden)", T: "smoking", M: "tar in the lungs", Y: "lung cancer" },
+    pairs: ["non-smokers with tar", "smokers without tar"],
     bypassed: "smoking also harms without tar", confounded: "the gene also decides who has tar", reversed: "To it, smoking looks healthy.",
   },
   cause: {
@@ -30,6 +31,7 @@ const WORDS = {
     U: "the confounder", T: "the token", M: "the concept", Y: "the class", with_t: "patches with the token",
     without_t: "patches without the token", have_t: "have the token",
     nodes: { U: "what and how to cluster", T: "token", M: "concept", Y: "class" },
+    pairs: ["patches with the concept but not the token", "patches with the token but not the concept"],
     bypassed: "the token also acts on the class without the concept", confounded: "the confounder also acts on the concept",
     reversed: "To it, the token speaks against the class.",
   },
@@ -159,7 +161,7 @@ function readings(s, size, words) {
     m_y: `${M}: ${more(0, 0, 1, 0, 0, 0)} points of ${Y} without ${U}, ${more(1, 0, 1, 1, 0, 0)} with it`,
     confounding: `with ${U}: ${M} in ${percent(tar[1][0][1])} of ${words.without_t}, ${percent(tar[1][1][1])} of ${words.with_t}`,
     bypass: `${T}: ${more(0, 1, 0, 0, 0, 0)} points of ${Y} that ${M} does not explain`,
-    sharp: `of all ${words.people}, ${percent(pair(0, 1))} are ${words.without_t} with ${M}, ${percent(pair(1, 0))} ${words.with_t} without`,
+    sharp: `${percent(pair(0, 1))} are ${words.pairs[0]}, ${percent(pair(1, 0))} ${words.pairs[1]}`,
     seen: s.seen === 1 ? "a test that is always right" : s.seen === 0.5 ? "a test that is no better than a coin"
       : `a test that is right for ${percent(s.seen)} of ${words.people}`,
     size: Number.isFinite(size) ? `error bars: the middle 95\u00a0% of ${SAMPLES} samples` : "no sampling: exact probabilities",
@@ -176,8 +178,7 @@ function verdict(value, truth) {
 /** Which pairs of treatment and mediator never occur, in words. */
 function missing(s, words) {
   const { tar } = tables(s);
-  const never = [[0, 1, "with"], [1, 0, "without"], [0, 0, "without"], [1, 1, "with"]].filter(([t, m]) => tar[0][t][m] + tar[1][t][m] === 0);
-  return never.map(([t, , word]) => `no ${t ? words.with_t : words.without_t} ${word} ${words.M}`).join(" and ");
+  return words.pairs.filter((_, t) => BINARY.every((u) => tar[u][t][1 - t] === 0)).map((pair) => `no ${pair}`).join(" and ");
 }
 
 /** What is right and what is wrong now, in words. */
@@ -206,7 +207,7 @@ function sentence(s, found, words = WORDS.smoking) {
 function scatter(size, spread, words) {
   const ranges = Object.entries(ANSWERS).map(([name, shown]) => {
     const { low, high, without } = spread[name];
-    return `${shown} ${Number.isNaN(low) ? "mostly undefined" : `${points(low)} to ${points(high)}`}${without ? ` (undefined in ${without} samples)` : ""}`;
+    return [Number.isNaN(low) ? shown : `${shown} ${points(low)} to ${points(high)}`, without && `undefined in ${without} samples`].filter(Boolean).join(", ");
   });
   return ` Of ${SAMPLES} samples of ${size.toLocaleString("en")} ${words.people}, the middle 95\u00a0% give: ${ranges.join("; ")}.`;
 }
