@@ -79,12 +79,9 @@ class StructuralModel:
         generator = np.random.default_rng(seed)
         before_m = (t,) if front_door else (u, t)
         before_y = (u, m) if front_door else (u, t, m)
-        return cls(
-            p_u=generator.dirichlet(np.ones(u)),
-            p_t=generator.dirichlet(np.ones(t), size=u),
-            p_m=generator.dirichlet(np.ones(m), size=before_m),
-            p_y=generator.dirichlet(np.ones(y), size=before_y),
-        )
+        return cls(p_u=generator.dirichlet(np.ones(u)), p_t=generator.dirichlet(np.ones(t), size=u),
+                   p_m=generator.dirichlet(np.ones(m), size=before_m),
+                   p_y=generator.dirichlet(np.ones(y), size=before_y))
 
     @classmethod
     def smoking(cls, *, bypass=0.0, confounding=0.0, u_t=1.0, u_y=1.0, t_m=1.0, m_y=1.0) -> StructuralModel:
@@ -107,12 +104,8 @@ class StructuralModel:
         harm = 0.1 * m_y * np.array([1, 1 + u_y])  # (u,) of tar: the gene doubles it
         cancer = 0.05 + np.array([[0, harm[0]], [0.3 * u_y, 0.3 * u_y + harm[1]]])  # (u, m)
         cancer = np.stack([cancer, cancer + 0.3 * bypass], axis=1)  # (u, t, m)
-        return cls(
-            p_u=[0.7, 0.3],
-            p_t=np.stack([1 - smoke, smoke], axis=-1),
-            p_m=np.stack([1 - tar, tar], axis=-1),
-            p_y=np.stack([1 - cancer, cancer], axis=-1),
-        )
+        return cls(p_u=[0.7, 0.3], p_t=np.stack([1 - smoke, smoke], axis=-1),
+                   p_m=np.stack([1 - tar, tar], axis=-1), p_y=np.stack([1 - cancer, cancer], axis=-1))
 
     @property
     def satisfies_front_door(self) -> bool:

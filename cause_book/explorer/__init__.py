@@ -44,7 +44,7 @@ def explorer_data(images: Tensor, tokens: Tensor, books: Mapping[str, tuple[Clus
     grid: rows and columns of the n patches
     shown: which of the images can be explored
     names: what each of those is called
-    labels: int64 (g, h, w) of the images, -1 void; the classes' names; their colours, uint8 (c, 3). None: none are shown
+    labels: of the images, int64 (g, h, w), -1 void; the classes' names; their colours, uint8 (c, 3). None: no labels
 
     Raises ValueError if the grid does not hold n patches, does not divide the images, or labels are of another size.
     """
@@ -90,8 +90,8 @@ def _book(name: str, book: Clusterbook, phi: tuple[float, float], pixels: np.nda
     sheet, examples = _examples(pixels, concepts.numpy(), closeness.numpy(), numbers.numpy(), grid)
     return {"name": name, "prototypes": len(similarity), "alive": len(alive), "pictures": len(tokens),
             "positive": round(phi[0], 2), "negative": round(phi[1], 2), "nearest": NEAREST,
-            "numbers": numbers.tolist(), "wins": torch.bincount(concepts.flatten(), minlength=len(similarity))[
-                numbers].tolist(),
+            "numbers": numbers.tolist(),
+            "wins": concepts.flatten().bincount(minlength=len(similarity))[numbers].tolist(),
             "patches": [_int16(place[concepts[i]].numpy()) for i in shown],
             "similarity": _int16(exact(similarity[numbers][:, numbers].numpy()[tuple(below)])),  # below its diagonal
             "sheet": sheet, "examples": examples, "tile": TILE, "across": ACROSS}
