@@ -130,7 +130,7 @@ def _examples(pixels: np.ndarray, concepts: np.ndarray, closeness: np.ndarray, n
     sheet = Image.new("RGB", (TILE * ACROSS, TILE * -(-len(tiles) // ACROSS)))
     for at, tile in enumerate(tiles):
         sheet.paste(tile, (at % ACROSS * TILE, at // ACROSS * TILE))
-    return _address(sheet, quality=70), counts
+    return _address(sheet, quality=55), counts
 
 
 def _labels(ids: np.ndarray, colors: np.ndarray, grid: tuple[int, int]) -> dict[str, str]:
