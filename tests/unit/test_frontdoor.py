@@ -448,7 +448,7 @@ def test_the_table_of_implementations_has_what_each_formula_gives():
         design = np.stack([ones, t, m])  # (3, 4)
         slope = np.linalg.solve(design * p_tm.ravel() @ design.T, design * p_tm.ravel() @ p_y.ravel())[2]  # of y on m, given t
         effect = {"interventional": model.interventional()[:, 1], "front_door": front_door(joint)[:, 1],
-                  "frontdoor.two_stage_regression": slope * (p_tm / p_tm.sum(axis=1, keepdims=True))[:, 1],
-                  "frontdoor.linear_regression": observational(joint)[:, 1], "query": p_y @ p_tm.sum(axis=0)}
+                  "two_stage_regression": slope * (p_tm / p_tm.sum(axis=1, keepdims=True))[:, 1],
+                  "linear_regression": observational(joint)[:, 1], "query": p_y @ p_tm.sum(axis=0)}
         assert {name: row[column] for name, row in table.items()} == pytest.approx(
             {name: answer[1] - answer[0] for name, answer in effect.items()}, abs=5.001e-4)
