@@ -61,7 +61,8 @@ def explorer_data(images: Tensor, tokens: Tensor, books: Mapping[str, tuple[Clus
     return {"grid": [rows, columns], "size": [height, width],
             "classes": [[str(name), "#" + bytes(color).hex()] for name, color in zip(classes, colors, strict=True)],
             "pictures": [{"name": str(name), "image": _address(Image.fromarray(pixels[i]), quality=80),
-                          **_labels(ids[i].numpy(), colors, grid)} for i, name in zip(shown, names, strict=True)],
+                          **(_labels(ids[i].numpy(), colors, grid) if labels else {})}
+                         for i, name in zip(shown, names, strict=True)],
             "books": [_book(name, book, phi, pixels, tokens, grid, shown) for name, (book, phi) in books.items()]}
 
 
@@ -135,8 +136,6 @@ def _examples(pixels: np.ndarray, concepts: np.ndarray, closeness: np.ndarray, n
 
 def _labels(ids: np.ndarray, colors: np.ndarray, grid: tuple[int, int]) -> dict[str, str]:
     """A picture's labels (h, w) as a mask whose void is clear, and those at the centres of its patches (n,)."""
-    if not len(colors):
-        return {}
     high, wide = ids.shape[0] // grid[0], ids.shape[1] // grid[1]
     mask = Image.fromarray((ids + 1).astype(np.uint8))
     mask.putpalette([0, 0, 0, *colors.flatten().tolist()])
