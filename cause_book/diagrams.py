@@ -96,13 +96,11 @@ def _graph_arrow(name: str, *, wrong: str | None = None, crossed: bool = False) 
 def mlp_head() -> str:
     """The MLP head, f1(t) + f2(t): a linear map beside a small network, for each patch by itself. Returns an SVG."""
     parts = [
-        _box(170, 70, "token of a patch", "T"),
-        _line((170, 90), (170, 108)), _line((85, 108), (255, 108)),
-        arrow((85, 108), (85, 185)), arrow((255, 108), (255, 142)),
-        _box(85, 206, "linear, d to r"), _box(255, 163, "linear, d to d"), arrow((255, 183), (255, 203)),
-        _box(255, 224, "ReLU"), arrow((255, 244), (255, 264)), _box(255, 285, "linear, d to r"),
-        _line((85, 226), (85, 345)), arrow((85, 345), (154, 345)),
-        _line((255, 305), (255, 345)), arrow((255, 345), (186, 345)),
+        _box(170, 70, "token of a patch", "T"), _line((170, 90), (170, 108)), _line((85, 108), (255, 108)),
+        arrow((85, 108), (85, 185)), arrow((255, 108), (255, 142)), _box(85, 206, "linear, d to r"),
+        _box(255, 163, "linear, d to d"), arrow((255, 183), (255, 203)), _box(255, 224, "ReLU"),
+        arrow((255, 244), (255, 264)), _box(255, 285, "linear, d to r"), _line((85, 226), (85, 345)),
+        arrow((85, 345), (154, 345)), _line((255, 305), (255, 345)), arrow((255, 345), (186, 345)),
         _plus(170, 345), arrow((170, 360), (170, 402)), _box(170, 423, "its feature", "Y"),
     ]
     says = ("The token of a patch goes two ways: through a linear map from width d to width r, and through a linear "
@@ -117,14 +115,12 @@ def tr_head() -> str:
         _box(214, 70, "nearest prototype\n+ position", "M", width=150, height=48),
         arrow((108, 70), (138, 70)), arrow((194, 94), (194, 143)), text(204, 115, "asks", size=14, anchor="start"),
         '<rect x="122" y="126" width="144" height="168" rx="10" fill="none" stroke="currentColor" '
-        'stroke-dasharray="3 4" opacity="0.7"/>',
-        text(272, 269, "decoder\nlayer", size=14, anchor="start"),
+        'stroke-dasharray="3 4" opacity="0.7"/>', text(272, 269, "decoder\nlayer", size=14, anchor="start"),
         _box(194, 161, "self-attention", width=128, height=34), arrow((194, 178), (194, 193)),
         _box(194, 211, "cross-attention", width=128, height=34), arrow((194, 228), (194, 243)),
         _box(194, 261, "feed-forward", width=128, height=34),
         _box(310, 211, "all\ntokens", "T", width=58, height=48), arrow((281, 211), (260, 211)),
-        _line((60, 94), (60, 324)), arrow((60, 324), (178, 324)),
-        arrow((194, 278), (194, 309)), _plus(194, 324),
+        _line((60, 94), (60, 324)), arrow((60, 324), (178, 324)), arrow((194, 278), (194, 309)), _plus(194, 324),
         arrow((194, 338), (194, 353)), _box(194, 370, "MLP head", width=128, height=32),
         arrow((194, 386), (194, 402)), _box(194, 423, "its feature", "Y", width=128),
     ]

@@ -77,14 +77,10 @@ class StructuralModel:
         if min(u, t, m, y) < 1:
             raise InputError(f"Every variable takes at least one value, not (u, t, m, y) = {(u, t, m, y)}.")
         generator = np.random.default_rng(seed)
-        before_m = (t,) if front_door else (u, t)
-        before_y = (u, m) if front_door else (u, t, m)
-        return cls(
-            p_u=generator.dirichlet(np.ones(u)),
-            p_t=generator.dirichlet(np.ones(t), size=u),
-            p_m=generator.dirichlet(np.ones(m), size=before_m),
-            p_y=generator.dirichlet(np.ones(y), size=before_y),
-        )
+        before_m, before_y = ((t,), (u, m)) if front_door else ((u, t), (u, t, m))
+        return cls(p_u=generator.dirichlet(np.ones(u)), p_t=generator.dirichlet(np.ones(t), size=u),
+                   p_m=generator.dirichlet(np.ones(m), size=before_m),
+                   p_y=generator.dirichlet(np.ones(y), size=before_y))
 
     @classmethod
     def smoking(cls, *, bypass=0.0, confounding=0.0, u_t=1.0, u_y=1.0, t_m=1.0, m_y=1.0) -> StructuralModel:
@@ -98,8 +94,7 @@ class StructuralModel:
         """
         strengths = {"bypass": bypass, "confounding": confounding, "u_t": u_t, "u_y": u_y, "t_m": t_m, "m_y": m_y}
         for name, strength in strengths.items():
-            lowest = -1 if name == "u_t" else 0
-            if not lowest <= strength <= 1:
+            if not (lowest := -1 if name == "u_t" else 0) <= strength <= 1:
                 raise InputError(f"{name} is a strength between {lowest} and 1, not {strength}.")
         smoke = np.array([0.5 - 0.3 * u_t, 0.5 + 0.3 * u_t])  # (u,)
         tar = np.array([[0.5 - 0.4 * t_m, 0.5 + 0.4 * t_m]]).repeat(2, axis=0)  # (u, t)
@@ -107,12 +102,8 @@ class StructuralModel:
         harm = 0.1 * m_y * np.array([1, 1 + u_y])  # (u,) of tar: the gene doubles it
         cancer = 0.05 + np.array([[0, harm[0]], [0.3 * u_y, 0.3 * u_y + harm[1]]])  # (u, m)
         cancer = np.stack([cancer, cancer + 0.3 * bypass], axis=1)  # (u, t, m)
-        return cls(
-            p_u=[0.7, 0.3],
-            p_t=np.stack([1 - smoke, smoke], axis=-1),
-            p_m=np.stack([1 - tar, tar], axis=-1),
-            p_y=np.stack([1 - cancer, cancer], axis=-1),
-        )
+        return cls(p_u=[0.7, 0.3], p_t=np.stack([1 - smoke, smoke], axis=-1),
+                   p_m=np.stack([1 - tar, tar], axis=-1), p_y=np.stack([1 - cancer, cancer], axis=-1))
 
     @property
     def satisfies_front_door(self) -> bool:

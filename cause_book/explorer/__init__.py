@@ -2,8 +2,7 @@
 
     D_M[id(a), id(x)] > phi+ : x is a positive of the anchor a;  < phi- : a negative;  else ignored
 
-`explorer_data` collects the data; `explorer_html` puts it into one piece of HTML, with `explorer.html`, `explorer.css`
-and `explorer.js`, which needs no server after that.
+It also shows segments, the connected components of an image's concepts tied by D_M > phi+, and labels if there are any.
 
 D_M travels as integers, q = 2 floor(1000 D) + [D is above that thousandth], so that the script's comparisons are those
 of the library for any threshold in thousandths: D > t/1000 just where q > 2t, and D < t/1000 just where q < 2t.
@@ -27,14 +26,14 @@ from torch import Tensor
 from cause_lib.clusterbook import Clusterbook
 from cause_lib.errors import InputError
 
-EXAMPLES = 3  # patches shown for a concept
-NEAREST = 6  # concepts listed beside it
-TILE, ACROSS = 32, 32  # side of an example in pixels (whole blocks of JPEG), and how many stand side by side on a sheet
+EXAMPLES, NEAREST = 3, 6  # patches shown for a concept, and concepts listed beside it
+TILE, ACROSS = 48, 32  # side of an example in pixels (whole blocks of JPEG), and how many stand side by side on a sheet
 
 
 def explorer_data(images: Tensor, tokens: Tensor, books: Mapping[str, tuple[Clusterbook, tuple[float, float]]],
-                  grid: tuple[int, int], *, shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
-    """The data of the explorer's page, ready for JSON: {"grid", "size", "pictures", "books"}.
+                  grid: tuple[int, int], *, shown: Sequence[int], names: Sequence[str],
+                  labels: tuple[Tensor, Sequence[str], np.ndarray] | None = None) -> dict[str, Any]:
+    """The data of the explorer's page, ready for JSON: {"grid", "size", "classes", "pictures", "books"}.
 
     A book's "numbers" are the prototypes that have patches here: those of the explored pictures, then those among the
     `NEAREST` of these; "patches" and "similarity" go by places in it.
@@ -45,8 +44,9 @@ def explorer_data(images: Tensor, tokens: Tensor, books: Mapping[str, tuple[Clus
     grid: rows and columns of the n patches
     shown: which of the images can be explored
     names: what each of those is called
+    labels: of the images, int64 (g, h, w), -1 void; the classes' names; their colours, uint8 (c, 3). None: no labels
 
-    Raises ValueError if the grid does not hold n patches, or does not divide the images.
+    Raises ValueError if the grid does not hold n patches, does not divide the images, or labels are of another size.
     """
     (rows, columns), (height, width) = grid, images.shape[-2:]
     if rows * columns != tokens.shape[1]:
@@ -54,9 +54,15 @@ def explorer_data(images: Tensor, tokens: Tensor, books: Mapping[str, tuple[Clus
     if height % rows or width % columns:
         raise InputError(f"pictures of {height} x {width} pixels cannot be cut into {rows} x {columns} patches: "
                          "make each side a multiple")
+    ids, classes, colors = labels or (torch.full_like(images[:, 0], -1), [], np.zeros((0, 3), np.uint8))
+    if ids.shape != images[:, 0].shape:
+        raise InputError(f"labels of shape {tuple(ids.shape)} do not fit images of shape {tuple(images.shape)}")
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (g, h, w, 3)
     return {"grid": [rows, columns], "size": [height, width],
-            "pictures": [{"name": str(name), "image": _jpeg(pixels[i])} for i, name in zip(shown, names, strict=True)],
+            "classes": [[str(name), "#" + bytes(color).hex()] for name, color in zip(classes, colors, strict=True)],
+            "pictures": [{"name": str(name), "image": _address(Image.fromarray(pixels[i]), quality=80),
+                          **(_labels(ids[i].numpy(), colors, grid) if labels else {})}
+                         for i, name in zip(shown, names, strict=True)],
             "books": [_book(name, book, phi, pixels, tokens, grid, shown) for name, (book, phi) in books.items()]}
 
 
@@ -85,8 +91,8 @@ def _book(name: str, book: Clusterbook, phi: tuple[float, float], pixels: np.nda
     sheet, examples = _examples(pixels, concepts.numpy(), closeness.numpy(), numbers.numpy(), grid)
     return {"name": name, "prototypes": len(similarity), "alive": len(alive), "pictures": len(tokens),
             "positive": round(phi[0], 2), "negative": round(phi[1], 2), "nearest": NEAREST,
-            "numbers": numbers.tolist(), "wins": torch.bincount(concepts.flatten(), minlength=len(similarity))[
-                numbers].tolist(),
+            "numbers": numbers.tolist(),
+            "wins": concepts.flatten().bincount(minlength=len(similarity))[numbers].tolist(),
             "patches": [_int16(place[concepts[i]].numpy()) for i in shown],
             "similarity": _int16(exact(similarity[numbers][:, numbers].numpy()[tuple(below)])),  # below its diagonal
             "sheet": sheet, "examples": examples, "tile": TILE, "across": ACROSS}
@@ -125,14 +131,22 @@ def _examples(pixels: np.ndarray, concepts: np.ndarray, closeness: np.ndarray, n
     sheet = Image.new("RGB", (TILE * ACROSS, TILE * -(-len(tiles) // ACROSS)))
     for at, tile in enumerate(tiles):
         sheet.paste(tile, (at % ACROSS * TILE, at // ACROSS * TILE))
-    return _jpeg(np.asarray(sheet), quality=70), counts
+    return _address(sheet, quality=55), counts
 
 
-def _jpeg(pixels: np.ndarray, quality: int = 80) -> str:
-    """uint8 (h, w, 3) as a data address."""
+def _labels(ids: np.ndarray, colors: np.ndarray, grid: tuple[int, int]) -> dict[str, str]:
+    """A picture's labels (h, w) as a mask whose void is clear, and those at the centres of its patches (n,)."""
+    high, wide = ids.shape[0] // grid[0], ids.shape[1] // grid[1]
+    mask = Image.fromarray((ids + 1).astype(np.uint8))
+    mask.putpalette([0, 0, 0, *colors.flatten().tolist()])
+    return {"mask": _address(mask, "PNG", transparency=0),
+            "labels": _int16(ids[high // 2::high, wide // 2::wide].flatten())}
+
+
+def _address(image: Image.Image, kind: str = "JPEG", **options: int) -> str:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    image.save(file, kind, optimize=True, **options)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _int16(values: np.ndarray) -> str:

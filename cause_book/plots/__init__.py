@@ -21,10 +21,9 @@ _THEMES = {
                 "principal_colors similarity_maps",
     "concepts": "anchor_relations concept_colors concept_map graph modularity_matrices similarity_histogram "
                 "usage_by_rank",
-    "curves": "compare_curves training_history",
+    "curves": "compare_curves training_history", "data": "dataset_report",
     "masks": "class_legend confusion_matrix crf_comparison gallery matching paint",
     "results": "category_bars change_points class_iou results_points",
-    "data": "dataset_report",
     "frontdoor": "intervention_bars kinds_and_segments views_and_names",
     "granularity": "across_levels merging_row merging_rows relation_columns windows",
     "performance": "bank_tiles lattice_passes stacked_bars winning_products",

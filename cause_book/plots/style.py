@@ -9,15 +9,12 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 
 # Okabe and Ito's eight colours by name; the order of CYCLE puts the two easiest to tell apart first.
-PALETTE = {
-    "blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "vermillion": "#D55E00",
-    "purple": "#CC79A7", "sky": "#56B4E9", "yellow": "#F0E442", "black": "#000000",
-}
+PALETTE = {"blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "vermillion": "#D55E00",
+           "purple": "#CC79A7", "sky": "#56B4E9", "yellow": "#F0E442", "black": "#000000"}
 CYCLE = [PALETTE[name] for name in ("blue", "orange", "green", "vermillion", "purple", "sky", "black", "yellow")]
 AMOUNT = "cividis"
 SIGNED = LinearSegmentedColormap.from_list("cause_signed", [PALETTE["blue"], "#FFFFFF", PALETTE["vermillion"]])
-VOID = (0.62, 0.62, 0.62)
-VOID_STRIPE = (0.86, 0.86, 0.86)
+VOID, VOID_STRIPE = (0.62, 0.62, 0.62), (0.86, 0.86, 0.86)
 MARKERS, HATCHES = "osD^vPX*", ("", "///", "...", "xxx")
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend right of its Axes
 LABEL = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
@@ -29,8 +26,7 @@ STYLE = {
     "xtick.color": "#444444", "ytick.color": "#444444", "font.size": 10, "axes.titlesize": 11,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.6,
-    "legend.frameon": False, "lines.linewidth": 1.8,
-    "axes.prop_cycle": plt.cycler(color=CYCLE), "image.cmap": AMOUNT,
+    "legend.frameon": False, "lines.linewidth": 1.8, "axes.prop_cycle": plt.cycler(color=CYCLE), "image.cmap": AMOUNT,
     "image.interpolation": "antialiased",  # patches and cells, drawn three times as large or more, keep their edges
 }
 

@@ -1,15 +1,19 @@
 """The concept explorer under mouse, finger and keys: what it shows is what the library counts. No book is needed."""
 
+import numpy as np
 import pytest
 import torch
+from axe_playwright_python.sync_playwright import Axe
 
 from cause_book.explorer import explorer_data, explorer_html
+from cause_book.granularity import segments
 from cause_book.usage import neighbours
 from cause_lib.clusterbook import Clusterbook
 
 ROWS, COLUMNS = 4, 6
 NAMES = ["first", "second"]
 CENTRE = 2 * COLUMNS + 3
+CLASSES, COLORS = ["sky", "road"], np.array([[86, 180, 233], [230, 159, 0]], dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +28,19 @@ def world():
 
 
 @pytest.fixture(scope="module")
-def address(world, tmp_path_factory):
+def labels():
+    """Of both pictures, (2, h, w): sky above, road below, and a column without labels."""
+    ids = torch.zeros(2, 8 * ROWS, 8 * COLUMNS, dtype=torch.int64)
+    ids[:, 16:], ids[:, :, :8] = 1, -1
+    return ids
+
+
+@pytest.fixture(scope="module")
+def address(world, labels, tmp_path_factory):
     """A page with two explorers of these pictures."""
     images, tokens, books = world
-    text = explorer_html(explorer_data(images, tokens, books, (ROWS, COLUMNS), shown=[0, 1], names=NAMES))
+    text = explorer_html(explorer_data(images, tokens, books, (ROWS, COLUMNS), shown=[0, 1], names=NAMES,
+                                       labels=(labels, CLASSES, COLORS)))
     path = tmp_path_factory.mktemp("explorer") / "page.html"
     path.write_text(f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Explorers</title>'
                     f'<meta name="viewport" content="width=device-width"></head><body><main>{text}{text}</main></body>')
@@ -39,12 +52,12 @@ def opened(chromium, address):
     """`opened(width, **options)`: the page in a fresh context; errors of its script fail the test that opened it."""
     contexts, errors = [], []
 
-    def opened(width=1280, **options):
+    def opened(width=1280, at="", **options):
         contexts.append(chromium.new_context(viewport={"width": width, "height": 900}, **options))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-        page.goto(address)
+        page.goto(address + at)
         return page
 
     yield opened
@@ -197,3 +210,97 @@ def test_it_starts_where_a_notebook_puts_it(opened, world):
         return box.firstElementChild.shadowRoot !== null;
     }""")
     assert holds(said(page, 2), counted(world, 0, CENTRE, "published", 0.3, 0.1))
+
+
+def joined(world, picture, book, positive) -> list[int]:
+    """Segments of a picture's patches as the library joins them, the largest first."""
+    concepts = world[2][book][0].assign(world[1][picture:picture + 1])[0]  # (n,)
+    there = concepts.unique()
+    similarity = world[2][book][0].similarity.double()[there][:, there].fill_diagonal_(1)
+    of = segments(similarity, positive)[torch.searchsorted(there, concepts).numpy()]  # (n,)
+    sizes, first = np.bincount(of), [int(np.flatnonzero(of == segment)[0]) for segment in range(of.max() + 1)]
+    order = sorted(range(len(sizes)), key=lambda segment: (-sizes[segment], first[segment]))
+    return [order.index(segment) for segment in of]
+
+
+@pytest.mark.parametrize("book, positive", [("published", 0.3), ("published", 0.6), ("alive", 0.35), ("alive", 0.8)])
+def test_segments_are_the_librarys(book, positive, opened, world):
+    page = opened()
+    part(page, f'input[name="book"][value="{["published", "alive"].index(book)}"]').check()
+    part(page, 'input[name="view"][value="1"]').check()
+    slide(page, "positive", positive)
+    wanted = joined(world, 0, book, positive)
+    found = said(page)
+    assert (found["view"], found["segments"], found["segment"]) == ("segments", len(set(wanted)), wanted[CENTRE])
+    shown = part(page, '[role="gridcell"]').evaluate_all("cells => cells.map((cell) => cell.dataset.segment ?? null)")
+    assert [None if x == CENTRE else str(segment % 8) for x, segment in enumerate(wanted)] == shown
+    same = part(page, '[role="gridcell"]').evaluate_all("cells => cells.map((cell) => 'same' in cell.dataset)")
+    assert same == [segment == wanted[CENTRE] and x != CENTRE for x, segment in enumerate(wanted)]
+    size = wanted.count(wanted[CENTRE])
+    assert f"Segment {wanted[CENTRE] + 1} of {len(set(wanted))}: {size} patch" in part(page, '[role="status"]').inner_text()
+    assert f"segment {wanted[0] + 1}" in cell(page, 0).get_attribute("aria-label")
+    for x in range(COLUMNS, ROWS * COLUMNS):
+        cut = cell(page, x).get_attribute("data-cut") or ""
+        assert x == CENTRE or ("top" in cut) == (wanted[x] != wanted[x - COLUMNS])
+
+
+def test_phi_plus_joins_segments_until_one_is_left(opened):
+    page = opened(at="#view=segments")
+    counts = []
+    for positive in (1, 0.5, 0, -1):
+        slide(page, "positive", positive)
+        counts.append(said(page)["segments"])
+    assert counts == sorted(counts, reverse=True) and counts[0] > 1 == counts[-1]
+
+
+def test_labels_lie_over_the_picture_and_segments_are_lines(opened, labels):
+    page = opened()
+    assert not part(page, ".mask").is_visible()
+    part(page, 'input[name="view"][value="2"]').check()
+    mask, picture = part(page, ".mask").bounding_box(), part(page, ".picture > img").first.bounding_box()
+    assert all(abs(mask[side] - picture[side]) < 1 for side in mask)
+    assert part(page, ".mask").evaluate("image => image.decode().then(() => image.naturalWidth)") == 8 * COLUMNS
+    assert part(page, '[role="gridcell"][data-segment]').count() == 0
+    legend = part(page, '.legend[data-view="labels"] li').all_inner_texts()
+    centres = labels[0, 4::8, 4::8]
+    assert sorted(line.split() for line in legend) == [["road", str(int((centres == 1).sum()))], ["sky", str(int((centres == 0).sum()))]]
+    assert cell(page, 0).get_attribute("aria-label").endswith("no label") and cell(page, 1).get_attribute("aria-label").endswith("sky")
+    assert "The anchor's label: road." in part(page, '[role="status"]').inner_text()
+
+
+def test_without_labels_there_is_no_view_of_them(world, chromium, tmp_path):
+    images, tokens, books = world
+    path = tmp_path / "page.html"
+    path.write_text(explorer_html(explorer_data(images, tokens, books, (ROWS, COLUMNS), shown=[0, 1], names=NAMES)))
+    page = chromium.new_page()
+    page.goto(path.as_uri() + "#view=labels")
+    assert part(page, 'input[name="view"]').count() == 2 and said(page)["view"] == "relations"
+    page.close()
+
+
+def test_the_address_holds_the_state_of_the_first_explorer_and_restores_it(opened):
+    page = opened()
+    part(page, 'input[name="picture"][value="1"]').check()
+    part(page, 'input[name="book"][value="1"]').check()
+    part(page, 'input[name="view"][value="1"]').check()
+    slide(page, "positive", 0.45)
+    cell(page, 9).click()
+    page.mouse.move(2, 2)
+    page.wait_for_function("() => location.hash === '#picture=1&book=alive&patch=9&plus=45&view=segments'")
+    other = opened(at="#" + page.url.split("#")[1])
+    assert said(other) == said(page) and said(other, 1)["view"] == "relations"
+    assert part(other, 'input[name="book"][value="1"]').is_checked() and part(other, 'input[name="positive"]').input_value() == "0.45"
+    page.evaluate("location.hash = ''")
+    page.wait_for_function("() => document.querySelector('.concept-explorer').dataset.view === 'relations'")
+    assert said(page) == said(opened()) == said(opened(at="#picture=7&book=nobody&patch=x&plus=101&view=no"))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("view", ["relations", "segments", "labels"])
+def test_every_view_fits_and_axe_finds_nothing_serious(width, view, opened):
+    page = opened(width, at=f"#view={view}")
+    assert said(page)["view"] == view and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for name in (".right", ".own", ".nearest"):
+        assert part(page, name).evaluate("element => element.scrollWidth <= element.clientWidth"), name
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    assert [(fault["id"], fault["nodes"][0]["html"]) for fault in found if fault["impact"] in ("serious", "critical")] == []

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cause_book.explorer import ACROSS, EXAMPLES, NEAREST, TILE, exact, explorer_data, explorer_html
+from cause_book.granularity import segments
 from cause_book.plots import RELATION
 from cause_book.usage import neighbours
 from cause_lib.clusterbook import Clusterbook
@@ -199,3 +200,37 @@ def test_what_does_not_fit_is_said(world):
         explorer_data(images, tokens, books, (4, 4), shown=[0], names=["a"])
     with pytest.raises(ValueError, match="64 x 79 pixels cannot be cut into 4 x 5"):
         explorer_data(images[..., 1:], tokens, books, GRID, shown=[0], names=["a"])
+    with pytest.raises(ValueError, match=r"labels of shape \(6, 64, 79\) do not fit images of shape \(6, 3, 64, 80\)"):
+        labels = torch.zeros(6, 64, 79, dtype=torch.int64), ["sky"], np.zeros((1, 3), np.uint8)
+        explorer_data(images, tokens, books, GRID, shown=[0], names=["a"], labels=labels)
+
+
+def test_labels_are_those_at_the_centres_and_a_mask_with_a_clear_void(world):
+    images, tokens, books, without = world
+    assert without["classes"] == [] and "mask" not in without["pictures"][0]
+    ids = torch.randint(-1, 3, (6, 64, 80), generator=torch.Generator().manual_seed(0))
+    colors = np.array([[1, 2, 3], [40, 50, 60], [255, 0, 7]], dtype=np.uint8)
+    data = explorer_data(images, tokens, books, GRID, shown=SHOWN, names="bde", labels=(ids, ["x", "y", "z"], colors))
+    assert data["classes"] == [["x", "#010203"], ["y", "#28323c"], ["z", "#ff0007"]]
+    for i, picture in zip(SHOWN, data["pictures"]):
+        assert int16(picture["labels"]).tolist() == [int(ids[i, 16 * (x // 5) + 8, 16 * (x % 5) + 8]) for x in range(20)]
+        mask = Image.open(io.BytesIO(base64.b64decode(picture["mask"].split(",")[1]))).convert("RGBA")
+        wanted = np.concatenate([colors, np.zeros((1, 3), np.uint8)])[ids[i]]
+        assert np.array_equal(np.asarray(mask)[..., :3], wanted)
+        assert np.array_equal(np.asarray(mask)[..., 3] == 0, (ids[i] == -1).numpy())
+
+
+@pytest.mark.parametrize("positive", [-100, 20, 45, 80, 100])
+def test_the_scripts_segments_are_those_of_chapter_7(world, positive):
+    """Connected components of the concepts of a picture, the largest first."""
+    _, tokens, books, data = world
+    said = in_node(f"books.map((book) => book.patches.map((patches) => js.segments(book, patches, {positive})))", data)
+    for place, (library, _) in enumerate(books.values() if said else ()):
+        for found, i in zip(said[place], SHOWN):
+            concepts = library.assign(tokens[i:i + 1])[0]
+            there = concepts.unique()
+            of = segments(library.similarity.double()[there][:, there].fill_diagonal_(1), positive / 100)
+            of = of[torch.searchsorted(there, concepts).numpy()]
+            assert len(set(zip(found, of.tolist()))) == len(set(found)) == len(set(of.tolist()))
+            sizes = np.bincount(found)
+            assert (np.diff(sizes) <= 0).all()

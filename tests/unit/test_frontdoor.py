@@ -1,6 +1,8 @@
 """Front-door adjustment against the mutilated graph, against naive loops, and against its own assumptions."""
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -431,3 +433,22 @@ def test_segments_by_hand():
     np.testing.assert_array_equal(segments([[0.5, 0.5, 0], [0.5, 0, 0.5]]), [0, 0])  # half is enough
     np.testing.assert_array_equal(segments([[0.5, 0.5, 0], [0.5, 0, 0.5]], least=0.51), [0, 1])
     np.testing.assert_array_equal(segments([[1.0]]), [0])
+
+
+def test_the_table_of_implementations_has_what_each_formula_gives():
+    """book/simulator.md: its two stories, with the formulas that dowhy's and pgmpy's estimates follow."""
+    lines = (Path(__file__).resolve().parents[2] / "book/simulator.md").read_text(encoding="utf8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    table = {name.split("`")[1]: [float(number) for number in row] for name, *row, _ in cells if "`" in name}
+    rare = replace(StructuralModel.smoking(), p_m=np.array([[[0.95, 0.05], [0.5, 0.5]]] * 2))
+    for column, model in enumerate((StructuralModel.smoking(), rare)):
+        joint = model.observed()
+        p_tm, p_y = joint.sum(axis=2), joint[:, :, 1] / joint.sum(axis=2)  # (t, m), p(Y = 1 | t, m)
+        ones, (t, m) = np.ones(4), np.indices((2, 2)).reshape(2, 4)
+        design = np.stack([ones, t, m])  # (3, 4)
+        slope = np.linalg.solve(design * p_tm.ravel() @ design.T, design * p_tm.ravel() @ p_y.ravel())[2]  # of y on m, given t
+        effect = {"interventional": model.interventional()[:, 1], "front_door": front_door(joint)[:, 1],
+                  "two_stage_regression": slope * (p_tm / p_tm.sum(axis=1, keepdims=True))[:, 1],
+                  "linear_regression": observational(joint)[:, 1], "query": p_y @ p_tm.sum(axis=0)}
+        assert {name: row[column] for name, row in table.items()} == pytest.approx(
+            {name: answer[1] - answer[0] for name, answer in effect.items()}, abs=5.001e-4)
