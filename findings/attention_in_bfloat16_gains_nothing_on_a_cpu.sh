@@ -17,7 +17,7 @@ set -euo pipefail
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 python3 -m venv "$place/venv"
-"$place/venv/bin/pip" install --quiet torch==2.13.0 numpy
+"$place/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6
 OMP_NUM_THREADS=1 "$place/venv/bin/python" - <<'PYTHON'
 import time
 
