@@ -8,8 +8,13 @@ READY := .venv/ready
 
 .PHONY: book test check clean
 
+# On other pictures, in _build/<data set>-<backbone>: make book DATASET=camvid BACKBONE=dino_vits16, or DATASET=folder
+# FOLDER=holiday; SIZES=mine.yaml for other sizes (tests/book/sizes.yaml has the form). See book/own.md.
+export DATASET BACKBONE FOLDER SIZES
+EDITION = $(if $(DATASET),--dataset "$$DATASET") $(if $(BACKBONE),--backbone "$$BACKBONE") \
+  $(if $(FOLDER),--folder "$$FOLDER") $(if $(SIZES),--sizes "$$SIZES")
 book: $(READY)
-	$(BIN)/python book/build.py
+	$(strip $(BIN)/python book/build.py $(EDITION))
 
 # Fast ones first; each line stops the rest where it fails. Kept below a quarter of an hour on two cores.
 WORKERS ?= 2

@@ -2,6 +2,7 @@
 
     python book/build.py                                                     the book, _build/html
     python book/build.py --sizes tests/book/sizes.yaml --at-once 2           the tests' book, _build/test/_build/html
+    python book/build.py --dataset camvid --backbone dino_vits16             an edition (edition.py), _build/camvid-dino_vits16/html
 
 A notebook or page with code is run once, in its own folder, chapters first. It counts as finished by papermill's exit
 status and by the numbers of its cells, since after a timeout papermill calls every cell completed. Its outputs are laid
@@ -104,12 +105,18 @@ def set_parameters(notebook: nbformat.NotebookNode, values: dict) -> tuple[str, 
     return before, cell.source
 
 
+def parameters_of(path: Path) -> set[str]:
+    """The names in the parameters cell of a chapter or page; none where there is no such cell."""
+    notebook = read_notebook(path)
+    return {statement.targets[0].id for cell in (tagged(notebook, "parameters") if notebook else ())
+            for statement in ast.parse(cell.source).body}
+
+
 def sizes_of_chapters(given: dict[str, dict]) -> dict[str, dict]:
     """What each chapter gets: of `every`, the parameters that it has; and what stands under its own name."""
     own = {name: values for name, values in given.items() if name != "every"}
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        (cell,) = tagged(read_notebook(path), "parameters")
-        there = {statement.targets[0].id for statement in ast.parse(cell.source).body}
+        there = parameters_of(path)
         shared = {name: value for name, value in given["every"].items() if name in there}
         own[path.stem] = shared | own.get(path.stem, {})
     return own
@@ -265,11 +272,41 @@ def make(tree: Path, sizes: dict[str, dict], at_once: int) -> int:
     return status
 
 
+def make_edition(dataset: str, backbone: str, folder: str, sizes: Path | None, at_once: int) -> int:
+    """The book on other pictures, see edition.py; what is misspelt or missing is refused before anything is written."""
+    from edition import open_edition
+
+    try:
+        given = yaml.safe_load(sizes.read_text(encoding="utf8")) if sizes else {}
+        edition = open_edition(dataset, backbone, folder, given.get("every", {}))
+    except (OSError, RuntimeError, ValueError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    tree = ROOT / "_build" / edition.name
+    print(f"{tree.relative_to(ROOT)}: {edition.facts}")
+    seen = tree / "_build/pictures.txt"
+    seen.parent.mkdir(parents=True, exist_ok=True)
+    seen.write_text(edition.fingerprint)
+    drop_stale(tree, seen)
+    chapters = {path.stem: names for kind in NOTEBOOKS for path in ROOT.glob(kind) if (names := parameters_of(path))}
+    values = edition.sizes(chapters, given)
+    copy_tree(tree, values)
+    edition.mark(tree)
+    status = make(tree, values, at_once)
+    if status == 0 and not (tree / "html").exists():
+        (tree / "html").symlink_to("_build/html", target_is_directory=True)
+    return status
+
+
 def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Builds the book.")
-    parser.add_argument("--sizes", type=Path, help="YAML: chapter -> parameter -> value; for the tests' book")
+    parser.add_argument("--sizes", type=Path, help="YAML: chapter -> parameter -> value; alone, for the tests' book")
     parser.add_argument("--at-once", type=int, default=1, help="how many chapters run at the same time")
+    for name, what in (("dataset", "a data set"), ("backbone", "a backbone"), ("folder", "a folder of pictures")):
+        parser.add_argument(f"--{name}", default="", help=f"{what} in place of the default's: an edition")
     given = parser.parse_args(arguments)
+    if given.dataset or given.backbone or given.folder:
+        return make_edition(given.dataset, given.backbone, given.folder, given.sizes, given.at_once)
     if given.sizes is None:
         drop_stale(ROOT)
         return make(ROOT, {}, given.at_once)
