@@ -20,7 +20,7 @@ from cause_lib.config import RULES, Experiment
 
 #: What fits photographs and a CPU, where the sizes that are given (`SIZES=`) do not say another thing.
 PHOTOGRAPHS = {"image_size": 224, "train_images": 120, "test_images": 60}
-#: Why a page keeps its data, by the end of its name.
+#: Why a page keeps its data, by its name without a number.
 KEPT = {"frontdoor": "the truth is known in simulated tables and in generated scenes only",
         "simulator": "it is a simulation",
         "granularity": "it needs labels at three levels, which only generated scenes have",
@@ -69,19 +69,19 @@ class Edition:
         for chapter, names in chapters.items():
             values = every | (self.values if self.takes(chapter, names) else {})
             found[chapter] = {name: value for name, value in values.items() if name in names} | given.get(chapter, {})
-            if "run" in names:  # a page on the run of chapters 5 and 6
+            if "run" in names:  # a page on the run of the evaluation
                 found[chapter] = {"run": fields | given.get(chapter, {}).get("run", {})}
         return {chapter: values for chapter, values in found.items() if values}
 
     def takes(self, chapter: str, names: Set[str]) -> bool:
         """Whether a chapter is computed on the edition's pictures."""
-        return "dataset" in names and (self.labelled or not chapter.endswith(LABELS))
+        return "dataset" in names and (self.labelled or unnumbered(chapter) != LABELS)
 
     def reason(self, page: str) -> str | None:
         """Why a page keeps its data; None where it does not, or has none."""
-        if page.endswith(LABELS) and not self.labelled:
+        if unnumbered(page) == LABELS and not self.labelled:
             return f"it evaluates with labels, and {self.pictures} has none"
-        return next((why for end, why in KEPT.items() if page.endswith(end)), None)
+        return KEPT.get(unnumbered(page))
 
     def mark(self, tree: Path) -> None:
         """Says on the pages in `tree` which edition they are of: in the head of each, at length on the first."""
@@ -102,6 +102,11 @@ class Edition:
             elif why := self.reason(path.stem):
                 add_note(path, "This page is that of the default edition, on generated pictures or simulated tables: "
                          f"{why}.")
+
+
+def unnumbered(page: str) -> str:
+    """A chapter's name without the number that it begins with."""
+    return re.sub(r"^\d+_", "", page)
 
 
 def add_note(path: Path, text: str) -> None:
