@@ -31,6 +31,6 @@ def above_tokens(table: pd.DataFrame) -> str:
         above, below = int((gains["min"] > LEVEL).sum()), int((gains["max"] < -LEVEL).sum())
         said.append(f"- **{name}** is above k-means on the same tokens for every seed on {above} of {len(gains)} "
                     f"combinations of pictures and backbone, below on {below}, and undecided on "
-                    f"{len(gains) - above - below}; on average {gains['mean'].mean():+.1f} points of mIoU."
+                    f"{len(gains) - above - below}. The mean difference is {gains['mean'].mean():+.1f} points of mIoU."
                     + " One seed each." * bool((gains["size"] == 1).all()))
     return "\n".join(said)
