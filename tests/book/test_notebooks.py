@@ -60,7 +60,7 @@ def test_concepts_of_own_pictures_without_labels(tmp_path):
     for name in ("beach.jpg", "harbour.png"):
         noise = np.random.default_rng(len(name)).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((60, 48)).save(tmp_path / "holiday/images" / name)
-    cells = run(ROOT / "notebooks/06_explorer.ipynb", tmp_path, dataset="folder", folder="holiday", image_size=48)
+    cells = run(ROOT / "notebooks/06_contrast.ipynb", tmp_path, dataset="folder", folder="holiday", image_size=48)
     pages = ["".join(output.get("data", {}).get("text/html", "")) for cell in cells for output in cell["outputs"]]
     (page,) = [page for page in pages if "concept-explorer" in page]
     assert '"name":"beach.jpg"' in page and '"name":"harbour.png"' in page
@@ -77,7 +77,7 @@ def test_released_files_are_judged_without_training(tmp_path):
 
 
 # one of each kind: its own parameters, Experiment's, a reader of results
-@pytest.mark.parametrize("notebook", [NOTEBOOKS[0], NOTEBOOKS[4], NOTEBOOKS[8]], ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", [ROOT / f"notebooks/{name}.ipynb" for name in ("04_features", "08_evaluation", "12_frontdoor")], ids=lambda path: path.stem)
 def test_misspelt_parameter_is_an_error_at_once(notebook, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="Unknown parameter 'sede'.*'seed'"):
         run(notebook, tmp_path, sede=1)
