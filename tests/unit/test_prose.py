@@ -16,7 +16,6 @@ from cause_lib.data.scenes import LEVELS
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = sorted((ROOT / "book").glob("*.md"))
-GRANULARITY = ROOT / "notebooks/11_granularity.ipynb"
 BIBLIOGRAPHY = (ROOT / "book/references.bib").read_text()
 ENTRIES = dict(re.findall(r"^@\w+\{(\w+),(.*?)^\}", BIBLIOGRAPHY, re.M | re.S))
 
