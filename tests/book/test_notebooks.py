@@ -66,6 +66,16 @@ def test_concepts_of_own_pictures_without_labels(tmp_path):
     assert '"name":"beach.jpg"' in page and '"name":"harbour.png"' in page
 
 
+def test_quickstart_takes_own_pictures_by_one_line(tmp_path):
+    (tmp_path / "holiday/images").mkdir(parents=True)
+    for name in ("beach.jpg", "harbour.png"):
+        noise = np.random.default_rng(len(name)).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((60, 48)).save(tmp_path / "holiday/images" / name)
+    run(ROOT / "notebooks/02_quickstart.ipynb", tmp_path, photographs="holiday", network="bundled", image_size=48, num_classes=3)
+    assert {path.name for path in (tmp_path / "runs/masks/masks").iterdir()} == {"beach.png", "harbour.png"}
+    assert (tmp_path / "runs/masks/masks.csv").is_file()
+
+
 def test_released_files_are_judged_without_training(tmp_path):
     """Chapter 8 on files of the authors' names and shapes, for the embedded backbone and the classes of scenes."""
     write(tmp_path / "release", "tr", dim=192, reduced=5, concepts=8, classes=12, side=6)
