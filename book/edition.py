@@ -87,7 +87,7 @@ class Edition:
         """Says on the pages in `tree` which edition they are of: in the head of each, at length on the first."""
         path = tree / "_config.yml"
         config = yaml.safe_load(path.read_text(encoding="utf8"))
-        config["title"] += f" ({self.pictures}, {self.experiment.backbone})"
+        config["title"] += f" ({self.pictures})"
         config["html"]["announcement"] = f"Edition: {self.facts}."
         config["execute"]["timeout"] = TIMEOUT
         path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf8")
