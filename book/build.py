@@ -2,7 +2,7 @@
 
     python book/build.py                                                     the book, _build/html
     python book/build.py --sizes tests/book/sizes.yaml --at-once 2           the tests' book, _build/test/_build/html
-    python book/build.py --dataset camvid --backbone dino_vits16             an edition (edition.py), _build/camvid-dino_vits16/html
+    python book/build.py --dataset camvid --backbone dino_vits16             an edition, see edition.py
 
 A notebook or page with code is run once, in its own folder, chapters first. It counts as finished by papermill's exit
 status and by the numbers of its cells, since after a timeout papermill calls every cell completed. Its outputs are laid

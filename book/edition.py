@@ -21,7 +21,9 @@ from cause_lib.config import RULES, Experiment
 #: What fits photographs and a CPU, where the sizes that are given (`SIZES=`) do not say another thing.
 PHOTOGRAPHS = {"image_size": 224, "train_images": 120, "test_images": 60}
 #: Why a page keeps its data, by its name without a number.
-KEPT = {"frontdoor": "the truth is known in simulated tables and in generated scenes only",
+KEPT = {"quickstart": "it shows the first call, on pictures that come along",
+        "causal": "a known confounder exists in generated scenes only",
+        "frontdoor": "the truth is known in simulated tables and in generated scenes only",
         "simulator": "it is a simulation",
         "granularity": "it needs labels at three levels, which only generated scenes have",
         "backbone": "it is the card of the bundled backbone",
@@ -54,8 +56,8 @@ class Edition:
     @property
     def facts(self) -> str:
         e = self.experiment
-        return (f"data set {self.pictures}, backbone {e.backbone}, {self.train} training and {self.test} test pictures of "
-                f"{e.image_size} x {e.image_size} pixels, seed {e.seed}" + ", no labels" * (not self.labelled))
+        return (f"data set {self.pictures}, backbone {e.backbone}, {self.train} training and {self.test} test pictures "
+                f"of {e.image_size} x {e.image_size} pixels, seed {e.seed}" + ", no labels" * (not self.labelled))
 
     def sizes(self, chapters: Mapping[str, Set[str]], given: Mapping[str, dict]) -> dict[str, dict]:
         """The values of each chapter's parameters.
@@ -91,8 +93,8 @@ class Edition:
         config["html"]["announcement"] = f"Edition: {self.facts}."
         config["execute"]["timeout"] = TIMEOUT
         path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf8")
-        first = (f"This is an edition of the book: {self.facts}. Figures, scores and verdicts of the chapters were computed "
-                 "on these pictures. A page that keeps generated pictures or simulated tables says so. Where the text "
+        first = (f"This is an edition of the book: {self.facts}. Figures, scores and verdicts of the chapters were "
+                 "computed on these pictures. A page that keeps generated pictures or simulated tables says so. Where the text "
                  "mentions the *default edition*, it means generated scenes and the bundled backbone.")
         if not self.labelled:
             first += " These pictures have no labels, so there are masks and no scores."
@@ -137,16 +139,18 @@ def open_edition(dataset: str, backbone: str, folder: str, sizes: Mapping[str, A
     Raises:
         ValueError, FileNotFoundError, RuntimeError: one sentence on what is misspelt or missing.
     """
-    values = {name: value for name, value in (("dataset", dataset), ("backbone", backbone), ("folder", folder)) if value}
+    named = {"dataset": dataset, "backbone": backbone, "folder": folder}
+    values = {name: value for name, value in named.items() if value}
     Experiment.from_dict(values)  # at once; the rest imports PyTorch
     from cause_lib.backbones import weights_fingerprint
     from cause_lib.data.folder import find_root
     from cause_lib.runs.check import check
     from cause_lib.runs.features import open_dataset
 
-    for variable in ("CAUSE_DATA", "CAUSE_WEIGHTS"):
-        if place := os.environ.get(variable):
-            os.environ[variable] = os.path.abspath(os.path.expanduser(place))
+    if place := os.environ.get("CAUSE_DATA"):
+        os.environ["CAUSE_DATA"] = os.path.abspath(os.path.expanduser(place))
+    if place := os.environ.get("CAUSE_WEIGHTS"):
+        os.environ["CAUSE_WEIGHTS"] = os.path.abspath(os.path.expanduser(place))
     if folder:
         root = find_root(folder)
         os.environ["CAUSE_DATA"], values["folder"] = str(root.parent), root.name
@@ -154,6 +158,7 @@ def open_edition(dataset: str, backbone: str, folder: str, sizes: Mapping[str, A
     experiment = Experiment.from_dict({name: value for name, value in values.items() if name in RULES})
     for head in ("tr", "mlp"):
         check(experiment.replace(head=head))
-    train, test = (open_dataset(experiment.replace(crops="none"), role, experiment.image_size) for role in ("train", "test"))
+    whole = experiment.replace(crops="none")
+    train, test = (open_dataset(whole, role, whole.image_size) for role in ("train", "test"))
     seen = f"{train.fingerprint} {test.fingerprint} {weights_fingerprint(experiment.backbone)}"
     return Edition(values, experiment, len(train), len(test), test.has_labels, seen)

@@ -1,4 +1,4 @@
-"""An edition of the book on a folder without labels, from its command to its pages: some minutes, so in `make check` alone."""
+"""An edition of the book on a folder without labels, from its command to its pages. Some minutes: `make check` alone."""
 
 import os
 import subprocess

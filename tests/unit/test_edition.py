@@ -1,4 +1,7 @@
-"""book/edition.py and `make book DATASET=...`: what chapters get, what is refused, and what pages say. A whole one: tests/book."""
+"""book/edition.py and `make book DATASET=...`: what chapters get, what is refused, and what pages say.
+
+A whole edition: tests/book/test_edition.py.
+"""
 
 import subprocess
 import sys
@@ -51,8 +54,8 @@ def test_an_edition_knows_its_pictures_and_hides_where_they_lie(holiday, monkeyp
     assert (found.train, found.test, found.labelled) == (3, 3, False)
     assert found.values == edition.PHOTOGRAPHS | {"dataset": "folder", "folder": "my holiday"}
     assert found.name == "folder-my-holiday-bundled"
-    assert found.facts == ("data set folder my holiday, backbone bundled, 3 training and 3 test pictures of 224 x 224 pixels, "
-                           "seed 0, no labels")
+    assert found.facts == ("data set folder my holiday, backbone bundled, 3 training and 3 test pictures of 224 x 224 "
+                           "pixels, seed 0, no labels")
     monkeypatch.chdir("/")
     assert opened("my holiday").fingerprint == found.fingerprint  # below CAUSE_DATA now
     Image.new("RGB", (50, 40)).save(holiday / "images/2.png")
@@ -66,8 +69,8 @@ def test_each_chapter_gets_the_parameters_that_it_has(holiday):
     assert named(values, "evaluation") == there | sizes
     assert named(values, "features") == there | {name: sizes[name] for name in ("image_size", "test_images")}
     assert named(values, "outcome") == named(values, "reproducing") == {"run": there | sizes}
-    for kept in ("frontdoor", "granularity", "backbone", "alive"):  # the last has no labels here
-        assert named(values, kept) is None
+    kept = {edition.unnumbered(chapter) for chapter, names in CHAPTERS.items() if names and chapter not in values}
+    assert kept == {"quickstart", "frontdoor", "causal", "granularity", "backbone", "alive"}  # the last needs labels
     for path in (path for kind in build.NOTEBOOKS for path in ROOT.glob(kind) if path.stem in values):
         _, after = build.set_parameters(build.read_notebook(path), values[path.stem])
         assert "'my holiday'" in after
@@ -100,7 +103,7 @@ def test_a_labelled_edition_has_every_chapter_with_a_data_set(holiday):
     (["--dataset", "scenes", "--backbone", "dino_vits16"], "CAUSE_WEIGHTS"),
     (["--dataset", "scenes", "--sizes", "sizes.yaml"], "sizes.yaml"),
 ])
-def test_what_is_misspelt_or_missing_is_refused_in_one_sentence_before_anything(asked, said, tmp_path, monkeypatch, capsys):
+def test_what_is_misspelt_or_missing_is_refused_in_one_sentence_at_once(asked, said, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(build, "ROOT", tmp_path)
     assert build.main(asked) == 1
     printed = capsys.readouterr()
@@ -121,7 +124,8 @@ def test_pages_say_which_edition_they_are_of(holiday, tmp_path):
         if rest.startswith("\n:::{note}"):
             assert title.startswith("# ")
             notes[edition.unnumbered(path.stem)] = rest.split(":::")[1]
-    assert set(notes) == {"intro", "frontdoor", "simulator", "granularity", "backbone", "live", "alive"}
+    assert set(notes) == {"intro", "quickstart", "frontdoor", "causal", "simulator", "granularity", "backbone", "live",
+                          "alive"}
     assert found.facts in notes["intro"] and "no scores" in notes["intro"]
     assert "folder my holiday has none" in notes["alive"]
 
