@@ -33,7 +33,7 @@ def page(name: str) -> str:
 
 
 def test_chapters_are_called_by_the_number_in_their_title():
-    """As "chapter 9" in a sentence, "9 the modularity probe" in the README's list, or a bare "9"."""
+    """As "chapter 10" in a sentence, "9 the modularity probe" in the README's list, or a bare "9"."""
     called = r"\[(?:chapters? )?(\d+)[^\]\n]*\]\((?:[^)\s]*/)?(\d\d)_\w+\.ipynb\)"
     found = []
     for path in [*NOTEBOOKS, *PAGES, ROOT / "README.md"]:
@@ -126,7 +126,7 @@ def test_numbers_of_classes_of_scenes_are_the_librarys():
 
 
 def test_the_cards_settings_are_the_records():
-    """Chapter 8 names a few settings of the training in its prose; the record beside the weights has them all."""
+    """The page of the bundled backbone names a few settings of the training in its prose; the record beside the weights has them all."""
     settings = json.loads((ROOT / "cause_lib/bundled.json").read_text())["settings"]
     text = prose(NOTEBOOKS[7])
     assert f"s(i) / {settings['student_temperature']}" in text and f"t / {settings['teacher_temperature']}" in text
