@@ -49,7 +49,7 @@ def _draw_shares(ax, splits, shares, names):
         ax.barh(np.arange(len(names)) - 0.4 + (place + 0.5) * thick,
                 [100 * shares[split].get(name, 0) for name in names], thick * 0.92, hatch=HATCHES[place % 4],
                 edgecolor="white", linewidth=0, color=CYCLE[place % 8], label=split)
-    ax.set(title="Classes of the labels", xlabel="share of the labelled pixels (%)", yticks=range(len(names)),
+    ax.set(title="Shares of the classes", xlabel="share of the labelled pixels (%)", yticks=range(len(names)),
            yticklabels=names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)

@@ -126,7 +126,7 @@ def cosine_histogram(parts: dict, thresholds=(), *, title="", xlabel="cosine of 
     for place, (name, value) in enumerate(thresholds):
         dots = (0, (1, 1 + 2 * place))
         ax.axvline(value, color="#555555", linewidth=1.2, linestyle=dots, label=f"{name} = {value:g}")
-    ax.set(title=title, xlabel=xlabel, ylabel="density (area 1)", xlim=(-1, 1))
+    ax.set(title=title, xlabel=xlabel, ylabel="density (area 1)", xlim=(-1, 1), xticks=np.linspace(-1, 1, 5))
     ax.legend(**BESIDE)
     return ax
 
