@@ -26,6 +26,7 @@ def paint(mask, colors) -> np.ndarray:
     return np.where((mask < 0)[..., None], void, colors[np.maximum(mask, 0)] / 255.0)  # (h, w, 3)
 
 
+@in_style
 def class_legend(figure, classes, colors, *, void: bool = True, present=None):
     """A legend of the classes under a figure; `present` keeps those ids only. Returns the Legend."""
     colors = as_array(colors) / 255.0

@@ -76,7 +76,6 @@ def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Runs, mean and
             ax.plot([values.min(), values.max()], [height, height], color="#999999", linewidth=5, alpha=0.5)
             ax.scatter(values.mean(), height, s=260, marker="|", linewidths=2.4, color=PALETTE["vermillion"], zorder=4,
                        label="mean over runs" if name == most else None)
-    ax.margins(y=0.12)
     return _line_each(ax, groups, title, xlabel)
 
 
@@ -104,7 +103,6 @@ def change_points(items: dict, *, xlabel="change of mIoU (points)", title="", ax
 
 def _line_each(ax, names, title: str, xlabel: str):
     """Axes with a line for each of `names`, from the top, and the legend beside them."""
-    ax.set(title=title, xlabel=xlabel, yticks=range(len(names)), yticklabels=list(names))
-    ax.invert_yaxis()
+    ax.set(title=title, xlabel=xlabel, yticks=range(len(names)), yticklabels=list(names), ylim=(len(names) - 0.5, -0.5))
     ax.legend(**BESIDE)
     return ax

@@ -92,6 +92,7 @@ def picture_grid(rows: int, columns: int, size: float = 1.7) -> np.ndarray:
     return panels(rows, columns, figsize=(size * columns + 0.4, size * rows))
 
 
+@in_style
 def bare(ax, title: str = ""):
     """An Axes for a picture: no ticks, no frame, no grid."""
     ax.set(xticks=[], yticks=[], title=title)
