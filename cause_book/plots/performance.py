@@ -26,9 +26,8 @@ def winning_products(affinity, winner, *, axes=None):
         drawn = bare(ax, name).imshow(values, vmin=0.0, vmax=largest.max())
     axes[0].figure.colorbar(drawn, ax=list(axes[:-1]), shrink=0.8, label="$C_{ik}\\,C_{jk}$ (no unit)")
     bare(axes[-1], "its concept").imshow(np.where(largest[..., None] > 0, colors[winner], 1.0))
-    for i, j in np.argwhere(largest > 0) if len(winner) <= 14 else ():
-        ink = "white" if colors[winner[i, j]] @ (0.3, 0.59, 0.11) < 0.5 else "black"
-        axes[-1].text(j, i, str(winner[i, j]), ha="center", va="center", fontsize=SMALL, color=ink)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color, label=f"concept {i}") for i, color in enumerate(colors)]
+    axes[0].figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
     for ax in axes:
         ax.set_xlabel("patch $j$")
     axes[0].set_ylabel("patch $i$")

@@ -381,8 +381,8 @@ def test_winning_products_show_each_concept_the_largest_and_its_owner():
     assert np.array_equal(products[2], np.maximum(*products[:2]))
     painted = axes[3].images[0].get_array()
     assert np.allclose(painted[1, 1], plots.concept_colors(2)[1]) and np.all(painted[2] == 1)
-    assert [text.get_text() for text in axes[3].texts] == ["0", "0", "0", "1"]
-    drawn(axes)
+    (found,) = drawn(axes).legends
+    assert [text.get_text() for text in found.get_texts()] == ["concept 0", "concept 1"]
 
 
 def test_bank_tiles_say_what_is_stored():
