@@ -214,7 +214,7 @@ def favicon() -> str:
 def page_pictures() -> dict[str, Image.Image]:
     """The pictures of page one and of links to the book: the name of a file -> a picture with few colours."""
     views = [_view(level) for level in VIEWS.values()]
-    cover = Image.new("RGB", (4 * 252 + 3 * 8, 252), "white")
+    cover = Image.new("RGB", (4 * 252 + 3 * 8, 252), "magenta")  # which no view has: it becomes transparent
     social = Image.new("RGB", (1200, 630), "white")
     draw, (regular, bold) = ImageDraw.Draw(social), (
         Path(matplotlib.get_data_path()) / f"fonts/ttf/DejaVuSans{kind}.ttf" for kind in ("", "-Bold"))
@@ -224,8 +224,9 @@ def page_pictures() -> dict[str, Image.Image]:
         cover.paste(view.resize((252, 252), Image.Resampling.LANCZOS), (260 * i, 0))
         social.paste(view.resize((270, 270), Image.Resampling.LANCZOS), (36 + 286 * i, 260))
         draw.text((171 + 286 * i, 548), name, "#1b2430", ImageFont.truetype(str(regular), 28), anchor="ma")
-    return {"cover.png": cover.quantize(128, dither=Image.Dither.NONE),
-            "social.png": social.quantize(256, dither=Image.Dither.NONE)}
+    cover, social = (each.quantize(256, dither=Image.Dither.NONE) for each in (cover, social))
+    cover.info["transparency"] = cover.getpixel((255, 0))
+    return {"cover.png": cover, "social.png": social}
 
 
 def _view(level: str | None) -> Image.Image:
