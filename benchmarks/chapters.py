@@ -84,7 +84,7 @@ def measure_chapter(notebook: Path, source: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chapters", description="Each chapter alone.")
-    parser.add_argument("chapters", nargs="*", metavar="chapter", help="such as 01_frontdoor; none: all of them")
+    parser.add_argument("chapters", nargs="*", metavar="chapter", help="such as 12_frontdoor; none: all of them")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the JSON file; other chapters in it are kept")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

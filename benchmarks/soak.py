@@ -1,6 +1,6 @@
 """A soak: `python -m benchmarks.soak --experiments 200 --workers 2 --faults 0.1 --seed 0 --output soak.json`.
 
-Chapter 5 through papermill, again and again, in one shared run_dir: scenes and the embedded backbone as in
+Chapter 8 through papermill, again and again, in one shared run_dir: scenes and the embedded backbone as in
 experiments/quickstart.csv, heads in turn, a new seed every second time, small enough (SETTINGS: 12 pictures of 64
 pixels, 32 concepts, a dozen updates a stage) for some twenty seconds each on one thread, half of them imports. Two
 workers, so that the two heads of a seed want one clusterbook at once. In one of ten something goes wrong, drawn by

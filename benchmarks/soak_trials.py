@@ -1,4 +1,4 @@
-"""What a soak asks for: one attempt at chapter 5 in a shared run_dir, and the faults that may befall it (soak.py)."""
+"""What a soak asks for: one attempt at chapter 8 in a shared run_dir, and the faults that may befall it (soak.py)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Place:
     def __post_init__(self) -> None:
         for name in ("runs", "reference", "temporary", "runtime", "executed", "data"):
             (self.root / name).mkdir()
-        content = json.loads((self.source / "notebooks/05_evaluation.ipynb").read_text(encoding="utf8"))
+        content = json.loads((self.source / "notebooks/08_evaluation.ipynb").read_text(encoding="utf8"))
         content["cells"].append({"cell_type": "code", "id": "told", "metadata": {}, "source": LAST_CELL, "outputs": [],
                                  "execution_count": None})
         self.notebook = self.root / "asked.ipynb"

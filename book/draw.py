@@ -12,10 +12,10 @@ from cause_book.diagrams import INK, NODES, WRONG, _box, arrow, causal_graph, fi
 from cause_book.plots import PALETTE
 
 SIDE, GRID = 96, 8  # of a small picture, and patches along it
-STEPS = (("image", "no label in sight", ""), ("tokens", "frozen ViT · ch. 2", "T"),
-         ("concepts", "clusterbook · ch. 3", "M"), ("features", "head · ch. 4", "Y"),
-         ("clusters", "probe · ch. 5", ""), ("sharper edges", "CRF · ch. 5", ""),
-         ("classes", "matching · ch. 5", ""), ("numbers", "count · ch. 5, 6", ""))
+STEPS = (("image", "no label in sight", ""), ("tokens", "frozen ViT · ch. 4", "T"),
+         ("concepts", "clusterbook · ch. 5", "M"), ("features", "head · ch. 7", "Y"),
+         ("clusters", "probe · ch. 8", ""), ("sharper edges", "CRF · ch. 8", ""),
+         ("classes", "matching · ch. 8", ""), ("numbers", "count · ch. 8, 9", ""))
 NATURE = {"sky": "#9CCBE8", "sun": "#F6E27A", "grass": "#7DB36A", "crown": "#3E7F4A", "trunk": "#8A6239",
           "road": "#9A9A9A"}
 GROUPS = {"sky": "sky", "sun": "sky", "grass": "grass", "crown": "tree", "trunk": "tree", "road": "road"}
@@ -186,7 +186,7 @@ def page_files() -> dict[str, str]:
     story = {"U": "a gene (hidden)", "T": "smoking", "M": "tar in the lungs", "Y": "lung cancer"}
     both = {"UM": "confounded", "TY": "bypass"}
     ways = "".join(f'<div class="{name}">{pipeline(columns)}</div>' for name, columns in (("wide", 4), ("narrow", 2)))
-    caption = ("The way of a picture through CAUSE: each step is a chapter's. Chapters 2 to 4 make the treatment T, "
+    caption = ("The way of a picture through CAUSE: each step is a chapter's. Chapters 4 to 7 make the treatment T, "
                "the mediator M and the outcome Y. Labels are looked at only at the very end, to give clusters the "
                "names of classes and to count what is right.")
     of_labels = ("Ways of labels in the released code. Step 2: the linear probe's gradient is part of the norm "

@@ -1,4 +1,4 @@
-"""Chapter 11: every method on the same tokens, from the results of `experiments/rivals.csv`.
+"""Chapter 3: every method on the same tokens, from the results of `experiments/rivals.csv`.
 
 The floor of each line is k-means on the tokens of the same pictures, backbone, seed, and CRF or not.
 """
@@ -33,7 +33,7 @@ def against_tokens(results: pd.DataFrame) -> pd.DataFrame:
     """Results with `name` (method and recipe), `own` (the method's read-out, not k-means), and `gained`: points of mIoU
     above the floor of the same line. Lines of which no floor has been run have none."""
     table = results.assign(crf=results["crf"].astype(bool), name=_names(results), own=results["readout"] != "kmeans")
-    table = table[table["readout"] != "concepts"]  # a third read-out, of the recipe `alive` alone: chapter 9
+    table = table[table["readout"] != "concepts"]  # a third read-out, of the recipe `alive` alone: chapter 10
     floor = table.loc[table["name"] == FLOOR, [*SAME, "miou"]]
     table = table.merge(floor, on=SAME, how="left", suffixes=("", " of tokens"))
     return table.assign(gained=table["miou"] - table["miou of tokens"])

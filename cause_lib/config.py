@@ -29,7 +29,7 @@ from cause_lib.rules import Rule, checked, refuse_unknown
 # small world: they get small numbers. The sets of the published tables get what the released scripts run:
 # one epoch of step 1, two of step 2, and of step 3 five for TR, one for MLP. An epoch is all views in batches of 16:
 # 97,702 pictures of COCO x 5 crops or, for 81 and 171 classes, x 20; 2,975 x 5 of Cityscapes; 1,464 x 50 of Pascal VOC.
-# A bound of 1e9 is none. Chapter 9 has the reasons of `alive`.
+# A bound of 1e9 is none. Chapter 10 has the reasons of `alive`.
 PRESETS, RECIPES, READINGS = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf8")).values()
 
 # The stage that comes before each: an artefact depends on the fields of its own stage and of all before it. Two are no

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU = "No GPU is needed"
-RECALLS = {"09_alive"}  # opens with equation (3), which chapter 3 has drawn
+RECALLS = {"10_alive"}  # opens with equation (3), which chapter 5 has drawn
 WITH_NOTICE = {"howto", "own", "batch", "reproducing"}
 CODE = re.compile(r"```\{?(code|bash|python|text|bibtex)[^\n]*\n.*?```|\$\$.*?\$\$|`[^`\n]*`", re.DOTALL)
 RESULT = re.compile(r"[^.\n]*\b\d+(?:\.\d+)? ?(?:%|per cent|points|seconds|minutes|MiB)[^.\n]*")

@@ -1,4 +1,4 @@
-"""Who lives, and what it is worth, in runs that have been made: chapter 9's diagnosis as a table, whatever the pictures.
+"""Who lives, and what it is worth, in runs that have been made: chapter 10's diagnosis as a table, whatever the pictures.
 
     python -m workflow.diagnose experiments/alive.csv cause_book/results/diagnosis.csv
 

@@ -2,7 +2,7 @@
 
 A table is a CSV file whose columns are fields of `cause_lib.config.Experiment`; an empty cell keeps the default. Two
 more columns may be there, which no notebook gets: `row`, what the line is called (the published row that it repeats),
-and `notebook`, what it runs: chapter 5 unless said, or the baseline's, for raw tokens. A line with a `method`, and
+and `notebook`, what it runs: chapter 8 unless said, or the baseline's, for raw tokens. A line with a `method`, and
 perhaps `settings`, is a run of a rival (`cause_rivals`).
 
 Lines that agree in all that a stage's artefact depends on (`Experiment.key`) share one job of that stage. Two heads
@@ -26,10 +26,10 @@ from cause_lib.config import STAGE_FIELDS, Experiment
 
 #: The notebook that makes each stage's artefact.
 NOTEBOOKS = {
-    "clusterbook": "notebooks/03_clusterbook.ipynb",
-    "head": "notebooks/04_heads.ipynb",
+    "clusterbook": "notebooks/05_clusterbook.ipynb",
+    "head": "notebooks/07_heads.ipynb",
     "baseline": "workflow/baseline.ipynb",
-    "evaluation": "notebooks/05_evaluation.ipynb",
+    "evaluation": "notebooks/08_evaluation.ipynb",
     "rival": "workflow/rival.ipynb",
 }
 #: Which fields tell the jobs of a stage apart.

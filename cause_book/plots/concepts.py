@@ -1,4 +1,4 @@
-"""Chapters 3, 4 and 10: concepts on pictures, their usage, their similarity, and modularity."""
+"""Chapters 5, 7 and 6: concepts on pictures, their usage, their similarity, and modularity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chapters 2 and 5: what a data set holds, from `cause_lib.data.report`.
+"""Chapters 4 and 8: what a data set holds, from `cause_lib.data.report`.
 
     python -m cause_lib.data check holiday --json > holiday.json
     python -m cause_book.plots.data holiday.json holiday.png

@@ -1,4 +1,4 @@
-"""Chapters 2, 4 and 8: patches, tokens, cosines between them, and features as colours."""
+"""Chapters 4 and 7, the bundled backbone: patches, tokens, cosines between them, and features as colours."""
 
 from __future__ import annotations
 

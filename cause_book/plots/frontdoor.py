@@ -1,4 +1,4 @@
-"""Chapter 1: answers to an intervention, and the views of several photographers."""
+"""Chapter 12: answers to an intervention, and the views of several photographers."""
 
 from __future__ import annotations
 

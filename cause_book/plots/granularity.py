@@ -1,4 +1,4 @@
-"""Chapter 7: relations of parts, their merging as phi+ falls, and agreement at every level."""
+"""Chapter 11: relations of parts, their merging as phi+ falls, and agreement at every level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chapter 5: masks in the colours of their classes, and clusters matched to classes."""
+"""Chapter 8: masks in the colours of their classes, and clusters matched to classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chapters 5, 6 and 9: IoU by class, and all runs of a table."""
+"""Chapters 8, 9 and 10: IoU by class, and all runs of a table."""
 
 from __future__ import annotations
 

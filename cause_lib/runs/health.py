@@ -17,11 +17,11 @@ from torch import Tensor
 from cause_lib.metrics import effective_number
 
 # Limits beyond which a run warns. With the published recipe nine of ten prototypes and up to half of the centroids have
-# no patch on every data set that was tried (chapter 9): that is counted without a warning.
+# no patch on every data set that was tried (chapter 10): that is counted without a warning.
 DEAD_PROTOTYPES = 0.95  # share; hardly more concepts are left than there are classes
 DEAD_CLUSTERS = 0.5  # share; no matching of clusters finds most of the classes
 PARALLEL = 0.9  # cosine; far above phi+ = 0.3: every pair of concepts is positive
-ADVICE = {"published": 'try recipe="alive" (chapter 9)',
+ADVICE = {"published": 'try recipe="alive" (chapter 10)',
           "alive": "try fewer of them (num_concepts, num_classes), more pictures, or another backbone"}  # by recipe
 
 

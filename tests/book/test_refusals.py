@@ -7,12 +7,12 @@ from nbclient import NotebookClient
 
 from cause_lib.errors import Refusal
 
-CHAPTER = nbformat.read(ROOT / "notebooks/05_evaluation.ipynb", as_version=4)
+CHAPTER = nbformat.read(ROOT / "notebooks/08_evaluation.ipynb", as_version=4)
 
 
 @pytest.fixture(scope="module")
 def outputs():
-    """The errors of chapter 5's parameters under mistakes of the reader and one of the code, all in one kernel."""
+    """The errors of chapter 8's parameters under mistakes of the reader and one of the code, all in one kernel."""
     code = [cell.source for cell in CHAPTER.cells if cell.cell_type == "code"]
     (parameters,) = [cell.source for cell in CHAPTER.cells if "parameters" in cell.metadata.get("tags", [])]
     check = code[code.index(parameters) + 1]

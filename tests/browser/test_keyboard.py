@@ -44,7 +44,7 @@ def test_search_opens_and_finds(width, new_page, site, problems):
     page.keyboard.press("Enter")
     page.wait_for_url("**/search.html?q=clusterbook*")
     page.wait_for_selector("#search-results li a")
-    assert "notebooks/03_clusterbook.html" in " ".join(
+    assert "notebooks/05_clusterbook.html" in " ".join(
         page.eval_on_selector_all("#search-results li a", "links => links.map(link => link.href)"))
     assert problems == []
 

@@ -1,4 +1,4 @@
-"""The ablation of the recipe `alive`: its table of experiments, and what chapter 9 makes of the results."""
+"""The ablation of the recipe `alive`: its table of experiments, and what chapter 10 makes of the results."""
 
 import ast
 import json
@@ -19,7 +19,7 @@ from workflow.rows import PLACES, read_rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE, RESULTS = ROOT / "experiments/alive.csv", ROOT / "cause_book/results/alive.csv"
-CHAPTER = json.loads((ROOT / "notebooks/09_alive.ipynb").read_text())["cells"]
+CHAPTER = json.loads((ROOT / "notebooks/10_alive.ipynb").read_text())["cells"]
 TAKEN_AWAY = {  # the fields in which each line parts from the whole recipe
     "alive": set(), "published clusterbook": {"prototype_start", "num_concepts", "concept_steps"},
     "constant thresholds": {"recipe", "positive_quantile", "negative_quantile"}, "random centroids": {"probe_start"},

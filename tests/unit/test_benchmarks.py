@@ -43,7 +43,7 @@ def test_memory_of_a_row_in_a_process_of_its_own():
 
 def test_chapters_come_from_the_last_commit(tmp_path):
     commit = chapters.checkout(tmp_path)
-    assert len(commit) == 40 and (tmp_path / "notebooks/01_frontdoor.ipynb").is_file()
+    assert len(commit) == 40 and (tmp_path / "notebooks/12_frontdoor.ipynb").is_file()
     assert not (tmp_path / ".git").exists()
 
 

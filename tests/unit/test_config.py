@@ -14,7 +14,7 @@ from cause_lib.data import DATASETS
 from cause_lib.rules import LARGEST
 from cause_lib.runs.notebook import experiment_from, read_parameters
 
-CHAPTER = Path(__file__).resolve().parents[2] / "notebooks/05_evaluation.ipynb"
+CHAPTER = Path(__file__).resolve().parents[2] / "notebooks/08_evaluation.ipynb"
 FIELDS = {field.name: field.type for field in dataclasses.fields(Experiment)}
 
 
@@ -117,7 +117,7 @@ def test_round_trip():
     (dict(seed=10**5000), "between 0 and 2147483647, not a number of thousands of digits"),
     (dict(backbone="x" * 10_000), "backbone must be a text of at most 4096 characters, not 'xxx.*\\.\\.\\.: it names"),
     (dict(run_dir="~nobody-of-that-name/runs"), "a home folder that is known"),
-    (dict(run_dir=f"{CHAPTER}/runs"), "run_dir must be a folder, .*05_evaluation.ipynb is a file"),
+    (dict(run_dir=f"{CHAPTER}/runs"), "run_dir must be a folder, .*08_evaluation.ipynb is a file"),
     (dict(image_size=4), "image_size 4 is smaller than a patch of bundled, 8 pixels"),
     (dict(train_size=4), "train_size 4 is smaller than a patch of bundled"),
     (dict(dataset="camvid", backbone="dino_vits16", image_size=160, crop_ratio=0.05), "crop_ratio 0.05 of image_size"),

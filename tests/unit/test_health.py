@@ -22,7 +22,7 @@ def test_use_is_counted_by_its_definition():
 def test_prototypes_are_warned_of_beyond_the_limit_alone(used, warned):
     found = health.of_prototypes(torch.eye(20), used, 100, "published")
     assert len(found) == warned
-    said = '20 of 20 prototypes are nearest to none of 100 training patches: try recipe="alive" (chapter 9).'
+    said = '20 of 20 prototypes are nearest to none of 100 training patches: try recipe="alive" (chapter 10).'
     assert found in ([], [said])
 
 
@@ -48,7 +48,7 @@ def test_a_loss_that_never_moves_is_said():
 def test_clusters_are_warned_of_when_most_are_dead():
     assert not health.of_clusters("kmeans", torch.tensor([1, 0]), "published")
     assert health.of_clusters("kmeans", torch.tensor([1, 0, 0]), "published") == [
-        'Read-out kmeans: 2 of 3 clusters have no pixel of the evaluated pictures: try recipe="alive" (chapter 9).']
+        'Read-out kmeans: 2 of 3 clusters have no pixel of the evaluated pictures: try recipe="alive" (chapter 10).']
 
 
 def test_every_metrics_json_reports_who_is_dead(tiny):

@@ -29,14 +29,14 @@ FOLLOW |= {"layer", "facet", "image_mean", "image_std"}  # how a backbone is rea
 HOW = {"run_dir", "device", "cache_gb", "num_workers", "checkpoint_steps"}  # of every notebook that runs a stage
 # notebook -> stages that it runs, further fields that it reads, and those of the stages that it has no use for
 USED = {
-    "02_features": ((), "dataset folder allow_corrupt num_classes image_size test_split test_images reading backbone "
+    "04_features": ((), "dataset folder allow_corrupt num_classes image_size test_split test_images reading backbone "
                     "num_heads positive_threshold negative_threshold seed device", ""),
-    "03_clusterbook": (("clusterbook",), "recipe reading positive_threshold negative_threshold positive_quantile "
+    "05_clusterbook": (("clusterbook",), "recipe reading positive_threshold negative_threshold positive_quantile "
                        "negative_quantile num_classes test_split test_images", ""),
-    "04_heads": (("head",), "recipe reading num_classes test_split test_images", ""),
-    "05_evaluation": (("evaluation", "baseline_evaluation"), "recipe reading", ""),
-    "06_results": (("evaluation", "baseline_evaluation"), "recipe reading", "release"),
-    "07_granularity": (("probe", "baseline"), "recipe reading test_split test_images", "dataset folder allow_corrupt"),
+    "07_heads": (("head",), "recipe reading num_classes test_split test_images", ""),
+    "08_evaluation": (("evaluation", "baseline_evaluation"), "recipe reading", ""),
+    "09_results": (("evaluation", "baseline_evaluation"), "recipe reading", "release"),
+    "11_granularity": (("probe", "baseline"), "recipe reading test_split test_images", "dataset folder allow_corrupt"),
     "baseline": (("baseline_evaluation",), "reading", ""),
 }
 TABLES = sorted({*(ROOT / "experiments").glob("*.csv")} - {*(ROOT / "experiments").glob("published*_rows.csv")})
@@ -128,7 +128,8 @@ def test_notebook_is_committed_clean(path):
     for cell in cells(path):
         assert cell["outputs"] == [] and cell["execution_count"] is None
     first = notebook["cells"][0]
-    assert first["cell_type"] == "markdown" and source(first).startswith(f"# {int(path.stem[:2])}. ")
+    number = f"{int(path.stem[:2])}. " if path.stem[:2].isdigit() else ""  # an appendix has none
+    assert first["cell_type"] == "markdown" and source(first).startswith(f"# {number}")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

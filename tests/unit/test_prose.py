@@ -33,7 +33,7 @@ def page(name: str) -> str:
 
 
 def test_chapters_are_called_by_the_number_in_their_title():
-    """As "chapter 9" in a sentence, "9 the modularity probe" in the README's list, or a bare "9"."""
+    """As "chapter 10" in a sentence, "9 the modularity probe" in the README's list, or a bare "9"."""
     called = r"\[(?:chapters? )?(\d+)[^\]\n]*\]\((?:[^)\s]*/)?(\d\d)_\w+\.ipynb\)"
     found = []
     for path in [*NOTEBOOKS, *PAGES, ROOT / "README.md"]:
@@ -121,13 +121,13 @@ def test_numbers_of_pictures_and_views_are_the_librarys():
 def test_numbers_of_classes_of_scenes_are_the_librarys():
     parts, objects, groups = (len(names) for names, _ in LEVELS.values())
     assert f"labelled exactly as {parts} parts, {objects} objects or {groups} groups" in page("data")
-    assert f"agreement with {parts} parts, {objects} objects and {groups} groups" in prose(NOTEBOOKS[6])
-    assert f"{objects} clusters can be matched to at\nmost {objects} of {parts} parts" in prose(NOTEBOOKS[6])
+    assert f"agreement with {parts} parts, {objects} objects and {groups} groups" in prose(ROOT / "notebooks/11_granularity.ipynb")
+    assert f"{objects} clusters can be matched to at\nmost {objects} of {parts} parts" in prose(ROOT / "notebooks/11_granularity.ipynb")
 
 
 def test_the_cards_settings_are_the_records():
-    """Chapter 8 names a few settings of the training in its prose; the record beside the weights has them all."""
+    """The bundled backbone's page names a few settings of its training; the record beside the weights has them all."""
     settings = json.loads((ROOT / "cause_lib/bundled.json").read_text())["settings"]
-    text = prose(NOTEBOOKS[7])
+    text = prose(ROOT / "notebooks/backbone.ipynb")
     assert f"s(i) / {settings['student_temperature']}" in text and f"t / {settings['teacher_temperature']}" in text
     assert settings["recolour"] == 0.5 and "half of what the student sees has its hues turned" in text

@@ -1,4 +1,4 @@
-"""A run of a rival as it is described, its line of a table, and what chapter 11 makes of the results."""
+"""A run of a rival as it is described, its line of a table, and what chapter 3 makes of the results."""
 
 import csv
 import json

@@ -141,7 +141,7 @@ def test_released_files_are_judged_alone(table, tmp_path, monkeypatch):
     ("dataset,seed\nscenes,1\nscenes,x\n", r"table.csv, line 2: Parameter seed must be int, not 'x'"),
     ("dataset,label_free\nscenes,perhaps\n", r"line 1: Parameter label_free must be bool, not 'perhaps'"),
     ("dataset,seed\nscenes\n", r"line 1: it has 1 cells, and the heading has 2"),
-    ("dataset,notebook\nscenes,notebooks/01_frontdoor.ipynb\n", r"line 1: notebook '.*01_frontdoor.ipynb' is none of"),
+    ("dataset,notebook\nscenes,notebooks/12_frontdoor.ipynb\n", r"line 1: notebook '.*12_frontdoor.ipynb' is none of"),
     ("dataset,run_dir\nscenes,a\nscenes,b\n", r"names several run_dir \(a, b\)"),
     ("dataset\n", "has no lines"),
 ])
@@ -205,7 +205,7 @@ def test_all_that_is_missing_is_said_at_once(tmp_path, monkeypatch, capsys, tabl
     assert re.match(r"missing for line 4: .*dino_vitb8\.safetensors", said[2])
     for number in range(1, 5):
         assert f"line {number}: table-{number}" in done.stdout
-    assert done.stdout.count("papermill notebooks/05_evaluation.ipynb runs/notebooks/evaluation/") == 4
+    assert done.stdout.count("papermill notebooks/08_evaluation.ipynb runs/notebooks/evaluation/") == 4
 
 
 def test_before_work_what_is_missing_is_an_error(table, tmp_path, capsys):
