@@ -184,6 +184,9 @@ def _legend(y: float) -> list[str]:
 def page_files() -> dict[str, str]:
     """The diagrams that pages include: the name of a file -> its text."""
     story = {"U": "a gene (hidden)", "T": "smoking", "M": "tar in the lungs", "Y": "lung cancer"}
+    segmentation = {"U": "what and how to cluster (hidden)", "T": "pre-trained\nfeatures", "M": "concept\nclusterbook",
+                    "Y": "semantic\ngroups"}
+    front = causal_graph(segmentation, absent=("UM", "TY"), title="CAUSE on the front-door graph")
     both = {"UM": "confounded", "TY": "bypass"}
     ways = "".join(f'<div class="{name}">{pipeline(columns)}</div>' for name, columns in (("wide", 4), ("narrow", 2)))
     caption = ("The way of a picture through CAUSE: each step is a chapter's. Chapters 4 to 7 make the treatment T, "
@@ -192,6 +195,8 @@ def page_files() -> dict[str, str]:
     of_labels = ("Ways of labels in the released code. Step 2: the linear probe's gradient is part of the norm "
                  "that clips the head's. Step 3: the linear probe's gradient runs into the head.")
     return {
+        "front.html": figure(front, caption="Arrows are effects, dashed parts are hidden. Two arrows are crossed out: "
+                             "the method assumes their absence.") + "\n",
         "labels.html": figure(labels_in_step_2(), labels_in_step_3(), caption=of_labels) + "\n",
         "pipeline.html": f'<figure class="diagram">{ways}<figcaption>{caption}</figcaption></figure>\n',
         "smoking.svg": causal_graph(story, forbidden=both, absent=tuple(both)) + "\n",

@@ -18,7 +18,6 @@ FLOOR = "k-means on tokens"
 #: Of a table of `lines`.
 COLUMNS = ["method", "gained", "own read-out", "own read-out + CRF", "k-means", "k-means + CRF", "pAcc", "a picture",
            "seeds"]
-LEVEL = 0.5  # points of mIoU; nearer than that is called level
 
 
 def systems() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -59,14 +58,6 @@ def lines(table: pd.DataFrame) -> Iterator[dict]:
         yield line
 
 
-def incomplete(table: pd.DataFrame) -> str:
-    """A sentence on the combinations of pictures and backbone that have fewer runs than the others; else empty."""
-    runs = table.drop_duplicates([*SAME[:2], "name", "seed"]).groupby(SAME[:2], sort=False).size()
-    short = [f"{count} of {runs.max()} on {dataset} with {backbone.split('.')[0]}"
-             for (dataset, backbone), count in runs.items() if count < runs.max()]
-    return f"**Not all runs have been made yet:** {', '.join(short)}." if short else ""
-
-
 def costs(results: pd.DataFrame) -> list[dict]:
     """Of results of one seed: training's `time`, without the tokens of the pictures, and the most memory, `MB`."""
     each = results.assign(method=_names(results)).drop_duplicates("method").rename(columns={"peak_mb": "MB"})
@@ -97,16 +88,3 @@ def spread(values: pd.Series) -> Cell:
     """A mean, and in brackets the lowest and the highest of several."""
     mean = f"{values.mean():.1f}"
     return Cell(mean if len(values) < 2 else f"{mean} ({values.min():.1f} to {values.max():.1f})", values.mean())
-
-
-def verdicts(table: pd.DataFrame) -> list[str]:
-    """A sentence for each method: on how many combinations of data set and backbone it is above its floor, by its own
-    read-out without CRF."""
-    said, plain = [], table[~table["crf"] & (table["name"] != FLOOR) & table["own"] & table["gained"].notna()]
-    for name, part in plain.groupby("name", sort=False):
-        gains = part.groupby(["dataset", "backbone"])["gained"].agg(["min", "max", "mean"])
-        above, below = int((gains["min"] > LEVEL).sum()), int((gains["max"] < -LEVEL).sum())
-        said.append(f"**{name}** is above k-means on the same tokens for every seed on {above} of {len(gains)} "
-                    f"combinations of pictures and backbone, below on {below}, and undecided on "
-                    f"{len(gains) - above - below}; on average {gains['mean'].mean():+.1f} points of mIoU.")
-    return said

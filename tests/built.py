@@ -14,7 +14,8 @@ OF_THE_TESTS = ROOT / "_build/test"
 TREE = Path(os.environ["BOOK"]).resolve() if os.environ.get("BOOK") else OF_THE_TESTS
 HTML, LOG, EXECUTED = (TREE / "_build" / name for name in ("html", "build.log", "executed"))
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
-PAGES = [TOC["root"]] + [chapter["file"] for part in TOC["parts"] for chapter in part["chapters"]]
+PAGES = [TOC["root"]] + [page["file"] for part in TOC["parts"] for chapter in part["chapters"]
+                         for page in (chapter, *chapter.get("sections", ()))]
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
 
 

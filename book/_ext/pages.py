@@ -3,11 +3,12 @@
 MathJax lies beside the pages (from the package sphinx-mathjax-offline) instead of being fetched from another host. What
 the theme loads in vain goes: Thebe, Jupyter's widgets, Font Awesome's script of 1.5 MB (its font draws the same icons),
 its rules for icons that no page has, the search's index but where one searches, the looks of tabs and cards where there
-are none. Pictures become lossless WebP, about half of PNG's bytes, and say their size, so that text below them does not
+are none. Addresses of earlier editions (moved.json) lead to the chapters' new ones. Pictures become lossless WebP, about half of PNG's bytes, and say their size, so that text below them does not
 jump when they arrive.
 """
 
 import importlib.util
+import json
 import re
 import shutil
 from pathlib import Path
@@ -19,6 +20,15 @@ from sphinx.config import Config
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2/*")
 UNUSED = re.compile(r"thebe|widget|require\.min\.js", re.IGNORECASE)
 SEARCH, DESIGN = r"searchtools\.js|language_data\.js|searchindex\.js", r"sphinx-design[\w.]*\.css|design-tabs\.js"
+MOVED = json.loads(Path(__file__).with_name("moved.json").read_text(encoding="utf8"))
+# no picture, style or script to load: the address changes before anything is drawn
+REDIRECT = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Moved: {new}</title><link rel="canonical" href="{new}.html">
+<script>const moved = {sections}, at = location.hash.slice(1), [page, section = at] = (moved[at] ?? "{new}").split("#");
+location.replace(page + ".html" + (section && "#" + section));</script>
+<noscript><meta http-equiv="refresh" content="0; url={new}.html"></noscript></head>
+<body><p>This chapter is now at <a href="{new}.html">{new}.html</a>.</p></body></html>
+"""
 ICON = re.compile(r'(?:\.fa-[\w-]+:before,?)+\{content:"[^"]*"\}')
 
 
@@ -87,6 +97,12 @@ def finish_page(page: Path) -> None:
     page.write_text(re.sub(r"<img\b[^>]*>", sized, html), encoding="utf8")
 
 
+def redirects() -> dict[str, str]:
+    """For each old name of a chapter the page that leads to its new address, with the section if one was asked for."""
+    return {old: REDIRECT.format(new=new, sections=json.dumps(MOVED["sections"].get(old, {})))
+            for old, new in MOVED["pages"].items()}
+
+
 def finish(app: Sphinx, exception: Exception | None) -> None:
     """After the build: MathJax, pictures, pages."""
     if exception or app.builder.format != "html":
@@ -101,6 +117,9 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     scripts = [path for path in (out / "_static").rglob("*.js") if path.name != "fontawesome.js"]
     named = {name for path in pages + scripts for name in re.findall(r"\bfa-[\w-]+", path.read_text(encoding="utf8"))}
     drop_icons(out / "_static/styles/pydata-sphinx-theme.css", named)
+    (out / "notebooks").mkdir(exist_ok=True)
+    for old, page in redirects().items():
+        (out / f"notebooks/{old}.html").write_text(page, encoding="utf8")
 
 
 def unnumbered(app: Sphinx, config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Chapter 12: answers to an intervention, and the views of several photographers."""
+"""Chapters 12 and 13: answers to an intervention, and the views of several photographers."""
 
 from __future__ import annotations
 

@@ -60,10 +60,20 @@ def test_concepts_of_own_pictures_without_labels(tmp_path):
     for name in ("beach.jpg", "harbour.png"):
         noise = np.random.default_rng(len(name)).integers(0, 256, (6, 6, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((60, 48)).save(tmp_path / "holiday/images" / name)
-    cells = run(ROOT / "notebooks/06_explorer.ipynb", tmp_path, dataset="folder", folder="holiday", image_size=48)
+    cells = run(ROOT / "notebooks/06_contrast.ipynb", tmp_path, dataset="folder", folder="holiday", image_size=48)
     pages = ["".join(output.get("data", {}).get("text/html", "")) for cell in cells for output in cell["outputs"]]
     (page,) = [page for page in pages if "concept-explorer" in page]
     assert '"name":"beach.jpg"' in page and '"name":"harbour.png"' in page
+
+
+def test_quickstart_takes_own_pictures_by_one_line(tmp_path):
+    (tmp_path / "holiday/images").mkdir(parents=True)
+    for name in ("beach.jpg", "harbour.png"):
+        noise = np.random.default_rng(len(name)).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((60, 48)).save(tmp_path / "holiday/images" / name)
+    run(ROOT / "notebooks/02_quickstart.ipynb", tmp_path, photographs="holiday", network="bundled", image_size=48, num_classes=3)
+    assert {path.name for path in (tmp_path / "runs/masks/masks").iterdir()} == {"beach.png", "harbour.png"}
+    assert (tmp_path / "runs/masks/masks.csv").is_file()
 
 
 def test_released_files_are_judged_without_training(tmp_path):

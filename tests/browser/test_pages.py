@@ -19,7 +19,7 @@ from .conftest import SEEN, watched_page
 
 FULL = bool(os.environ.get("FULL"))
 # Diagrams, formulas, charts, tables, code, the explorer: what has colours of its own.
-DARK = PAGES if FULL else ["notebooks/12_frontdoor", "notebooks/08_evaluation", "notebooks/06_explorer", "book/simulator", "book/live",
+DARK = PAGES if FULL else ["notebooks/12_frontdoor", "notebooks/08_evaluation", "notebooks/06_contrast", "book/simulator", "book/live",
                            "book/differences", "book/api"]
 # What axe-core looks for in the light: everything at one width, and at the other all but colours. In the dark: colours.
 COLOURS = {"runOnly": ["color-contrast"]}

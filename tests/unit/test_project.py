@@ -113,7 +113,8 @@ def test_no_package_index_is_named():
 
 def test_every_chapter_is_in_the_book():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    files = [toc["root"]] + [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    files = [toc["root"]] + [page["file"] for part in toc["parts"] for chapter in part["chapters"]
+                             for page in (chapter, *chapter.get("sections", ()))]
     chapters = [f"notebooks/{path.stem}" for path in NOTEBOOKS]
     prose = [f"book/{path.stem}" for path in (ROOT / "book").glob("*.md")]
     assert sorted(files) == sorted(chapters + prose)

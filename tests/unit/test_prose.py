@@ -43,6 +43,22 @@ def test_chapters_are_called_by_the_number_in_their_title():
     assert not [(name, number, file) for name, number, file in found if number != file]
 
 
+def test_chapters_are_numbered_in_the_order_of_the_contents():
+    """Titles, file names and the contents agree: 1 is the first page, 14 a page of text, sub-pages have no number."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    chapters = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    titles = {}
+    for name in chapters:
+        path = ROOT / f"{name}.ipynb" if name.startswith("notebooks/") else ROOT / f"{name}.md"
+        text = prose(path) if path.suffix == ".ipynb" else path.read_text()
+        titles[name] = re.search(r"^# (.*)", text, re.M).group(1)
+    numbered = {name: int(found[1]) for name, title in titles.items() if (found := re.match(r"(\d+)\. [A-Z]", title))}
+    assert [*numbered.values()] == [*range(1, 15)] and [*numbered] == chapters[:14]
+    for name, number in numbered.items():
+        if name.startswith("notebooks/"):
+            assert name.startswith(f"notebooks/{number:02}_"), name
+
+
 def test_every_entry_of_the_bibliography_has_an_address():
     for key, entry in ENTRIES.items():
         assert re.search(r"^  (doi|url) = \{\S+\}", entry, re.M), key

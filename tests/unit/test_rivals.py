@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cause_book import rivals
+from cause_book import rivals, verdicts
 from cause_lib.config import Experiment
 from cause_lib.errors import InputError
 from cause_rivals import METHODS, load, rival
@@ -135,9 +135,10 @@ def test_gains_are_against_the_tokens_of_the_same_seed():
     table = rivals.against_tokens(drawn_results())
     assert set(table.loc[table["method"] == "STEGO", "gained"].round(6)) == {4.0}
     assert set(table.loc[table["method"] == "HP", "gained"].round(6)) == {-1.0}
-    said = rivals.verdicts(table)
-    assert said[0].startswith("**STEGO** is above k-means on the same tokens for every seed on 1 of 1")
+    said = verdicts.rivals.above_tokens(table).splitlines()
+    assert said[0].startswith("- **STEGO** is above k-means on the same tokens for every seed on 1 of 1")
     assert "**HP**" in said[1] and "below on 1" in said[1] and "+0.2" in said[2] and "undecided on 1" in said[2]
+    assert "One seed" not in said[0] and "One seed each." in verdicts.rivals.above_tokens(table[table["seed"] == 0])
     lines = {line["method"]: line for line in rivals.lines(table)}
     assert all(set(line) <= set(rivals.COLUMNS) for line in lines.values())
     assert set(lines) == {rivals.FLOOR, "STEGO", "HP", "CAUSE-MLP, alive"}
@@ -147,9 +148,9 @@ def test_gains_are_against_the_tokens_of_the_same_seed():
 
 def test_missing_runs_are_said():
     table = rivals.against_tokens(drawn_results())
-    assert rivals.incomplete(table) == ""
+    assert verdicts.rivals.incomplete(table) == ""
     other = table[(table["seed"] < 2) & (table["name"] != "HP")].assign(dataset="msrc_v2")
-    said = rivals.incomplete(pd.concat([table, other]))
+    said = verdicts.rivals.incomplete(pd.concat([table, other]))
     assert said == "**Not all runs have been made yet:** 6 of 12 on msrc_v2 with vit."
 
 
@@ -170,5 +171,5 @@ def test_published_rows_stand_beside_what_is_gained_here():
 def test_without_a_floor_nothing_is_gained():
     alone = drawn_results()
     table = rivals.against_tokens(alone[alone["method"] != "k-means"])
-    assert table["gained"].isna().all() and rivals.verdicts(table) == []
+    assert table["gained"].isna().all() and verdicts.rivals.above_tokens(table) == ""
     assert all(line["gained"] is None for line in rivals.lines(table))

@@ -1,0 +1,101 @@
+"""Chapter 9: means and ranges over seeds, and differences that are paired by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from cause_book.verdicts.words import direction, points
+
+TOKENS = "k-means on tokens"
+LINE = ["method", "recipe", "readout"]
+
+
+def spread(values: pd.Series) -> str:
+    """A mean, and in brackets the lowest and the highest; of one seed it says so; "-" where one is missing."""
+    if not len(values) or not values.notna().all():
+        return "-"
+    if len(values) == 1:
+        return f"{values.mean():.1f} (one seed)"
+    return f"{values.mean():.1f} ({values.min():.1f} to {values.max():.1f})"
+
+
+def baselines(plain: pd.DataFrame, backbone: str, recipe: str) -> str:
+    """Each method of a backbone beside k-means on its tokens, and the gain of the best beside that of the backbone.
+
+    plain: a line a run without CRF: dataset, backbone, method, recipe, readout, seed, mIoU and accuracy in per cent;
+        the backbone of random weights is `backbone`.random
+    backbone: of the runs that are compared
+    recipe: the one that need not be named
+    """
+    said = []
+    for dataset, part in plain.dropna(subset=["mIoU"]).groupby("dataset"):
+        floor, untrained = (part[(part["backbone"] == name) & (part["method"] == TOKENS)]
+                            for name in (backbone, f"{backbone}.random"))
+        runs = part[(part["backbone"] == backbone) & (part["method"] != TOKENS)]
+        both = runs.merge(floor, on="seed", suffixes=("", " of tokens"))
+        if both.empty:
+            continue
+        said.append(f"On {dataset}, without CRF, compared with **k-means on the tokens** (mIoU "
+                    f"{spread(floor['mIoU'])}, accuracy {spread(floor['accuracy'])}):\n\n"
+                    + "\n".join(_beside_tokens(both, recipe)))
+        if both["seed"].nunique() == 1:
+            said.append("**One seed does not establish any of these differences.**")
+        by_seed = floor.merge(untrained, on="seed", suffixes=("", " of random"))
+        if len(by_seed):
+            gains = both.assign(gain=both["mIoU"] - both["mIoU of tokens"]).groupby(LINE)["gain"]
+            name = gains.mean().idxmax()
+            said.append("Training the backbone changes k-means by "
+                        f"{points((by_seed['mIoU'] - by_seed['mIoU of random']).tolist())} points of mIoU. The best "
+                        f"of these heads ({', '.join(name)}) adds {points(gains.get_group(name).tolist())} points.")
+    return "\n\n".join(said) or "No labelled run has a head and a baseline of one backbone."
+
+
+def _beside_tokens(both: pd.DataFrame, recipe: str) -> Iterator[str]:
+    for (method, of, readout), part in both.groupby(LINE, sort=False):
+        changes = {score: (part[score] - part[f"{score} of tokens"]).tolist() for score in ("mIoU", "accuracy")}
+        listed = ", ".join(f"{direction(each)} in {score} ({points(each)})" for score, each in changes.items())
+        yield f"- {method}{'' if of == recipe else f' (recipe {of})'}, read-out {readout}: {listed}"
+
+
+def paired(miou: pd.DataFrame, names: Mapping[str, str], floor: pd.Series) -> str:
+    """Differences of kept runs, paired by seed: between the read-outs of a method, and between TR and MLP.
+
+    miou: in per cent, a row a seed, columns (method, readout)
+    names: readout -> as shown
+    floor: mIoU of the baseline of this run, in per cent, which is not paired; may be empty
+    """
+    asked = [((method, "kmeans"), (method, "modularity"), f"{method}, k-means minus modularity")
+             for method in sorted({method for method, _ in miou})]
+    asked += [(("CAUSE-TR", readout), ("CAUSE-MLP", readout), f"TR minus MLP, both by {shown}")
+              for readout, shown in names.items()]
+    said, seeds = [], []
+    for one, other, what in asked:
+        if one in miou and other in miou and len(change := (miou[one] - miou[other]).dropna().tolist()):
+            word = {"above": "positive for every seed", "below": "negative for every seed"}.get(
+                direction(change, 0), "undecided, not of one sign")
+            said.append(f"- {what}: {word} ({points(change)} points)")
+            seeds.append(len(change))
+    if not said:
+        return "So there are no differences to pair."
+    for column in miou if len(floor) else ():
+        values = miou[column].dropna()
+        said.append(f"- {column[0]}, {names[column[1]]}: {(values > floor.max()).sum()} of {len(values)} seeds above "
+                    f"the baseline of this run ({spread(floor)}; not paired)")
+    few = min(seeds)
+    said.append("\n**One seed does not establish any of these differences.**" if few == 1 else
+                f"\nWith {few} seeds, the probability that chance alone puts all of a difference on one side is "
+                f"{2 / 2**few:.0%} (sign test, two-sided).")
+    return "\n".join(said)
+
+
+def heads_and_seeds(heads: Mapping[str, pd.Series], where: str) -> str:
+    """Whether heads differ more than the seeds of one head: heads: method -> mIoU of its seeds, in per cent."""
+    means = [values.mean() for values in heads.values()]
+    between, within = max(means) - min(means), max(values.max() - values.min() for values in heads.values())
+    said = f"{where}: {between:.1f} points between heads"
+    if min(map(len, heads.values())) == 1:
+        return f"{said}; of a head with one seed the spread is not known"
+    word = "more" if round(between, 1) > round(within, 1) else "no more"
+    return f"{said}, {within:.1f} between seeds: heads differ {word} than seeds"

@@ -1,0 +1,44 @@
+"""Addresses and file names of earlier editions: every old one leads to a chapter that is there."""
+
+import json
+import re
+
+import nbformat
+import pytest
+from test_finished_pages import SCRIPT, pages
+
+from workflow.rows import read_rows
+
+ROOT = SCRIPT.parents[2]
+OLD = pages.MOVED["pages"]
+
+
+def headings(name: str) -> set[str]:
+    """The anchors of a chapter's headings, as the book's pages have them."""
+    cells = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return {re.sub(r"[^\w-]+", "", found.lower().replace(" ", "-")) for found in re.findall(r"^#+ (.*)", text, re.M)}
+
+
+def test_every_old_address_leads_to_a_chapter():
+    there = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert set(OLD.values()) <= there and not set(OLD) & there
+    for old, page in pages.redirects().items():
+        assert page.count(f'href="{OLD[old]}.html"') == 2 and f"url={OLD[old]}.html" in page  # canonical, and to click
+        assert f'(moved[at] ?? "{OLD[old]}")' in page
+
+
+def test_sections_that_went_elsewhere_are_found_there():
+    for old, sections in pages.MOVED["sections"].items():
+        assert json.dumps(sections) in pages.redirects()[old]
+        for section, place in sections.items():
+            name, _, anchor = place.partition("#")
+            assert (anchor or section) in headings(name), place
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_an_old_name_in_a_table_is_answered_with_the_new_one(old, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text(f"dataset,notebook\nscenes,notebooks/{old}.ipynb\n")
+    with pytest.raises(ValueError, match=rf"line 1: notebook '.*{old}.ipynb' is now called 'notebooks/{OLD[old]}.ipynb'"):
+        read_rows(table)
