@@ -76,6 +76,13 @@ def test_a_chapter_needs_only_what_the_first_cell_installs(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_refuses_in_one_sentence(path):
+    """As the library does: InputError is shown without a traceback."""
+    raised = [node.exc.func.id for cell in code(path) for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Raise)]
+    assert set(raised) <= {"InputError"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_chapter_tells_no_time_on_a_gpu_that_nobody_measured(path):
     measured = json.loads((ROOT / "benchmarks/results/chapters.json").read_text())
     if any(of["machine"]["device"] != of["machine"]["cpu"] for of in measured.values()):
