@@ -78,8 +78,8 @@ def test_a_chapter_needs_only_what_the_first_cell_installs(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_chapter_refuses_in_one_sentence(path):
     """As the library does: InputError is shown without a traceback."""
-    raised = [node.exc.func.id for cell in code(path) for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Raise)]
-    assert set(raised) <= {"InputError"}
+    nodes = [node for cell in code(path) for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Raise)]
+    assert {node.exc.func.id for node in nodes} <= {"InputError"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
