@@ -107,6 +107,20 @@ def test_dates_of_a_table_with_an_empty_cell(monkeypatch):
     assert re.match(r"Run between 20\d\d-\d\d-\d\d and 20\d\d-\d\d-\d\d on ", shown[-1])
 
 
+@pytest.mark.parametrize("given, backbone", [({}, "dino_vits16"), ({"network": "dinov2_vits14"}, "dinov2_vits14"),
+                                             ({"backbone": "bundled"}, "bundled")])
+def test_the_quickstart_takes_the_backbone_that_its_refusal_names(given, backbone):
+    """Without a network the refusal says: go on with backbone='bundled'."""
+    (chapter,) = [path for path in NOTEBOOKS if path.stem.endswith("quickstart")]
+    _, parameters, read = code(chapter)[:3]
+    namespace = {}
+    exec(parameters, namespace)
+    namespace |= {"photographs": "holiday", **given}
+    exec(read, namespace)
+    of = namespace["experiment"]
+    assert (of.dataset, of.folder, of.recipe, of.head, of.backbone) == ("folder", "holiday", "alive", "mlp", backbone)
+
+
 def test_an_archive_of_pictures_is_not_a_folder(tmp_path):
     """What is uploaded in one piece."""
     (tmp_path / "holiday.zip").touch()
