@@ -1,4 +1,4 @@
-"""Diagrams that pages of the book include: python book/draw.py book/_static/diagrams"""
+"""Diagrams and pictures that pages of the book include: python book/draw.py book/_static/diagrams"""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from cause_book.diagrams import INK, NODES, WRONG, _box, arrow, causal_graph, figure, node, svg, text
-from cause_book.plots import PALETTE
+from cause_book.plots import PALETTE, as_picture, paint
+from cause_lib.data import load_dataset
 
+TITLE, SUBTITLE = "CAUSE, the book", "Causal unsupervised semantic segmentation, step by step"
+VIEWS = {"picture": None, "parts": "part", "objects": "object", "groups": "group"}
 SIDE, GRID = 96, 8  # of a small picture, and patches along it
-STEPS = (("image", "no label in sight", ""), ("tokens", "frozen ViT · ch. 4", "T"),
+STEPS = (("image", "without label", ""), ("tokens", "frozen ViT · ch. 4", "T"),
          ("concepts", "clusterbook · ch. 5", "M"), ("features", "head · ch. 7", "Y"),
          ("clusters", "probe · ch. 8", ""), ("sharper edges", "CRF · ch. 8", ""),
-         ("classes", "matching · ch. 8", ""), ("numbers", "count · ch. 8, 9", ""))
+         ("classes", "matching · ch. 8", ""), ("scores", "mIoU · ch. 8, 9", ""))
 NATURE = {"sky": "#9CCBE8", "sun": "#F6E27A", "grass": "#7DB36A", "crown": "#3E7F4A", "trunk": "#8A6239",
           "road": "#9A9A9A"}
 GROUPS = {"sky": "sky", "sun": "sky", "grass": "grass", "crown": "tree", "trunk": "tree", "road": "road"}
@@ -26,7 +31,7 @@ CONCEPT_COLORS = {"sky 0": PALETTE["sky"], "sky 1": PALETTE["blue"], "sun": PALE
 
 
 def pipeline(columns: int) -> str:
-    """From an image to numbers, a step a small picture, in rows of so many that run to and fro. Returns an SVG."""
+    """From an image to scores, a small picture for each step, in rows of alternating direction. Returns an SVG."""
     pictures = (_scene(NATURE), _patches(_shade), _patches(_concept), _patches(_feature), _patches(_cluster),
                 _scene({part: GROUP_COLORS[group] for part, group in GROUPS.items()}),
                 _scene({part: GROUP_COLORS[group] for part, group in GROUPS.items()}) + _class_names(), _bars())
@@ -52,11 +57,11 @@ def pipeline(columns: int) -> str:
             parts.append(arrow((x - 14, y + SIDE / 2), (x - 62, y + SIDE / 2)))
     says = ("A small landscape, eight times. The image is cut into patches, and a frozen vision transformer makes a "
             "token T of each. Each token gets its concept M of the clusterbook, finer than any class. A head makes "
-            "features Y of them, in which kindred patches lie together; a probe groups these into clusters; a CRF "
+            "features Y of them, in which related patches are close; a probe groups these into clusters; a CRF "
             "sharpens the edges on the pixels; matching gives each cluster the name of a class (sky, tree, grass or "
-            "road); and counting right pixels gives numbers.")
+            "road); and counting the right pixels gives scores.")
     rows = -(-len(STEPS) // columns)
-    return svg(172 * columns + 4, 172 * rows, "From an image to numbers", says, parts)
+    return svg(172 * columns + 4, 172 * rows, "From an image to scores", says, parts)
 
 
 def _part(x: float, y: float) -> str:
@@ -91,7 +96,7 @@ def _patches(look) -> str:
 
 
 def _shade(column: int, row: int, part: str) -> tuple[str, float]:
-    """A token: kindred patches have like shades, no two quite the same one."""
+    """A token: related patches have similar shades."""
     return NODES["T"], round(0.22 + 0.13 * list(NATURE).index(part) + 0.05 * ((3 * column + 5 * row) % 4), 2)
 
 
@@ -102,7 +107,7 @@ def _concept(column: int, row: int, part: str) -> tuple[str, float]:
 
 
 def _feature(column: int, row: int, part: str) -> tuple[str, float]:
-    """A feature: the concepts of a class have drawn together, and are still not one."""
+    """A feature: the concepts of a class have similar colours."""
     return GROUP_COLORS[GROUPS[part]], round(0.6 + 0.1 * ((column + 2 * row) % 4), 2)
 
 
@@ -126,7 +131,7 @@ GRADIENT, OF_LABELS = {"dashes": "7 5"}, {"color": WRONG, "dashes": "10 4 2 4"}
 
 
 def labels_in_step_2() -> str:
-    """The ways of gradients in the released step 2, where labels act through one clip norm. Returns an SVG."""
+    """Gradients in the released step 2, where labels act through one clip norm. Returns an SVG."""
     parts = [
         _box(215, 44, "tokens of the frozen backbone", width=252, height=36),
         arrow((160, 62), (122, 103)), arrow((270, 62), (308, 103)),
@@ -149,7 +154,7 @@ def labels_in_step_2() -> str:
 
 
 def labels_in_step_3() -> str:
-    """The ways of gradients in the released step 3, where the linear probe trains the head. Returns an SVG."""
+    """Gradients in the released step 3, where the linear probe trains the head. Returns an SVG."""
     parts = [
         _box(215, 44, "tokens of the frozen backbone", width=252, height=36), arrow((215, 62), (215, 103)),
         _box(215, 124, "teacher head: evaluated", "Y", width=212),
@@ -189,10 +194,10 @@ def page_files() -> dict[str, str]:
     front = causal_graph(segmentation, absent=("UM", "TY"), title="CAUSE on the front-door graph")
     both = {"UM": "confounded", "TY": "bypass"}
     ways = "".join(f'<div class="{name}">{pipeline(columns)}</div>' for name, columns in (("wide", 4), ("narrow", 2)))
-    caption = ("The way of a picture through CAUSE: each step is a chapter's. Chapters 4 to 7 make the treatment T, "
-               "the mediator M and the outcome Y. Labels are looked at only at the very end, to give clusters the "
-               "names of classes and to count what is right.")
-    of_labels = ("Ways of labels in the released code. Step 2: the linear probe's gradient is part of the norm "
+    caption = ("The steps of CAUSE, with their chapters. Chapters 4 to 7 make the treatment T, "
+               "the mediator M and the outcome Y. Labels are used only at the end: to match clusters "
+               "to classes, and to compute scores.")
+    of_labels = ("Labels in the released code. Step 2: the linear probe's gradient is part of the norm "
                  "that clips the head's. Step 3: the linear probe's gradient runs into the head.")
     return {
         "front.html": figure(front, caption="Arrows are effects, dashed parts are hidden. Two arrows are crossed out: "
@@ -200,9 +205,45 @@ def page_files() -> dict[str, str]:
         "labels.html": figure(labels_in_step_2(), labels_in_step_3(), caption=of_labels) + "\n",
         "pipeline.html": f'<figure class="diagram">{ways}<figcaption>{caption}</figcaption></figure>\n',
         "smoking.svg": causal_graph(story, forbidden=both, absent=tuple(both)) + "\n",
+        "favicon.svg": favicon() + "\n",
     }
+
+
+def favicon() -> str:
+    """Four patches, in the colours of the four variables. Returns an SVG."""
+    patches = "".join(f'<rect x="{1 + 16 * (i % 2)}" y="{1 + 16 * (i // 2)}" width="14" height="14" rx="3" fill="{fill}"/>'
+                      for i, fill in enumerate(NODES.values()))
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{patches}</svg>'
+
+
+def page_pictures() -> dict[str, Image.Image]:
+    """The pictures of page one and of links to the book: the name of a file -> a picture with few colours."""
+    views = [_view(level) for level in VIEWS.values()]
+    cover = Image.new("RGB", (4 * 252 + 3 * 8, 252), "magenta")  # which no view has: it becomes transparent
+    social = Image.new("RGB", (1200, 630), "white")
+    draw, (regular, bold) = ImageDraw.Draw(social), (
+        Path(matplotlib.get_data_path()) / f"fonts/ttf/DejaVuSans{kind}.ttf" for kind in ("", "-Bold"))
+    draw.text((36, 44), TITLE, "#1b2430", ImageFont.truetype(str(bold), 76))
+    draw.text((38, 158), SUBTITLE, "#4a5565", ImageFont.truetype(str(regular), 34))
+    for i, (name, view) in enumerate(zip(VIEWS, views, strict=True)):
+        cover.paste(view.resize((252, 252), Image.Resampling.LANCZOS), (260 * i, 0))
+        social.paste(view.resize((270, 270), Image.Resampling.LANCZOS), (36 + 286 * i, 260))
+        draw.text((171 + 286 * i, 548), name, "#1b2430", ImageFont.truetype(str(regular), 28), anchor="ma")
+    cover, social = (each.quantize(256, dither=Image.Dither.NONE) for each in (cover, social))
+    cover.info["transparency"] = cover.getpixel((255, 0))
+    return {"cover.png": cover, "social.png": social}
+
+
+def _view(level: str | None) -> Image.Image:
+    """A generated scene with a house, a car and a cyclist; or its label at a level, in colours."""
+    scenes = load_dataset("scenes", "val", image_size=540, level=level or "part")
+    seen = scenes[44]
+    pixels = paint(seen["label"], scenes.colors) if level else as_picture(seen["image"])
+    return Image.fromarray((255 * pixels).round().astype(np.uint8))
 
 
 if __name__ == "__main__":
     for file, content in page_files().items():
         (Path(sys.argv[1]) / file).write_text(content, encoding="utf8")
+    for file, picture in page_pictures().items():
+        picture.save(Path(sys.argv[1]) / file, optimize=True)

@@ -94,7 +94,7 @@ def _graph_arrow(name: str, *, wrong: str | None = None, crossed: bool = False) 
 
 
 def mlp_head() -> str:
-    """The MLP head, f1(t) + f2(t): a linear map beside a small network, for each patch by itself. Returns an SVG."""
+    """The MLP head, f1(t) + f2(t): a linear map plus a small network, for each patch separately. Returns an SVG."""
     parts = [
         _box(170, 70, "token of a patch", "T"), _line((170, 90), (170, 108)), _line((85, 108), (255, 108)),
         arrow((85, 108), (85, 185)), arrow((255, 108), (255, 142)), _box(85, 206, "linear, d to r"),
@@ -103,17 +103,17 @@ def mlp_head() -> str:
         arrow((85, 345), (154, 345)), _line((255, 305), (255, 345)), arrow((255, 345), (186, 345)),
         _plus(170, 345), arrow((170, 360), (170, 402)), _box(170, 423, "its feature", "Y"),
     ]
-    says = ("The token of a patch goes two ways: through a linear map from width d to width r, and through a linear "
-            "map, a ReLU and a linear map to width r. The sum of both is the patch's feature. No other patch is asked.")
-    return svg(340, 455, "MLP head", says, parts, heading="MLP head: every patch by itself")
+    says = ("The token of a patch takes two paths: a linear map from width d to width r; and a linear map, a ReLU and "
+            "a linear map to width r. Their sum is the patch's feature. Other patches have no influence.")
+    return svg(340, 455, "MLP head", says, parts, heading="MLP head: each patch separately")
 
 
 def tr_head() -> str:
-    """The TR head: a patch asks, with its concept as the query, all patches of its picture. Returns an SVG."""
+    """The TR head: a patch attends, with its concept as the query, to all patches of its picture. Returns an SVG."""
     parts = [
         _box(60, 70, "token of\na patch", "T", width=96, height=48),
         _box(214, 70, "nearest prototype\n+ position", "M", width=150, height=48),
-        arrow((108, 70), (138, 70)), arrow((194, 94), (194, 143)), text(204, 115, "asks", size=14, anchor="start"),
+        arrow((108, 70), (138, 70)), arrow((194, 94), (194, 143)), text(204, 115, "query", size=14, anchor="start"),
         '<rect x="122" y="126" width="144" height="168" rx="10" fill="none" stroke="currentColor" '
         'stroke-dasharray="3 4" opacity="0.7"/>', text(272, 269, "decoder\nlayer", size=14, anchor="start"),
         _box(194, 161, "self-attention", width=128, height=34), arrow((194, 178), (194, 193)),
@@ -125,9 +125,9 @@ def tr_head() -> str:
         arrow((194, 386), (194, 402)), _box(194, 423, "its feature", "Y", width=128),
     ]
     says = ("The nearest prototype of a patch's token, with a learned position, is the query of one decoder layer: "
-            "self-attention, cross-attention to all tokens of the picture, and a feed-forward network. The answer is "
+            "self-attention, cross-attention to all tokens of the picture, and a feed-forward network. The output is "
             "added to the patch's token, and the MLP head turns the sum into the patch's feature.")
-    return svg(340, 455, "TR head", says, parts, heading="TR head: every patch asks all")
+    return svg(340, 455, "TR head", says, parts, heading="TR head: each patch attends to all")
 
 
 def svg(width: int, height: int, title: str, says: str, parts: list[str], *, heading: str = "") -> str:

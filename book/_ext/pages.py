@@ -1,18 +1,23 @@
-"""Last touches to the rendered pages, a Sphinx extension: nothing of other hosts, pictures that keep their place, light.
+"""Finishes the rendered pages, a Sphinx extension: nothing of other hosts, pictures that keep their place, light.
 
 MathJax lies beside the pages (from the package sphinx-mathjax-offline) instead of being fetched from another host. What
 the theme loads in vain goes: Thebe, Jupyter's widgets, Font Awesome's script of 1.5 MB (its font draws the same icons),
 its rules for icons that no page has, the search's index but where one searches, the looks of tabs and cards where there
-are none. Addresses of earlier editions (moved.json) lead to the chapters' new ones. Pictures become lossless WebP, about half of PNG's bytes, and say their size, so that text below them does not
-jump when they arrive.
+are none. Addresses of earlier editions (moved.json) lead to the chapters' new ones. Pictures become lossless WebP, about
+half of PNG's bytes, and say their size, so that text below them does not jump when they arrive. A link to a page that is
+shared elsewhere has a title, a sentence and a picture: the Open Graph protocol, https://ogp.me. The site's address
+follows from the repository's in _config.yml, unless `baseurl` is set.
 """
 
 import importlib.util
 import json
 import re
 import shutil
+import textwrap
+from html import escape
 from pathlib import Path
 
+from docutils import nodes
 from PIL import Image
 from sphinx.application import Sphinx
 from sphinx.config import Config
@@ -20,6 +25,8 @@ from sphinx.config import Config
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2/*")
 UNUSED = re.compile(r"thebe|widget|require\.min\.js", re.IGNORECASE)
 SEARCH, DESIGN = r"searchtools\.js|language_data\.js|searchindex\.js", r"sphinx-design[\w.]*\.css|design-tabs\.js"
+PREVIEW = "_static/diagrams/social.png"  # drawn by draw.py
+PREVIEW_SAYS = "A generated street scene, and its segments at three granularities."
 MOVED = json.loads(Path(__file__).with_name("moved.json").read_text(encoding="utf8"))
 # no picture, style or script to load: the address changes before anything is drawn
 REDIRECT = """<!doctype html>
@@ -37,6 +44,25 @@ def drop_unused(app: Sphinx, pagename: str, templatename: str, context: dict, do
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context[kind] if not UNUSED.search(
             f"{file} {getattr(file, 'filename', '')} {getattr(file, 'attributes', '')}"[:400])]
+
+
+def describe(app: Sphinx, pagename: str, templatename: str, context: dict, doctree: nodes.document | None) -> None:
+    """Says in a page's head what those show who link to it: title, first paragraph, address, picture."""
+    if doctree is None:  # the index, the search
+        return
+    first = next(doctree.findall(nodes.paragraph), None)
+    says = textwrap.shorten(first.astext() if first else app.config.project, 200, placeholder=" …")
+    base = app.config.html_baseurl
+    title = re.sub(r"<[^>]+>", "", context["title"])
+    if pagename != app.config.root_doc:
+        title += f" | {app.config.html_title}"
+    said = {"description": says, "og:type": "website", "og:site_name": app.config.html_title, "og:title": title,
+            "og:description": says, "og:url": f"{base}{pagename}.html", "og:image": base + PREVIEW,
+            "og:image:width": "1200", "og:image:height": "630", "og:image:alt": PREVIEW_SAYS,
+            "twitter:card": "summary_large_image"}
+    context["metatags"] = context.get("metatags", "") + "".join(
+        f'<meta {"property" if name.startswith("og:") else "name"}="{name}" content="{escape(content)}" />\n'
+        for name, content in said.items())
 
 
 def copy_mathjax(static: Path) -> None:
@@ -122,6 +148,13 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
         (out / f"notebooks/{old}.html").write_text(page, encoding="utf8")
 
 
+def address(app: Sphinx, config: Config) -> None:
+    """The site's address on GitHub Pages, from the repository's."""
+    if not config.html_baseurl:
+        owner, name = config.html_theme_options["repository_url"].rstrip("/").split("/")[-2:]
+        config.html_baseurl = f"https://{owner}.github.io/{name}/"
+
+
 def unnumbered(app: Sphinx, config: Config) -> None:
     """No "Fig. 3" before captions: diagrams have none. sphinx-jupyterbook-latex turns it on, whatever is built."""
     config["numfig"] = False
@@ -130,6 +163,8 @@ def unnumbered(app: Sphinx, config: Config) -> None:
 def setup(app: Sphinx) -> dict:
     app.config.mathjax_path = f"mathjax/{MATHJAX[0]}"
     app.connect("config-inited", unnumbered, priority=900)
+    app.connect("config-inited", address, priority=900)
+    app.connect("html-page-context", describe)
     app.connect("html-page-context", drop_unused, priority=900)  # after those that add them
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

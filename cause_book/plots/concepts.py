@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import hsv_to_rgb, to_rgb
 from matplotlib.patches import Patch
 
-from cause_book.plots.style import (AMOUNT, BESIDE, CYCLE, LABEL, MARKERS, PALETTE, RELATION, SIGNED, as_array,
+from cause_book.plots.style import (AMOUNT, BESIDE, CYCLE, LABEL, MARKERS, PALETTE, RELATION, SIGNED, SMALL, as_array,
                                     as_picture, bare, in_style, new_axes, row_of_axes)
 from cause_lib.errors import InputError
 
@@ -63,12 +63,12 @@ def concept_map(concepts, grid, *, order=None, image=None, numbered: int = 6,
             continue  # a number on top of another cannot be read
         taken.append(place)
         y, x = place
-        ax.text(x, y, str(int(concept)), ha="center", va="center", fontsize=8, bbox=LABEL)
+        ax.text(x, y, str(int(concept)), ha="center", va="center", fontsize=SMALL, bbox=LABEL)
     return ax
 
 
 @in_style
-def usage_by_rank(counts, *, title="How many patches each concept has", ax=None):
+def usage_by_rank(counts, *, title="Patches of each concept", ax=None):
     """Rank against frequency of the concepts, both on logarithmic axes; the legend counts the unused ones.
 
     counts: (k,) how many patches each concept is nearest to
@@ -103,7 +103,7 @@ def graph(adjacency, positions, communities=None, *, names=None, title="", ax=No
         ax.scatter(*positions[members].T, s=190, color=CYCLE[place % 8], marker=MARKERS[place % 8], zorder=2,
                    edgecolors="white", label=f"community {int(community)}")
     for point, name in zip(positions, names if names is not None else range(len(positions))):
-        ax.text(*point, str(name), ha="center", va="center", color="white", fontsize=8, zorder=3)
+        ax.text(*point, str(name), ha="center", va="center", color="white", fontsize=SMALL, zorder=3)
     ax.margins(0.12)
     if len(np.unique(communities)) > 1:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)
@@ -123,9 +123,9 @@ def modularity_matrices(modularity, together, *, node="patch", axes=None):
     limit = np.abs(modularity).max() or 1.0
     left = axes[0].imshow(modularity, cmap=SIGNED, vmin=-limit, vmax=limit, interpolation="nearest")
     right = axes[1].imshow(together, cmap=AMOUNT, vmin=0.0, vmax=1.0, interpolation="nearest")
-    axes[0].set_title("$W$: more alike than chance")
-    axes[1].set_title(r"$\delta$: together in a concept")
-    for ax, drawn, unit in zip(axes, (left, right), ("share of all edge weight", "0 apart, 1 together")):
+    axes[0].set_title("$W$: similarity above chance")
+    axes[1].set_title(r"$\delta$: concept in common")
+    for ax, drawn, unit in zip(axes, (left, right), ("share of all edge weight", "0 none, 1 the same")):
         ax.grid(False)
         ax.set(xlabel=f"{node} $j$ (number)", ylabel=f"{node} $i$ (number)")
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -136,7 +136,7 @@ def modularity_matrices(modularity, together, *, node="patch", axes=None):
 
 @in_style
 def similarity_histogram(similarity, positive_threshold=0.3, negative_threshold=0.1, *,
-                         title="How alike the concepts are", ax=None):
+                         title="Similarity of the concepts", ax=None):
     """Histogram of D_M off its diagonal, cut by the thresholds into positive, ignored and negative pairs.
 
     similarity: (k, k) cosines in [-1, 1]; ValueError for fewer than two concepts
@@ -159,13 +159,12 @@ def similarity_histogram(similarity, positive_threshold=0.3, negative_threshold=
     for threshold, sign, line in ((positive_threshold, "+", "--"), (negative_threshold, "-", ":")):
         ax.axvline(threshold, color="#222222", linestyle=line, linewidth=1.4, label=f"$\\phi^{sign}$ = {threshold:g}")
     ax.set(title=title, xlabel="cosine of two prototypes (no unit)", ylabel="pairs of concepts (count)", xlim=(-1, 1))
-    ax.legend(fontsize=9, **BESIDE)
+    ax.legend(**BESIDE)
     return ax
 
 
 @in_style
-def anchor_relations(image, relation, grid, anchor: int, *,
-                     title="What one anchor compares itself with", ax=None):
+def anchor_relations(image, relation, grid, anchor: int, *, title="Relations of one anchor", ax=None):
     """An anchor patch on its picture, with its positive, ignored and negative patches.
 
     Positives carry a plus and negatives a minus; the legend counts them without the anchor itself.

@@ -54,5 +54,5 @@ def compare_curves(x, rows: dict, *, xlabel, ylabel, title="", xscale="linear", 
     if yscale == "log" and ax.get_ylim()[1] < 100 * ax.get_ylim()[0]:  # a short axis names places between the powers
         ax.yaxis.set_major_formatter(LogFormatter())  # 20 instead of 2 x 10^1
         ax.yaxis.set_minor_formatter(LogFormatter())
-    ax.legend(fontsize=9)
+    ax.legend()
     return ax

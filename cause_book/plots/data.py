@@ -37,7 +37,7 @@ def dataset_report(report):
     for ax, draw in zip(axes, drawn):
         draw(ax, list(report.splits), shares if draw is _draw_shares else sizes, names)
         if len(shares) > 1:
-            ax.legend(fontsize=9, loc="lower right")
+            ax.legend(loc="lower right")
     if len(total) > MOST:
         axes[0].set_title(f"The {MOST} largest of {len(total)} classes")
     return axes
@@ -49,8 +49,8 @@ def _draw_shares(ax, splits, shares, names):
         ax.barh(np.arange(len(names)) - 0.4 + (place + 0.5) * thick,
                 [100 * shares[split].get(name, 0) for name in names], thick * 0.92, hatch=HATCHES[place % 4],
                 edgecolor="white", linewidth=0, color=CYCLE[place % 8], label=split)
-    ax.set(title="What the labels hold", xlabel="share of the labelled pixels (%)", yticks=range(len(names)))
-    ax.set_yticklabels(names)
+    ax.set(title="Shares of the classes", xlabel="share of the labelled pixels (%)", yticks=range(len(names)),
+           yticklabels=names)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
 
@@ -61,7 +61,7 @@ def _draw_sizes(ax, splits, sizes, _):
         ax.scatter(widths, heights, s=30 + 200 * counts / max(1, counts.sum()), marker=MARKERS[place % 8], alpha=0.6,
                    color=CYCLE[place % 8], label=split)
     far = 1.1 * max((max(w, h) for each in sizes.values() for w, h, _ in each), default=1)
-    ax.set(title="Sizes: the larger a mark, the more pictures", xlabel="width (pixels)", ylabel="height (pixels)",
+    ax.set(title="Picture sizes; area: number of pictures", xlabel="width (pixels)", ylabel="height (pixels)",
            xlim=(0, far), ylim=(0, far))
     if not sizes:
         ax.text(0.5, 0.5, "no pictures", transform=ax.transAxes, ha="center", va="center")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cause_book.plots.style import (BESIDE, CYCLE, LABEL, PALETTE, RELATION, SIGNED, as_array, as_picture, bare, frame,
-                                    in_style, new_axes, picture_grid, row_of_axes)
+from cause_book.plots.style import (BESIDE, CYCLE, LABEL, PALETTE, RELATION, SIGNED, SMALL, as_array, as_picture, bare,
+                                    frame, in_style, new_axes, picture_grid, row_of_axes)
 
 
 @in_style
@@ -41,7 +41,7 @@ def similarity_maps(image, similarity, grid, anchors, *, axes=None):
     grid: (rows, columns) of the n patches
     anchors: (a,) patch numbers, starred on the picture and on their own map
     """
-    return _anchor_maps(image, similarity, grid, anchors, "like anchor {}", "cosine (no unit)", axes,
+    return _anchor_maps(image, similarity, grid, anchors, "anchor {}", "cosine (no unit)", axes,
                         cmap=SIGNED, vmin=-1, vmax=1)
 
 
@@ -73,7 +73,7 @@ def _anchor_maps(image, values, grid, anchors, name, label, axes, **colors) -> n
             where.scatter(column, row, s=130, marker="*", color=PALETTE["yellow"], edgecolors="black", zorder=3)
         left = column > grid[1] * 0.8  # keep the number on the picture
         axes[0].annotate(str(number), (column, row), xytext=(-9 if left else 9, 0), textcoords="offset points",
-                         ha="right" if left else "left", va="center", fontsize=9, bbox=LABEL)
+                         ha="right" if left else "left", va="center", fontsize=SMALL, bbox=LABEL)
     axes[0].figure.colorbar(drawn, ax=list(axes), shrink=0.75, label=label)
     return axes
 
@@ -94,8 +94,7 @@ def nearest_patches(images, places, cosines, patch_size: int, *, context: int = 
         for rank, (number, patch) in enumerate(places[anchor]):
             row, column = divmod(int(patch), columns)
             title = f"anchor {anchor + 1}" if rank == 0 else f"{cosines[anchor, rank]:.2f}"
-            ax = bare(axes[anchor, rank])
-            ax.set_title(title, fontsize=9)
+            ax = bare(axes[anchor, rank], title)
             ax.imshow(_crop(as_picture(images[number]), row, column, patch_size, context))
             frame(ax, (context * patch_size - 0.5,) * 2, patch_size, PALETTE["vermillion"], 1.6, 3.2)
     return axes
@@ -127,8 +126,8 @@ def cosine_histogram(parts: dict, thresholds=(), *, title="", xlabel="cosine of 
     for place, (name, value) in enumerate(thresholds):
         dots = (0, (1, 1 + 2 * place))
         ax.axvline(value, color="#555555", linewidth=1.2, linestyle=dots, label=f"{name} = {value:g}")
-    ax.set(title=title, xlabel=xlabel, ylabel="density (area 1)", xlim=(-1, 1))
-    ax.legend(fontsize=9, **BESIDE)
+    ax.set(title=title, xlabel=xlabel, ylabel="density (area 1)", xlim=(-1, 1), xticks=np.linspace(-1, 1, 5))
+    ax.legend(**BESIDE)
     return ax
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 from scipy import ndimage
 
 from cause_book.plots.masks import paint
-from cause_book.plots.style import (BESIDE, CYCLE, HATCHES, LABEL, as_array, as_picture, bare, frame, in_style,
-                                    new_axes, panels)
+from cause_book.plots.style import (BESIDE, CYCLE, HATCHES, LABEL, SMALL, as_array, as_picture, bare, frame,
+                                    in_style, new_axes, panels)
 
 
 @in_style
@@ -24,10 +23,9 @@ def intervention_bars(answers: dict, treatments, *, ylabel="probability of the o
         heights = 100 * np.array([as_array(values)[t] for values in answers.values()])
         bars = ax.bar(np.arange(len(answers)) - 0.4 + (t + 0.5) * width, heights, 0.94 * width, color=CYCLE[t % 8],
                       hatch=HATCHES[t % 4], edgecolor="white", label=name)
-        ax.bar_label(bars, fmt="%.1f", fontsize=9, padding=2)
+        ax.bar_label(bars, fmt="%.1f", fontsize=SMALL, padding=2)
     ax.margins(y=0.1)
-    ax.set(title=title, ylabel=ylabel, xticks=range(len(answers)))
-    ax.set_xticklabels(list(answers))
+    ax.set(title=title, ylabel=ylabel, xticks=range(len(answers)), xticklabels=list(answers))
     ax.grid(axis="x", visible=False)
     ax.legend(**BESIDE)
     return ax
@@ -59,7 +57,7 @@ def views_and_names(views, masks, classes, colors, titles, *, frames=(), axes=No
                 continue
             depth = ndimage.distance_transform_edt(np.pad(regions == sizes.argmax() + 1, 1))[1:-1, 1:-1]
             y, x = np.divmod(depth.argmax(), mask.shape[1]) / np.array(mask.shape)  # where most room is around it
-            bottom.text(np.clip(x, 0.12, 0.88), y, classes[place][name], ha="center", va="center", fontsize=8,
+            bottom.text(np.clip(x, 0.12, 0.88), y, classes[place][name], ha="center", va="center", fontsize=SMALL,
                         bbox=LABEL)
     for place, (top, left, side) in enumerate(frames):
         frame(axes[0, -1], (left, top), side, CYCLE[place], 2.6, clip_on=False)
@@ -79,8 +77,8 @@ def kinds_and_segments(shares: dict, rows: dict, kinds, colors, *, ylabel, title
     titles: of the two Axes
     """
     if axes is None:
-        axes = plt.subplots(2, 1, figsize=(8.4, 4.2 + 0.3 * len(rows)), sharex=True, layout="constrained",
-                            height_ratios=(2.0, 0.36 * len(rows)))[1]
+        shape, heights = (8.4, 4.2 + 0.3 * len(rows)), (2.0, 0.36 * len(rows))
+        axes = panels(2, 1, figsize=shape, sharex=True, height_ratios=heights)[:, 0]
     places, colors = np.arange(len(kinds)), as_array(colors) / 255.0
     below = np.zeros(len(kinds))
     for number, (name, values) in enumerate(shares.items()):

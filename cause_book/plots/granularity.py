@@ -7,12 +7,12 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from scipy.cluster.hierarchy import dendrogram
 
-from cause_book.plots.style import (CYCLE, MARKERS, PALETTE, RELATION, as_array, as_picture, bare, in_style, new_axes,
-                                    panels, row_of_axes)
+from cause_book.plots.style import (CYCLE, MARKERS, PALETTE, RELATION, SMALL, as_array, as_picture, bare, in_style,
+                                    new_axes, panels, row_of_axes)
 
 
 @in_style
-def relation_columns(tables: dict, names, *, title="Pairs of two different parts of one object", axes=None):
+def relation_columns(tables: dict, names, *, title="Pairs of different parts of one object", axes=None):
     """Which share of each object's pairs is positive, ignored, negative: a column a table, a bar an object.
 
     tables: a dict name -> counts (o, 3) in that order
@@ -29,10 +29,9 @@ def relation_columns(tables: dict, names, *, title="Pairs of two different parts
                     label=relation)
             for y in np.flatnonzero(shares[:, kind] >= 9):
                 ax.text(starts[y, kind] + shares[y, kind] / 2, y, f"{shares[y, kind]:.0f}", ha="center", va="center",
-                        fontsize=8, color="white" if relation == "positive" else "black")
+                        fontsize=SMALL, color="white" if relation == "positive" else "black")
         ax.set(title=name, xlabel="pairs of patches (%)", xlim=(0, 100), xticks=range(0, 100, 25),
-               yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
-        ax.set_yticklabels(names)
+               yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
         ax.grid(visible=False)
         ax.spines[["left", "bottom"]].set_visible(False)
         ax.tick_params(length=0)
@@ -46,7 +45,7 @@ def merging_rows(rows: int, stages, *, height: float = 1.75) -> np.ndarray:
     """Axes (rows, len(stages) + 2) of a new figure with a `merging_row` an object; stages: values of phi+."""
     axes = panels(rows, len(stages) + 2, figsize=(1.25 * len(stages) + 4.6, height * rows + 0.4),
                   width_ratios=[1.0] * (len(stages) + 1) + [2.3])
-    axes[0, 0].figure.suptitle(r"Parts become one segment as $\phi^+$ falls", fontweight="bold")
+    axes[0, 0].figure.suptitle(r"Merging of parts as $\phi^+$ falls", fontweight="bold")
     return axes
 
 
@@ -83,9 +82,9 @@ def merging_row(image, label, parts: dict, tree, stages: dict, *, alone=None, ri
         border[:, 1:] |= segment[:, 1:] != segment[:, :-1]
         border[1:] |= segment[1:] != segment[:-1]
         painted[border] = 1.0
-        many = len(set(numbers))
         bare(ax).imshow(painted)
-        ax.set_xlabel(f"$\\phi^+$ = {threshold:g}\n" + ("one segment" if many == 1 else f"{many} segments"), fontsize=8)
+        many = "one segment" if len(set(numbers)) == 1 else f"{len(set(numbers))} segments"
+        ax.set_xlabel(f"$\\phi^+$ = {threshold:g}\n{many}", fontsize=SMALL)
     _merging_tree(axes[-1], names, as_array(tree), list(stages), alone, rival)
     return np.asarray(axes)
 
@@ -111,7 +110,7 @@ def _merging_tree(ax, names, tree, thresholds, alone, rival) -> None:
         ax.axvline(threshold, color="#555555", linewidth=1.0, linestyle=":", zorder=0)
     if alone is not None and alone > end:
         ax.axvspan(alone, end, facecolor="#F3F3F3", edgecolor="#CCCCCC", hatch="//", linewidth=0, zorder=-1)
-        ax.set_title(f"hatched: tied to {rival} too", loc="right", fontsize=9, fontweight="normal")
+        ax.set_title(f"hatched: tied to {rival}", loc="right", fontsize=SMALL, fontweight="normal")
     ax.set(xlabel=r"$\phi^+$ (cosine, no unit)", xlim=(1.1, end), ylim=(len(names) - 0.4, -0.6),
            yticks=range(len(names)), xticks=[1.0, *thresholds])
     ax.set_yticklabels([names[part] for part in order])
@@ -143,16 +142,15 @@ def windows(columns: dict, names, *, title="", axes=None):
                     linewidth=6 if opens else 1.2, linestyle="-" if opens else (0, (3, 2)), solid_capstyle="butt")
             ax.scatter(whole, y, s=42, color=PALETTE["blue"], zorder=3)
             ax.scatter(alone, y, s=46, marker="D", color=PALETTE["orange"], edgecolors="white", zorder=3)
-        ax.set(title=name, xlabel=r"$\phi^+$ (cosine, no unit)", xlim=(1.05, low - 0.05), yticks=range(len(names)))
-        ax.set_yticklabels(names)
+        ax.set(title=name, xlabel=r"$\phi^+$ (cosine, no unit)", xlim=(1.05, low - 0.05), yticks=range(len(names)),
+               yticklabels=names)
     axes[0].invert_yaxis()
     if title:
         axes[0].figure.suptitle(title, fontweight="bold")
-    handles = [plt.Line2D([], [], linestyle="none", marker="o", color=PALETTE["blue"], label="below: in one piece"),
-               plt.Line2D([], [], linestyle="none", marker="D", color=PALETTE["orange"],
-                          label="below: tied to another"),
-               plt.Line2D([], [], linewidth=6, color=PALETTE["blue"], label="in one piece and by itself")]
-    axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+    handles = [plt.Line2D([], [], linestyle="none", marker=marker, color=PALETTE[color], label=f"below it: {name}")
+               for marker, color, name in (("o", "blue", "one segment"), ("D", "orange", "tied to another"))]
+    handles += [plt.Line2D([], [], linewidth=6, color=PALETTE["blue"], label="one segment, tied to no other")]
+    axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return axes
 
 
@@ -179,7 +177,6 @@ def across_levels(rows: dict, levels, *, ideals: dict | None = None, spans: dict
         if (level := levels[values.argmax()] if rings is None else rings[name]) is not None:
             ringed = list(levels).index(level)
             ax.scatter(x[ringed], values[ringed], s=190, facecolor="none", edgecolor=color, linewidths=1.6, zorder=4)
-    ax.set(title=title, ylabel=ylabel, xticks=range(len(levels)), xlim=(-0.3, len(levels) - 0.7))
-    ax.set_xticklabels(levels)
+    ax.set(title=title, ylabel=ylabel, xticks=range(len(levels)), xticklabels=levels, xlim=(-0.3, len(levels) - 0.7))
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     return ax

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from cause_book.plots.style import (AMOUNT, PALETTE, VOID, VOID_STRIPE, as_array, as_picture, bare, frame, in_style,
-                                    new_axes, picture_grid, row_of_axes)
+from cause_book.plots.style import (AMOUNT, PALETTE, SMALL, VOID, VOID_STRIPE, as_array, as_picture, bare, frame,
+                                    in_style, new_axes, picture_grid, row_of_axes)
 from cause_lib.errors import InputError
 
 
@@ -26,6 +26,7 @@ def paint(mask, colors) -> np.ndarray:
     return np.where((mask < 0)[..., None], void, colors[np.maximum(mask, 0)] / 255.0)  # (h, w, 3)
 
 
+@in_style
 def class_legend(figure, classes, colors, *, void: bool = True, present=None):
     """A legend of the classes under a figure; `present` keeps those ids only. Returns the Legend."""
     colors = as_array(colors) / 255.0
@@ -33,7 +34,7 @@ def class_legend(figure, classes, colors, *, void: bool = True, present=None):
     handles = [Patch(facecolor=colors[i], edgecolor="#555555", linewidth=0.5, label=classes[i]) for i in ids]
     if void:
         handles.append(Patch(facecolor=VOID, edgecolor="white", hatch="////", label="void"))
-    return figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), fontsize=9)
+    return figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
 
 
 @in_style
@@ -83,7 +84,7 @@ def crf_comparison(image, before, after, classes, colors, *, axes=None):
 
 
 @in_style
-def confusion_matrix(counts, classes, *, title="What the clusters were matched to", ax=None):
+def confusion_matrix(counts, classes, *, title="Confusion matrix of the matched clusters", ax=None):
     """Pixels of each true class (rows) by predicted class (columns), each row in per cent of the true class.
 
     counts: (c, c) pixel counts after matching, rows the labels; empty rows stay white
@@ -100,7 +101,7 @@ def confusion_matrix(counts, classes, *, title="What the clusters were matched t
     ax.set_xticklabels(classes, rotation=60, ha="right", rotation_mode="anchor")
     ax.set_yticklabels(classes)
     for i, j in np.argwhere(shares >= 9.5) if len(classes) <= 12 else ():
-        ax.text(j, i, f"{shares[i, j]:.0f}", ha="center", va="center", fontsize=8,
+        ax.text(j, i, f"{shares[i, j]:.0f}", ha="center", va="center", fontsize=SMALL,
                 color="black" if shares[i, j] > 55 else "white")
     ax.figure.colorbar(drawn, ax=ax, shrink=0.75, label="share of the true class (%)")
     return ax

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cause_book.plots.concepts import concept_colors
-from cause_book.plots.style import (AMOUNT, BESIDE, CYCLE, HATCHES, PALETTE, as_array, bare, in_style, new_axes,
-                                    row_of_axes)
+from cause_book.plots.style import (AMOUNT, BESIDE, CYCLE, HATCHES, PALETTE, SMALL, as_array, bare, in_style,
+                                    new_axes, row_of_axes)
 
 
 @in_style
@@ -22,13 +22,12 @@ def winning_products(affinity, winner, *, axes=None):
     largest, colors = products.max(0), concept_colors(len(products))
     axes = row_of_axes(axes, len(products) + 2, (2.1 * len(products) + 4.6, 2.5))
     for concept, (ax, values) in enumerate(zip(axes, [*products, largest])):
-        name = "the largest" if concept == len(products) else f"concept {concept}"
+        name = "maximum" if concept == len(products) else f"concept {concept}"
         drawn = bare(ax, name).imshow(values, vmin=0.0, vmax=largest.max())
     axes[0].figure.colorbar(drawn, ax=list(axes[:-1]), shrink=0.8, label="$C_{ik}\\,C_{jk}$ (no unit)")
-    bare(axes[-1], "whose it is").imshow(np.where(largest[..., None] > 0, colors[winner], 1.0))
-    for i, j in np.argwhere(largest > 0) if len(winner) <= 14 else ():
-        dark = colors[winner[i, j]] @ (0.3, 0.59, 0.11) < 0.5
-        axes[-1].text(j, i, str(winner[i, j]), ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    bare(axes[-1], "its concept").imshow(np.where(largest[..., None] > 0, colors[winner], 1.0))
+    handles = [plt.Rectangle((0, 0), 1, 1, color=color, label=f"concept {i}") for i, color in enumerate(colors)]
+    axes[0].figure.legend(handles=handles, loc="outside lower right", ncols=len(handles))
     for ax in axes:
         ax.set_xlabel("patch $j$")
     axes[0].set_ylabel("patch $i$")
@@ -47,18 +46,18 @@ def bank_tiles(anchors: int, bank: int, tile: int, *, axes=None):
     for ax, title, right in zip(axes, titles, (1.02, 1.3)):
         bare(ax, title).set(xlim=(-0.02, right), ylim=(-0.02, 1.02), ylabel=f"{anchors:,} anchors")
         ax.set_xlabel(f"bank: {bank:,} projections", x=0.52 / (right + 0.02))
-    axes[0].add_patch(plt.Rectangle((0, 0), 1, 1, label="logits that are stored", **stored))
-    axes[1].add_patch(plt.Rectangle((0, 0), 0.52, 1, facecolor="#E8E8E8", label="seen and forgotten"))
+    axes[0].add_patch(plt.Rectangle((0, 0), 1, 1, label="stored logits", **stored))
+    axes[1].add_patch(plt.Rectangle((0, 0), 0.52, 1, facecolor="#E8E8E8", label="computed, discarded"))
     axes[1].add_patch(plt.Rectangle((0, 0), 1, 1, fill=False, edgecolor="#777777", linestyle=(0, (4, 3))))
     axes[1].add_patch(plt.Rectangle((0.52, 0), 0.08, 1, **stored))
     axes[1].annotate("", (0.86, 0.5), (0.64, 0.5), arrowprops={"arrowstyle": "-|>", "linewidth": 1.6})
     for place, name in enumerate(("maximum", "sum", "mean")):
         column = plt.Rectangle((1.06 + 0.08 * place, 0), 0.05, 1, facecolor=PALETTE["sky"], edgecolor="#555555",
-                               label="" if place else "kept of each anchor")
+                               label="" if place else "kept for each anchor")
         axes[1].add_patch(column)
-        axes[1].text(1.085 + 0.08 * place, 0.5, name, rotation=90, ha="center", va="center", fontsize=9)
+        axes[1].text(1.085 + 0.08 * place, 0.5, name, rotation=90, ha="center", va="center", fontsize=SMALL)
     handles = [handle for ax in axes for handle in ax.get_legend_handles_labels()[0]]
-    axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
+    axes[0].figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return axes
 
 
@@ -122,8 +121,7 @@ def stacked_bars(rows: dict, *, xlabel, title="", ax=None):
     for y, length in enumerate(starts):
         ax.text(length, y, f" {length:.3g}", va="center")
     ax.margins(x=0.1)
-    ax.set(title=title, xlabel=xlabel, yticks=range(len(rows)))
-    ax.set_yticklabels(list(rows))
+    ax.set(title=title, xlabel=xlabel, yticks=range(len(rows)), yticklabels=list(rows))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.legend(**BESIDE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cause_book.plots.style import BESIDE, CYCLE, PALETTE, as_array, in_style, new_axes
+from cause_book.plots.style import BESIDE, CYCLE, PALETTE, WIDE, as_array, in_style, new_axes
 
 
 @in_style
@@ -22,7 +22,7 @@ def class_iou(rows: dict, classes, *, title="IoU of each class", ax=None):
     ax.set_yticklabels(classes)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.legend(fontsize=9)
+    ax.legend()
     return ax
 
 
@@ -32,7 +32,7 @@ def category_bars(rows: dict, classes, *, title="IoU by category", ax=None):
 
     rows: a dict method -> c IoUs as fractions, None or NaN where neither label nor mask has the class
     """
-    ax = new_axes(ax, (max(5.5, 0.2 * len(classes) * (len(rows) + 1) + 1.0), 3.6))
+    ax = new_axes(ax, (np.clip(0.2 * len(classes) * (len(rows) + 1) + 1.0, 5.5, WIDE), 3.6))
     percent = _percent(rows)
     places = np.argsort(-np.nan_to_num(list(percent.values())[-1], nan=-1.0), kind="stable")
     thick, highest = 0.8 / len(rows), max(np.nan_to_num(values).max() for values in percent.values())
@@ -43,7 +43,7 @@ def category_bars(rows: dict, classes, *, title="IoU by category", ax=None):
            ylim=(0, min(100, 1.25 * highest or 100)))  # room for the legend
     ax.set_xticklabels([classes[place] for place in places], rotation=55, ha="right", rotation_mode="anchor")
     ax.grid(axis="x", visible=False)
-    ax.legend(fontsize=9)
+    ax.legend()
     return ax
 
 
@@ -58,8 +58,7 @@ def _percent(rows: dict) -> dict[str, np.ndarray]:
 
 
 @in_style
-def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Every run, its mean and its range", baseline=None,
-                   ax=None):
+def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Runs, mean and range", baseline=None, ax=None):
     """One line a method: a point a seed, a bar over their range and a stroke at their mean (for two or more seeds).
 
     groups: a dict name -> fractions, one a run
@@ -77,7 +76,6 @@ def results_points(groups: dict, *, xlabel="mean IoU (%)", title="Every run, its
             ax.plot([values.min(), values.max()], [height, height], color="#999999", linewidth=5, alpha=0.5)
             ax.scatter(values.mean(), height, s=260, marker="|", linewidths=2.4, color=PALETTE["vermillion"], zorder=4,
                        label="mean over runs" if name == most else None)
-    ax.margins(y=0.12)
     return _line_each(ax, groups, title, xlabel)
 
 
@@ -105,8 +103,6 @@ def change_points(items: dict, *, xlabel="change of mIoU (points)", title="", ax
 
 def _line_each(ax, names, title: str, xlabel: str):
     """Axes with a line for each of `names`, from the top, and the legend beside them."""
-    ax.set(title=title, xlabel=xlabel, yticks=range(len(names)))
-    ax.set_yticklabels(list(names))
-    ax.invert_yaxis()
-    ax.legend(fontsize=9, **BESIDE)
+    ax.set(title=title, xlabel=xlabel, yticks=range(len(names)), yticklabels=list(names), ylim=(len(names) - 0.5, -0.5))
+    ax.legend(**BESIDE)
     return ax

@@ -18,6 +18,7 @@ VOID, VOID_STRIPE = (0.62, 0.62, 0.62), (0.86, 0.86, 0.86)
 MARKERS, HATCHES = "osD^vPX*", ("", "///", "...", "xxx")
 BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # a legend right of its Axes
 LABEL = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+WIDE, SMALL = 8.6, 9  # inches, points: in a column of 688 pixels the smallest text of the widest figure has 9.8
 RELATION = {"positive": PALETTE["blue"], "ignored": "#BBBBBB", "negative": PALETTE["orange"]}
 
 STYLE = {
@@ -26,7 +27,8 @@ STYLE = {
     "xtick.color": "#444444", "ytick.color": "#444444", "font.size": 10, "axes.titlesize": 11,
     "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.6,
-    "legend.frameon": False, "lines.linewidth": 1.8, "axes.prop_cycle": plt.cycler(color=CYCLE), "image.cmap": AMOUNT,
+    "legend.frameon": False, "legend.fontsize": SMALL, "lines.linewidth": 1.8,
+    "axes.prop_cycle": plt.cycler(color=CYCLE), "image.cmap": AMOUNT,
     "image.interpolation": "antialiased",  # patches and cells, drawn three times as large or more, keep their edges
 }
 
@@ -62,12 +64,16 @@ def as_picture(image) -> np.ndarray:
 
 def new_axes(ax=None, figsize=(5.0, 3.4)):
     """`ax` itself, or the Axes of a new figure."""
-    return plt.subplots(figsize=figsize, layout="constrained")[1] if ax is None else ax
+    return panels(1, 1, figsize=figsize)[0, 0] if ax is None else ax
 
 
 @in_style
 def panels(rows: int, columns: int, *, figsize, **options) -> np.ndarray:
-    """An array (rows, columns) of the Axes of a new figure, in STYLE, for functions that draw into an `ax`."""
+    """An array (rows, columns) of the Axes of a new figure, in STYLE, for functions that draw into an `ax`.
+
+    figsize: in inches; what is wider than WIDE shrinks to it, and its text does not
+    """
+    figsize = np.multiply(figsize, min(1.0, WIDE / figsize[0]))
     return plt.subplots(rows, columns, figsize=figsize, squeeze=False, layout="constrained", **options)[1]
 
 
@@ -86,6 +92,7 @@ def picture_grid(rows: int, columns: int, size: float = 1.7) -> np.ndarray:
     return panels(rows, columns, figsize=(size * columns + 0.4, size * rows))
 
 
+@in_style
 def bare(ax, title: str = ""):
     """An Axes for a picture: no ticks, no frame, no grid."""
     ax.set(xticks=[], yticks=[], title=title)

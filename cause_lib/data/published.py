@@ -30,6 +30,8 @@ def find_folder(tried: Sequence[Path], layout: str, name: str = "") -> Path:
     for path in tried:
         if path.is_dir():
             return path.resolve()
+    if files := [path for path in tried if path.is_file()]:
+        raise NotFound(f"'{files[0]}' is a file, not a folder (an archive has to be unpacked first): {layout}")
     said = f"{name} is not on this machine, there is no folder" if name else "there is no folder"
     raise NotFound(f"{said} {' or '.join(repr(str(path)) for path in tried)}: {layout}")
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from built import CHAPTERS, EXECUTED, HTML, LOG, PAGES, ROOT, TOC, TREE
 
+WIDEST = 1050  # pixels: a column of 688 shows 9 points, at 110 dots an inch, with 9 pixels; smaller text: unit/test_plots.py
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 
 
@@ -80,6 +81,7 @@ def test_chapter_shows_what_was_computed(name, pages):
     for image in figures:
         words = image.get("alt", "")
         assert len(words) > 20 and "_images" not in words, f"a figure without words: {image['src']}"
+    assert max(int(image["width"]) for image in figures) <= WIDEST
     captioned = r'<figure(?: [^>]*)?>\s*<img[^>]*_images[^>]*>\s*<figcaption>(.*?)</figcaption>'
     captions = re.findall(captioned, page.html, re.S)
     assert len(captions) == len(figures)

@@ -4,7 +4,9 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from book import draw
 from cause_book import diagrams
@@ -21,6 +23,15 @@ DRAWN = {
     "MLP": diagrams.mlp_head(), "TR": diagrams.tr_head(), "wide": draw.pipeline(4), "narrow": draw.pipeline(2),
     "labels 2": draw.labels_in_step_2(), "labels 3": draw.labels_in_step_3(),
 }
+
+
+INCLUDING = "".join(path.read_text(encoding="utf8") for path in (
+    *(ROOT / "book").glob("*.md"), ROOT / "_config.yml", ROOT / "book/_ext/pages.py"))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return draw.page_pictures()
 
 
 def words(element) -> str:
@@ -91,6 +102,15 @@ def test_heads_and_pipeline_name_their_steps():
         assert all(group in shown for group in draw.GROUP_COLORS)
 
 
+@pytest.mark.parametrize("name", DRAWN)
+def test_text_can_be_read_on_a_page(name):
+    """9 pixels or more on a laptop, where two diagrams of a figure stand side by side, and the pipeline alone."""
+    root = ET.fromstring(DRAWN[name])
+    place = {"wide": 688, "narrow": 358}.get(name, (688 - 24) / 2)
+    scale = min(1, place / float(root.get("viewBox").split()[2]))
+    assert min(float(text.get("font-size")) for text in root.iter(f"{SVG}text")) * scale >= 9
+
+
 def test_the_four_variables_have_colours_of_their_own():
     colors = set(diagrams.NODES.values())
     assert len(colors) == 4 and colors < set(PALETTE.values()) - {diagrams.WRONG}
@@ -111,8 +131,16 @@ def test_pages_include_what_is_drawn(file):
     assert (FOLDER / file).read_text(encoding="utf8") == draw.page_files()[file], (
         f"book/_static/diagrams/{file} is not what book/draw.py draws: "
         "run python book/draw.py book/_static/diagrams")
-    assert any(f"_static/diagrams/{file}" in page.read_text(encoding="utf8") for page in (ROOT / "book").glob("*.md"))
+    assert f"_static/diagrams/{file}" in INCLUDING
 
 
-def test_no_file_is_left_over():
-    assert {path.name for path in FOLDER.iterdir()} == set(draw.page_files())
+@pytest.mark.parametrize(("file", "size", "most"), [("cover.png", (1032, 252), 60), ("social.png", (1200, 630), 150)])
+def test_pictures_are_those_that_are_drawn(file, size, most, pictures):
+    assert (FOLDER / file).stat().st_size < 1000 * most and f"_static/diagrams/{file}" in INCLUDING
+    with Image.open(FOLDER / file) as picture:
+        kept, drawn = (np.asarray(each.convert("RGB"), dtype=int) for each in (picture, pictures[file]))
+    assert kept.shape == (*size[::-1], 3) and abs(kept - drawn).mean() < 2  # letters and colours of another Pillow
+
+
+def test_no_file_is_left_over(pictures):
+    assert {path.name for path in FOLDER.iterdir()} == {*draw.page_files(), *pictures}

@@ -3,8 +3,11 @@
 import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+from docutils import nodes
+from docutils.utils import new_document
 from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parents[2] / "book/_ext/pages.py"
@@ -68,6 +71,32 @@ def test_what_no_page_uses_is_not_loaded():
                "css_files": ["_static/book.css", "_static/sphinx-thebe.css"]}
     pages.drop_unused(None, "page", "page.html", context, None)
     assert context == {"script_files": ["_static/sort.js"], "css_files": ["_static/book.css"]}
+
+
+def an_app(baseurl: str = "", repository: str = "https://github.com/someone/a-book/"):
+    config = SimpleNamespace(html_baseurl=baseurl, html_title="A book", project="a project", root_doc="book/intro",
+                             html_theme_options={"repository_url": repository})
+    return SimpleNamespace(config=config)
+
+
+def test_the_sites_address_is_the_repositorys_unless_it_is_given():
+    for given, found in (("", "https://someone.github.io/a-book/"), ("https://books.org/", "https://books.org/")):
+        app = an_app(given)
+        pages.address(app, app.config)
+        assert app.config.html_baseurl == found
+
+
+def test_a_shared_link_has_title_sentence_and_picture():
+    app, doctree = an_app("https://books.org/"), new_document("page")
+    doctree += nodes.paragraph(text='What is "d < k"? ' + 60 * "word ")
+    context = {"title": "1. <em>First</em>"}
+    pages.describe(app, "notebooks/first", "page.html", context, doctree)
+    said = dict(re.findall(r'<meta (?:name|property)="([^"]+)" content="([^"]*)" />', context["metatags"]))
+    assert said["og:title"] == "1. First | A book" and said["og:url"] == "https://books.org/notebooks/first.html"
+    assert said["og:description"].startswith("What is &quot;d &lt; k&quot;? word") and len(said["description"]) < 220
+    assert said["og:image"] == "https://books.org/_static/diagrams/social.png" and said["twitter:card"] == "summary_large_image"
+    pages.describe(app, "search", "search.html", context := {"title": "Search"}, None)
+    assert "metatags" not in context
 
 
 def test_formulas_are_drawn_without_a_network(tmp_path):

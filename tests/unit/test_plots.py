@@ -1,5 +1,8 @@
 """Figures: every function draws from plain arrays and tensors, says what it must, and refuses what it cannot draw."""
 
+import re
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ matplotlib.use("Agg")  # before pyplot: no window is ever opened
 
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.colors import to_rgb  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
 
 from cause_book import plots  # noqa: E402
 
@@ -22,10 +26,21 @@ def closed():
     plt.close("all")
 
 
-def drawn(axes):
-    """Renders the whole figure; what cannot be laid out fails here."""
-    figure = np.asarray(axes).ravel()[0].figure
+COLUMN, LEAST = 688, 9.0  # width of a figure on a page that is 1280 pixels wide, and its smallest text there, in pixels
+
+
+def smallest_text(figure) -> float:
+    """Pixels of a figure's smallest text in the book, where a figure wider than the column shrinks; exponents not counted."""
     figure.canvas.draw()
+    wide = figure.dpi * (figure.get_tightbbox().width + 2 * plt.rcParams["savefig.pad_inches"])  # as notebooks cut it out
+    sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return min(sizes, default=99.0) * figure.dpi / 72 * min(1.0, COLUMN / wide)
+
+
+def drawn(axes):
+    """Renders the whole figure; what cannot be laid out, or read on a page, fails here."""
+    figure = np.asarray(axes).ravel()[0].figure
+    assert smallest_text(figure) >= LEAST
     return figure
 
 
@@ -44,6 +59,26 @@ def test_the_readers_settings_stay_as_they_were():
     before = {key: plt.rcParams[key] for key in plots.STYLE}
     drawn(plots.usage_by_rank([3, 2, 1]))
     assert {key: plt.rcParams[key] for key in plots.STYLE} == before
+
+
+def test_a_wide_figure_keeps_the_size_of_its_text():
+    many, masks = [f"class {i}" for i in range(27)], np.zeros((7, 4, 4), int)
+    rows = {name: [0.5] * 27 for name in ("k-means", "MLP", "TR")}
+    images, unit = torch.rand(7, 3, 16, 16), torch.rand(6, 16)
+    for wide in (plots.panels(1, 6, figsize=(30, 3)), plots.category_bars(rows, many), plots.class_iou(rows, many),
+                 plots.confusion_matrix(np.eye(27), many), plots.similarity_maps(images[0], unit, (4, 4), range(6)),
+                 plots.gallery({name: list(masks) for name in "abcdefg"}, CLASSES, COLORS),
+                 plots.nearest_patches(images, torch.zeros(6, 7, 2, dtype=int), unit[:, :7], 4),
+                 plots.relation_columns(dict.fromkeys("abcd", np.ones((3, 3))), CLASSES)):
+        assert drawn(wide).get_figwidth() <= plots.style.WIDE
+
+
+def test_chapters_and_pages_leave_sizes_of_text_to_the_plots():
+    root = Path(__file__).resolve().parents[2]
+    sources = {path.name: path.read_text(encoding="utf8") for kind in ("notebooks/*.ipynb", "book/*.md")
+               for path in root.glob(kind)}
+    assert len(sources) > 20
+    assert not [name for name, text in sources.items() if re.search(r"font_?size\s*=|plt\.(?:subplots|figure)\(", text)]
 
 
 def test_an_axes_that_is_given_is_drawn_into_and_returned():
@@ -340,22 +375,21 @@ def test_position_grids_share_their_colours():
 def test_winning_products_show_each_concept_the_largest_and_its_owner():
     affinity = torch.tensor([[0.5, 0.0], [0.2, 0.6], [0.0, 0.0]])
     axes = plots.winning_products(affinity, torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]]))
-    assert [ax.get_title(loc="left") for ax in axes] == ["concept 0", "concept 1", "the largest", "whose it is"]
+    assert [ax.get_title(loc="left") for ax in axes] == ["concept 0", "concept 1", "maximum", "its concept"]
     products = [ax.images[0].get_array() for ax in axes[:3]]
     assert products[0][0, 1] == pytest.approx(0.1) and products[1][1, 1] == pytest.approx(0.36)
     assert np.array_equal(products[2], np.maximum(*products[:2]))
     painted = axes[3].images[0].get_array()
     assert np.allclose(painted[1, 1], plots.concept_colors(2)[1]) and np.all(painted[2] == 1)
-    assert [text.get_text() for text in axes[3].texts] == ["0", "0", "0", "1"]
-    drawn(axes)
+    (found,) = drawn(axes).legends
+    assert [text.get_text() for text in found.get_texts()] == ["concept 0", "concept 1"]
 
 
 def test_bank_tiles_say_what_is_stored():
     axes = plots.bank_tiles(1600, 204_800, 1000)
     assert [ax.get_title(loc="left") for ax in axes] == ["at once: 1,311 MB", "tile by tile: 6.4 MB"]
     (found,) = drawn(axes).legends
-    assert [text.get_text() for text in found.get_texts()] == ["logits that are stored", "seen and forgotten",
-                                                              "kept of each anchor"]
+    assert [text.get_text() for text in found.get_texts()] == ["stored logits", "computed, discarded", "kept for each anchor"]
 
 
 def test_lattice_passes_draw_every_edge_and_share_once():
