@@ -158,6 +158,16 @@ def drop_stale(tree: Path, *given: Path) -> None:
         key.write_text(fingerprint)
 
 
+def drop_other_scores(tree: Path, values: dict) -> None:
+    """Throws evaluations away that were made with other values: the chapter of results lists all that are there."""
+    key, said = tree / "_build/values.yaml", yaml.safe_dump(values)
+    if not key.exists() or key.read_text(encoding="utf8") != said:
+        for record in sorted((tree / "notebooks/runs").rglob("metrics.json")):
+            shutil.rmtree(record.parent)
+        key.parent.mkdir(parents=True, exist_ok=True)
+        key.write_text(said, encoding="utf8")
+
+
 def run_notebook(notebook: nbformat.NotebookNode, name: str, folder: Path, left: Path, parameters: dict,
                  timeout: int, environment: dict[str, str]) -> float:
     """Runs a notebook by papermill in `folder`, and puts the outputs into it.
@@ -288,6 +298,7 @@ def make_edition(dataset: str, backbone: str, folder: str, sizes: Path | None, a
     seen.parent.mkdir(parents=True, exist_ok=True)
     seen.write_text(edition.fingerprint)
     drop_stale(tree, seen)
+    drop_other_scores(tree, edition.values)
     chapters = {path.stem: names for kind in NOTEBOOKS for path in ROOT.glob(kind) if (names := parameters_of(path))}
     values = edition.sizes(chapters, given)
     copy_tree(tree, values)

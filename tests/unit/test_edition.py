@@ -130,6 +130,18 @@ def test_pages_say_which_edition_they_are_of(holiday, tmp_path):
     assert "folder my holiday has none" in notes["alive"]
 
 
+def test_scores_of_other_sizes_go_and_what_was_trained_stays(tmp_path):
+    made = [tmp_path / f"notebooks/runs/{name}" for name in ("evaluation/a/metrics.json", "head/a/artefact.json")]
+    for path in made:
+        path.parent.mkdir(parents=True)
+    for values, left in (({"seed": 0}, [False, True]), ({"seed": 0}, [True, True]), ({"seed": 1}, [False, True])):
+        for path in made:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("{}")
+        build.drop_other_scores(tmp_path, values)
+        assert [path.exists() for path in made] == left
+
+
 def test_without_a_name_it_is_the_default_book(monkeypatch):
     made = []
     monkeypatch.setattr(build, "make", lambda *given: made.append(given) or 0)
