@@ -22,6 +22,7 @@ from cause_lib.clusterbook import Clusterbook
 from cause_lib.errors import RunError
 from cause_lib.probes import smooth
 from cause_lib.segmenter import Segmenter
+from cause_lib.use.exported import forget_source
 
 OUTPUTS = ("colors", "concepts", "masks")
 
@@ -97,6 +98,7 @@ def write_onnx(graph: Graph, path: Path) -> None:
     pixels = torch.zeros(side, side, 4, dtype=torch.uint8)
     made = torch.onnx.export(graph, (pixels,), dynamo=True, input_names=["pixels"], output_names=list(OUTPUTS),
                              verbose=False)
+    forget_source(made)
     model = made.model_proto
     turned = {weights.T.contiguous().numpy().tobytes(): name for name, weights in graph.named_parameters()
               if weights.ndim == 2}

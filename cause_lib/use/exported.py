@@ -87,10 +87,18 @@ def write_onnx(segment: Any, path: Path) -> Path:
             "image_size": segment.image_size, "resize": segment.resize, "squash": segment.squash, "rule": RULE,
             "normalisation": "inside", "matched": segment.matched, "library": library_version(),
             "backbone": segment.backbone.name, "backbone_sha256": segment.backbone.weights_sha256}
+    forget_source(made)
     made.model.metadata_props.update({key: json.dumps(value) for key, value in told.items()})
     with whole(path, "the ONNX file") as beside:
         made.save(beside, external_data=False)
     return path
+
+
+def forget_source(made: Any) -> None:
+    """Drops what PyTorch notes beside each node of its ONNX program: files and lines of the machine that wrote it."""
+    for graph in (made.model.graph, *made.model.functions.values()):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
 
 
 @contextlib.contextmanager

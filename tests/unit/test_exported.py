@@ -49,6 +49,7 @@ def test_onnxruntime_gives_the_same_masks(tmp_path, monkeypatch, kind, changes):
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # pytest would keep every line of it
     path = segment.export(tmp_path / "a.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["a.onnx"]
+    assert b"exported.py" not in path.read_bytes()  # nor any other file of this machine
     session = onnxruntime.InferenceSession(path)
     for h, w in ((56, 56), (56, 104), (160, 160)):  # the head's grid, an oblong, the backbone's own
         segment.image_size = min(h, w)

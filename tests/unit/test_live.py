@@ -26,6 +26,7 @@ from cause_lib.weights import file_sha256, read_tensors
 
 def test_files_are_those_of_the_record():
     assert {name: file_sha256(FOLDER / name) for name in RECORD["sha256"]} == RECORD["sha256"]
+    assert b".py" not in (FOLDER / "model.onnx").read_bytes()  # no file of the machine that wrote it
     assert {path.name for path in FOLDER.iterdir()} == {*RECORD["sha256"], "live.json"}
     assert Experiment.from_dict(RECORD["experiment"]) == Experiment(run_dir="runs", **SETTINGS)
     assert [one["readout"] for one in RECORD["readouts"]] == list(READOUTS.values())
