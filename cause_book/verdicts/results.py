@@ -15,26 +15,30 @@ LINE = ["method", "recipe", "readout", "settings"]
 
 
 def apart(records: Sequence[Mapping[str, Any]], lines: Sequence[Hashable]) -> list[str]:
-    """Of each run, the settings in which runs of its line differ, as "head_steps 40"; "" where they agree.
-
-    Runs that differ in more than the seed are no seeds of one line.
+    """Of each run, what tells it from runs of its line with other settings, as "head_steps 40 and 2 more"; no seed.
 
     records: of each run, as by `stages.read_record`
     lines: of each run, what names its line: data set, method, read-out, ...
     """
     settings = pd.DataFrame(map(_settings, records), dtype=object).map(str)
-    each = settings.groupby(pd.Series([str(line) for line in lines], index=settings.index))
-    differ = each.transform("nunique") > 1
-    return [", ".join(f"{name} {value}" for name, value in row.items() if other[name])
-            for (_, row), (_, other) in zip(settings.iterrows(), differ.iterrows())]
+    said = pd.Series("", index=settings.index, dtype=object)
+    for _, part in settings.groupby(pd.Series(map(str, lines), index=settings.index, dtype=object)):
+        part = part.loc[:, part.nunique() > 1]
+        part = part[sorted(part, key=lambda name: not name.endswith("steps"))]  # updates are named first
+        most = len(part.columns)
+        all_of = len(part.drop_duplicates())
+        few = next((n for n in range(1, most) if len(part.iloc[:, :n].drop_duplicates()) == all_of), most)
+        more = f" and {most - few} more" * (few < most)
+        said[part.index] = [", ".join(f"{name} {value}" for name, value in row.items()) + more
+                            for _, row in part.iloc[:, :few].iterrows()]
+    return said.tolist()
 
 
 def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's numbers depend on, but for seeds and the CRF, which have columns of their own; a rival's, too."""
-    given, stage = record["experiment"], record["stage"]
-    names = STAGE_FIELDS[stage if stage in STAGE_FIELDS else "baseline_evaluation"]
-    asked = {name: given.get(name, RULES[name].since) for name in names if name not in ("seed", "order_seed", "crf", "per_image")}
-    return asked | record.get("notes", {}).get("settings", {})
+    """What a run's numbers depend on, without seeds and what has a column of its own; of a rival with its settings."""
+    given, fields = record["experiment"], STAGE_FIELDS.get(record["stage"], STAGE_FIELDS["baseline_evaluation"])
+    names = [name for name in RULES if name in fields and name not in ("seed", "order_seed", "crf", "per_image")]
+    return {name: given.get(name, RULES[name].since) for name in names} | record.get("notes", {}).get("settings", {})
 
 
 def spread(values: pd.Series) -> str:
@@ -73,7 +77,8 @@ def baselines(plain: pd.DataFrame, backbone: str, recipe: str) -> str:
             name = gains.mean().idxmax()
             said.append("Training the backbone changes k-means by "
                         f"{points((by_seed['mIoU'] - by_seed['mIoU of random']).tolist())} points of mIoU. The best "
-                        f"of these heads ({', '.join(filter(None, name))}) adds {points(gains.get_group(name).tolist())} points.")
+                        f"of these heads ({', '.join(filter(None, name))}) adds "
+                        f"{points(gains.get_group(name).tolist())} points.")
     return "\n\n".join(said) or "No labelled run has a head and a baseline of one backbone."
 
 

@@ -248,6 +248,9 @@ def test_two_settings_are_no_two_seeds():
     lines = [("TR", "published")] * 3 + [("TR", "alive")] + [("tokens", "")] * 2 + [("STEGO", "")] * 2
     found = verdicts.results.apart(records, lines)
     assert found == ["head_steps 40", "head_steps 40", "head_steps 10", "", "", "", "steps 5", "steps 6"]
+    more = [*records[:3], record("evaluation", head_steps=10, probe_steps=5), record("evaluation", head_steps=9, lr=0.1, dropout=0.2)]
+    assert verdicts.results.apart(more[:3] + more[4:], [0] * 4)[-1] == "head_steps 9 and 2 more"
+    assert len(set(verdicts.results.apart(more, [0] * 5))) == 4  # five runs, two of them seeds
     del records[0]["experiment"]["resize"]  # a record of before that field
     assert verdicts.results.apart(records, lines) == found and verdicts.results.apart([], []) == []
 
