@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from cause_book.verdicts.words import direction, points
+from cause_lib.config import RULES, STAGE_FIELDS
 
 TOKENS = "k-means on tokens"
-LINE = ["method", "recipe", "readout"]
+LINE = ["method", "recipe", "readout", "settings"]
+
+
+def apart(records: Sequence[Mapping[str, Any]], lines: Sequence[Hashable]) -> list[str]:
+    """Of each run, what tells it from runs of its line with other settings, as "head_steps 40 and 2 more"; no seed.
+
+    records: of each run, as by `stages.read_record`
+    lines: of each run, what names its line: data set, method, read-out, ...
+    """
+    settings = pd.DataFrame(map(_settings, records), dtype=object).map(str)
+    said = pd.Series("", index=settings.index, dtype=object)
+    for _, part in settings.groupby(pd.Series(map(str, lines), index=settings.index, dtype=object)):
+        part = part.loc[:, part.nunique() > 1]
+        part = part[sorted(part, key=lambda name: not name.endswith("steps"))]  # updates are named first
+        most = len(part.columns)
+        all_of = len(part.drop_duplicates())
+        few = next((n for n in range(1, most) if len(part.iloc[:, :n].drop_duplicates()) == all_of), most)
+        more = f" and {most - few} more" * (few < most)
+        said[part.index] = [", ".join(f"{name} {value}" for name, value in row.items()) + more
+                            for _, row in part.iloc[:, :few].iterrows()]
+    return said.tolist()
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's numbers depend on, without seeds and what has a column of its own; of a rival with its settings."""
+    given, fields = record["experiment"], STAGE_FIELDS.get(record["stage"], STAGE_FIELDS["baseline_evaluation"])
+    names = [name for name in RULES if name in fields and name not in ("seed", "order_seed", "crf", "per_image")]
+    return {name: given.get(name, RULES[name].since) for name in names} | record.get("notes", {}).get("settings", {})
 
 
 def spread(values: pd.Series) -> str:
@@ -24,8 +53,8 @@ def spread(values: pd.Series) -> str:
 def baselines(plain: pd.DataFrame, backbone: str, recipe: str) -> str:
     """Each method of a backbone beside k-means on its tokens, and the gain of the best beside that of the backbone.
 
-    plain: a line a run without CRF: dataset, backbone, method, recipe, readout, seed, mIoU and accuracy in per cent;
-        the backbone of random weights is `backbone`.random
+    plain: a line a run without CRF: dataset, backbone, method, recipe, readout, settings (see `apart`), seed, mIoU and
+        accuracy in per cent; the backbone of random weights is `backbone`.random
     backbone: of the runs that are compared
     recipe: the one that need not be named
     """
@@ -43,20 +72,22 @@ def baselines(plain: pd.DataFrame, backbone: str, recipe: str) -> str:
         if both["seed"].nunique() == 1:
             said.append("**One seed does not establish any of these differences.**")
         by_seed = floor.merge(untrained, on="seed", suffixes=("", " of random"))
-        if len(by_seed):
+        if len(by_seed) and not by_seed["seed"].duplicated().any():
             gains = both.assign(gain=both["mIoU"] - both["mIoU of tokens"]).groupby(LINE)["gain"]
             name = gains.mean().idxmax()
             said.append("Training the backbone changes k-means by "
                         f"{points((by_seed['mIoU'] - by_seed['mIoU of random']).tolist())} points of mIoU. The best "
-                        f"of these heads ({', '.join(name)}) adds {points(gains.get_group(name).tolist())} points.")
+                        f"of these heads ({', '.join(filter(None, name))}) adds "
+                        f"{points(gains.get_group(name).tolist())} points.")
     return "\n\n".join(said) or "No labelled run has a head and a baseline of one backbone."
 
 
 def _beside_tokens(both: pd.DataFrame, recipe: str) -> Iterator[str]:
-    for (method, of, readout), part in both.groupby(LINE, sort=False):
+    for (method, of, readout, settings, floor), part in both.groupby([*LINE, "settings of tokens"], sort=False):
         changes = {score: (part[score] - part[f"{score} of tokens"]).tolist() for score in ("mIoU", "accuracy")}
         listed = ", ".join(f"{direction(each)} in {score} ({points(each)})" for score, each in changes.items())
-        yield f"- {method}{'' if of == recipe else f' (recipe {of})'}, read-out {readout}: {listed}"
+        yield (f"- {method}{'' if of == recipe else f' (recipe {of})'}, read-out {readout}"
+               f"{settings and f', {settings}'}{floor and f', beside tokens with {floor}'}: {listed}")
 
 
 def paired(miou: pd.DataFrame, names: Mapping[str, str], floor: pd.Series) -> str:

@@ -29,8 +29,9 @@ def above_tokens(table: pd.DataFrame) -> str:
     for name, part in plain.groupby("name", sort=False):
         gains = part.groupby(["dataset", "backbone"])["gained"].agg(["min", "max", "mean", "size"])
         above, below = int((gains["min"] > LEVEL).sum()), int((gains["max"] < -LEVEL).sum())
+        alone = int((gains["size"] == 1).sum())
         said.append(f"- **{name}** is above k-means on the same tokens for every seed on {above} of {len(gains)} "
                     f"combinations of pictures and backbone, below on {below}, and undecided on "
                     f"{len(gains) - above - below}. The mean difference is {gains['mean'].mean():+.1f} points of mIoU."
-                    + " One seed each." * bool((gains["size"] == 1).all()))
+                    + f" {alone} of these have one seed." * bool(alone))
     return "\n".join(said)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from test_sentence_length import LONGEST, MEAN, sentences
 
 from cause_book import granularity, verdicts
+from cause_lib.config import Experiment
 from cause_lib.data.scenes import LEVELS, OBJECTS, PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,7 +212,7 @@ def runs(gains, tokens=(20.0, 21.0), random=(15.0, 16.0), recipe="published"):
     lines += [("k-means on tokens", "vit.random", "-", seed, miou) for seed, miou in enumerate(random)]
     lines += [("CAUSE-TR", "vit", "k-means", seed, tokens[seed] + gain) for seed, gain in enumerate(gains)]
     return pd.DataFrame([{"dataset": "scenes", "method": method, "backbone": backbone, "recipe": recipe, "readout": readout,
-                          "seed": seed, "mIoU": miou, "accuracy": 50.0} for method, backbone, readout, seed, miou in lines])
+                          "settings": "", "seed": seed, "mIoU": miou, "accuracy": 50.0} for method, backbone, readout, seed, miou in lines])
 
 
 @pytest.mark.parametrize("gains, word, points", [
@@ -233,6 +234,35 @@ def test_a_baseline_with_one_seed_or_none():
     missing = runs((2.0, 3.0)).assign(mIoU=NAN)
     for table in (missing, runs((2.0, 3.0)).query("backbone == 'vit.random'"), runs((2.0,)).iloc[:0]):
         assert verdicts.results.baselines(table, "vit", "published").startswith("No labelled run")
+
+
+def test_two_settings_are_no_two_seeds():
+    """Runs of one line that differ in their updates, or a rival's in its own settings, are told apart; seeds are not."""
+    def record(stage, notes=None, **fields):
+        return {"stage": stage, "experiment": Experiment(**fields).to_dict(), "notes": {"settings": notes or {}}}
+
+    records = [record("evaluation", seed=0), record("evaluation", seed=1, run_dir="elsewhere"),
+               record("evaluation", seed=0, head_steps=10), record("evaluation", seed=0, recipe="alive"),
+               record("baseline_evaluation"), record("baseline_evaluation", head_steps=10, crf=False),
+               record("rival_evaluation", {"steps": 5}), record("rival_evaluation", {"steps": 6})]
+    lines = [("TR", "published")] * 3 + [("TR", "alive")] + [("tokens", "")] * 2 + [("STEGO", "")] * 2
+    found = verdicts.results.apart(records, lines)
+    assert found == ["head_steps 40", "head_steps 40", "head_steps 10", "", "", "", "steps 5", "steps 6"]
+    more = [*records[:3], record("evaluation", head_steps=10, probe_steps=5), record("evaluation", head_steps=9, lr=0.1, dropout=0.2)]
+    assert verdicts.results.apart(more[:3] + more[4:], [0] * 4)[-1] == "head_steps 9 and 2 more"
+    assert len(set(verdicts.results.apart(more, [0] * 5))) == 4  # five runs, two of them seeds
+    del records[0]["experiment"]["resize"]  # a record of before that field
+    assert verdicts.results.apart(records, lines) == found and verdicts.results.apart([], []) == []
+
+
+def test_a_setting_is_compared_with_the_baseline_by_itself():
+    short = runs((5.0, 7.0)).query("method == 'CAUSE-TR'").assign(settings="head_steps 10")
+    text = said(verdicts.results.baselines(pd.concat([runs((2.0, 3.0)), short]), "vit", "published"))
+    assert "read-out k-means: above in mIoU (+2.5 (+2.0, +3.0))" in text
+    assert "read-out k-means, head_steps 10: above in mIoU (+6.0 (+5.0, +7.0))" in text
+    floors = pd.concat([runs((2.0, 3.0)), runs((2.0, 3.0)).iloc[:2].assign(settings="image_size 96", mIoU=18.0)])
+    text = said(verdicts.results.baselines(floors, "vit", "published"))
+    assert "read-out k-means, beside tokens with image_size 96: above" in text and "of these heads" not in text
 
 
 @pytest.mark.parametrize("values, shown", [([1.0, 3.0], "2.0 (1.0 to 3.0)"), ([1.0], "1.0 (one seed)"), ([1.0, NAN], "-"), ([], "-")])
