@@ -20,20 +20,20 @@ const SAME = 0.0005; // half of the last digit shown: 0.1 percentage points
 /* The two stories. Lower case: the name alone; upper case: as the subject of a sentence. */
 const WORDS = {
   smoking: {
-    u: "gene", t: "smoking", m: "tar", y: "cancer", people: "people", share: "the share of the ill",
+    u: "gene", t: "smoking", m: "tar", y: "cancer", people: "people", share: "the share of people with cancer",
     U: "the gene", T: "smoking", M: "tar", Y: "cancer", with_t: "smokers", without_t: "non-smokers", have_t: "smoke",
     nodes: { U: "a gene (hidden)", T: "smoking", M: "tar in the lungs", Y: "lung cancer" },
     pairs: ["non-smokers with tar", "smokers without tar"],
     bypassed: "smoking also harms without tar", confounded: "the gene also decides who has tar", reversed: "To it, smoking looks healthy.",
   },
   cause: {
-    u: "confounder", t: "token", m: "concept", y: "class", people: "patches", share: "the share of the class",
-    U: "the confounder", T: "the token", M: "the concept", Y: "the class", with_t: "patches with the token",
+    u: "confounder", t: "token", m: "concept", y: "group", people: "patches", share: "the share of patches in the group",
+    U: "the confounder", T: "the token", M: "the concept", Y: "the group", with_t: "patches with the token",
     without_t: "patches without the token", have_t: "have the token",
-    nodes: { U: "what and how to cluster", T: "token", M: "concept", Y: "class" },
+    nodes: { U: "what and how to cluster", T: "token", M: "concept", Y: "group" },
     pairs: ["patches with the concept but not the token", "patches with the token but not the concept"],
-    bypassed: "the token also acts on the class without the concept", confounded: "the confounder also acts on the concept",
-    reversed: "To it, the token speaks against the class.",
+    bypassed: "the token also acts on the group without the concept", confounded: "the confounder also acts on the concept",
+    reversed: "To it, the token speaks against the group.",
   },
 };
 

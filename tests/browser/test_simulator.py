@@ -213,7 +213,7 @@ def test_the_words_of_cause(page):
     for word in ("smok", "gene", "tar ", "cancer", "ill,"):
         assert word not in words, word
     captions = page.locator(".graph svg text").all_text_contents()
-    assert {"token", "concept", "class", "what and how to cluster"} <= set(captions)
+    assert {"token", "concept", "group", "what and how to cluster"} <= set(captions)
 
 
 def test_the_address_holds_the_state_and_restores_it(page, chromium, site):
