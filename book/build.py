@@ -112,12 +112,17 @@ def parameters_of(path: Path) -> set[str]:
             for statement in ast.parse(cell.source).body}
 
 
+def parameters_of_chapters() -> dict[str, set[str]]:
+    """Of each chapter, and each page that has some."""
+    return {path.stem: names for kind in NOTEBOOKS for path in ROOT.glob(kind) if (names := parameters_of(path))}
+
+
 def sizes_of_chapters(given: dict[str, dict]) -> dict[str, dict]:
     """What each chapter gets: of `every`, the parameters that it has; and what stands under its own name."""
     own = {name: values for name, values in given.items() if name != "every"}
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         there = parameters_of(path)
-        shared = {name: value for name, value in given["every"].items() if name in there}
+        shared = {name: value for name, value in given.get("every", {}).items() if name in there}
         own[path.stem] = shared | own.get(path.stem, {})
     return own
 
@@ -284,11 +289,12 @@ def make(tree: Path, sizes: dict[str, dict], at_once: int) -> int:
 
 def make_edition(dataset: str, backbone: str, folder: str, sizes: Path | None, at_once: int) -> int:
     """The book on other pictures, see edition.py; what is misspelt or missing is refused before anything is written."""
-    from edition import open_edition
+    from edition import open_edition, read_sizes
 
     try:
-        given = yaml.safe_load(sizes.read_text(encoding="utf8")) if sizes else {}
+        given = read_sizes(sizes, chapters := parameters_of_chapters())
         edition = open_edition(dataset, backbone, folder, given.get("every", {}))
+        values = edition.sizes(chapters, given)
     except (OSError, RuntimeError, ValueError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 1
@@ -299,8 +305,6 @@ def make_edition(dataset: str, backbone: str, folder: str, sizes: Path | None, a
     seen.write_text(edition.fingerprint)
     drop_stale(tree, seen)
     drop_other_scores(tree, edition.values)
-    chapters = {path.stem: names for kind in NOTEBOOKS for path in ROOT.glob(kind) if (names := parameters_of(path))}
-    values = edition.sizes(chapters, given)
     copy_tree(tree, values)
     edition.mark(tree)
     status = make(tree, values, at_once)
@@ -321,13 +325,19 @@ def main(arguments: Iterable[str] | None = None) -> int:
     if given.sizes is None:
         drop_stale(ROOT)
         return make(ROOT, {}, given.at_once)
+    from edition import read_sizes
+
+    try:
+        sizes = sizes_of_chapters(read_sizes(given.sizes, parameters_of_chapters()))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     key = SMALL / "all.sha256"
     fingerprint = library_fingerprint(Path(__file__), given.sizes, *(ROOT / name for name in (*CODE, *READ, *PAGES)))
     if key.exists() and key.read_text() == fingerprint:
         print(f"{SMALL.relative_to(ROOT)} is built, and nothing has changed since.")
         return 0
     key.unlink(missing_ok=True)
-    sizes = sizes_of_chapters(yaml.safe_load(given.sizes.read_text(encoding="utf8")))
     drop_stale(SMALL, given.sizes)
     copy_tree(SMALL, sizes)
     status = make(SMALL, sizes, given.at_once)

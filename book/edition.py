@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
-from cause_lib.config import RULES, Experiment
+from cause_lib.config import OTHER_NAMES, RULES, Experiment
+from cause_lib.errors import InputError
+from cause_lib.rules import refuse_unknown
 
 #: What fits photographs and a CPU, where the sizes that are given (`SIZES=`) do not say another thing.
 PHOTOGRAPHS = {"image_size": 224, "train_images": 120, "test_images": 60}
@@ -29,6 +31,7 @@ KEPT = {"quickstart": "it shows the first call, on pictures that come along",
         "backbone": "it is the card of the bundled backbone",
         "live": "it computes in your browser, with the bundled backbone"}
 LABELS = "alive"  # the chapter that evaluates with labels throughout
+NAMED = ("dataset", "backbone", "folder")  # which the command says, and no file of sizes
 TIMEOUT = 86_400  # seconds a cell; the default's are for generated pictures
 
 
@@ -65,6 +68,9 @@ class Edition:
         Args:
             chapters: the names of parameters of each chapter or page.
             given: chapter, or `every`, -> parameter -> value, in place of the edition's sizes.
+
+        Raises:
+            ValueError: a field of `Experiment` has another type or range; one sentence.
         """
         every, fields = given.get("every", {}), {name: value for name, value in self.values.items() if name in RULES}
         found = {}
@@ -73,6 +79,12 @@ class Edition:
             found[chapter] = {name: value for name, value in values.items() if name in names} | given.get(chapter, {})
             if "run" in names:  # a page on the run of the evaluation
                 found[chapter] = {"run": fields | given.get(chapter, {}).get("run", {})}
+        for chapter, values in given.items():
+            fields = {name: value for name, value in values.items() if name in RULES}
+            try:
+                self.experiment.replace(**fields, **values.get("run", {}))
+            except ValueError as error:
+                raise InputError(f"the sizes of {chapter}: {error}") from error
         return {chapter: values for chapter, values in found.items() if values}
 
     def takes(self, chapter: str, names: Set[str]) -> bool:
@@ -109,6 +121,38 @@ class Edition:
 def unnumbered(page: str) -> str:
     """A chapter's name without the number that it begins with."""
     return re.sub(r"^\d+_", "", page)
+
+
+def read_sizes(path: Path | None, chapters: Mapping[str, Set[str]]) -> dict[str, dict]:
+    """The sizes that are given: chapter or page, or `every`, -> parameter -> value; none without a file.
+
+    Raises:
+        ValueError: one sentence on a file that cannot be read, or a name in it that no chapter has.
+    """
+    if path is None:
+        return {}
+    form = "write lines such as `every: {image_size: 224, seed: 1}`, as in tests/book/sizes.yaml"
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        raise InputError(f"{path}, the file of sizes, cannot be read ({reason}): {form}.") from error
+    if not isinstance(given, dict) or not all(isinstance(values, dict) for values in given.values()):
+        raise InputError(f"{path} does not have the form of sizes, a chapter or `every` and its parameters: {form}.")
+    known = dict(chapters) | {"every": set().union(*chapters.values()) - {"run"}}
+    for chapter, values in given.items():
+        if chapter not in known:
+            raise InputError(f"{path} names {chapter!r}, which is none of {', '.join(sorted(known))}.")
+        if not isinstance(run := values.get("run", {}), dict):
+            raise InputError(f"{path}, {chapter}: run must be fields and their values, not {run!r}.")
+        if named := [name for name in NAMED if name in values | run]:
+            raise InputError(f"{path} gives {named[0]}: give it to the command, as {named[0].upper()}=, and leave it out "
+                             "of the sizes.")
+        try:
+            refuse_unknown(values, sorted(known[chapter]), OTHER_NAMES)
+        except InputError as error:
+            raise InputError(f"{path}, {chapter}: {error}") from None
+    return given
 
 
 def add_note(path: Path, text: str) -> None:

@@ -159,8 +159,8 @@ def _row(number: int, table: Path, cells: dict[str, str]) -> Row:
     stages = {NOTEBOOKS[stage]: stage for stage in ("evaluation", "baseline")}
     label, notebook = cells.pop("row", f"{table.stem}-{number}"), cells.pop("notebook", NOTEBOOKS["evaluation"])
     if notebook not in stages:
-        if (renamed := _renamed(notebook)) != notebook:
-            raise ValueError(f"notebook {notebook!r} is now called {renamed!r}: write that.")
+        if found := [name for name in stages if Path(name).stem == _renamed(Path(notebook).stem)]:
+            raise ValueError(f"notebook {notebook!r} is called {found[0]!r} here: write that.")
         raise ValueError(f"notebook {notebook!r} is none of {', '.join(stages)}.")
     kinds = {field.name: field.type.split(" | ")[0] for field in dataclasses.fields(Experiment)}
     parameters = {name: _value(text, kinds.get(name)) for name, text in cells.items()}
@@ -171,12 +171,10 @@ def _row(number: int, table: Path, cells: dict[str, str]) -> Row:
     return Row(number, label, parameters, Experiment.from_dict(parameters), stages[notebook])
 
 
-def _renamed(notebook: str) -> str:
+def _renamed(chapter: str) -> str:
     """What a chapter of an earlier edition is called now; other names stay."""
     moved = Path(__file__).resolve().parents[1] / "book/_ext/moved.json"
-    names = json.loads(moved.read_text(encoding="utf8"))["pages"]
-    path = Path(notebook)
-    return path.with_stem(names.get(path.stem, path.stem)).as_posix() if path.stem else notebook
+    return json.loads(moved.read_text(encoding="utf8"))["pages"].get(chapter, chapter)
 
 
 def _value(text: str, kind: str | None) -> Any:

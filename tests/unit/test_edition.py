@@ -111,6 +111,36 @@ def test_what_is_misspelt_or_missing_is_refused_in_one_sentence_at_once(asked, s
     assert not (tmp_path / "_build").exists()
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    (None, "there is no such file"), ("every: {seed: 1", "cannot be read"), ("", "form of sizes"), ("[1]", "form of sizes"),
+    ("every:", "form of sizes"), ("08_evaluation: 5", "form of sizes"),
+    ("every: {sed: 1}", "every: Unknown parameter 'sed': did you mean 'seed'?"),
+    ("08_evaluation: {sed: 1}", "08_evaluation: Unknown parameter 'sed'"), ("08_evalution: {}", "names '08_evalution'"),
+    ("every: {folder: other}", "as FOLDER="), ("outcome: {run: 5}", "not 5"), ("outcome: {run: {backbone: a}}", "as BACKBONE="),
+])
+@pytest.mark.parametrize("edition_of", [["--dataset", "scenes"], []])  # without a name: the tests' book
+def test_a_file_of_sizes_is_refused_before_anything_is_written(edition_of, text, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "parameters_of_chapters", lambda: CHAPTERS)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "SMALL", tmp_path / "_build/test")
+    if text is not None:
+        (tmp_path / "mine.yaml").write_text(text)
+    assert build.main([*edition_of, "--sizes", "mine.yaml"]) == 1
+    printed = capsys.readouterr()
+    assert "mine.yaml" in printed.err and said in printed.err and len(printed.err.splitlines()) == 1
+    assert not (tmp_path / "_build").exists()
+
+
+@pytest.mark.parametrize("given", [{"08_evaluation": {"seed": "x"}}, {"outcome": {"run": {"seed": "x"}}}])
+def test_a_chapters_own_value_is_checked_before_any_chapter_runs(given, holiday):
+    with pytest.raises(ValueError, match=f"sizes of {min(given)}: Parameter seed must be int"):
+        opened(holiday).sizes(CHAPTERS, given)
+
+
+def test_the_tests_sizes_are_accepted():
+    assert edition.read_sizes(ROOT / "tests/book/sizes.yaml", CHAPTERS)["every"]["image_size"] == 96
+
+
 def test_pages_say_which_edition_they_are_of(holiday, tmp_path):
     found = opened(holiday)
     build.copy_tree(tmp_path / "tree", found.sizes(CHAPTERS, {}))

@@ -36,9 +36,19 @@ def test_sections_that_went_elsewhere_are_found_there():
             assert (anchor or section) in headings(name), place
 
 
-@pytest.mark.parametrize("old", OLD)
-def test_an_old_name_in_a_table_is_answered_with_the_new_one(old, tmp_path):
-    table = tmp_path / "table.csv"
-    table.write_text(f"dataset,notebook\nscenes,notebooks/{old}.ipynb\n")
-    with pytest.raises(ValueError, match=rf"line 1: notebook '.*{old}.ipynb' is now called 'notebooks/{OLD[old]}.ipynb'"):
+@pytest.mark.parametrize("old", [
+    "notebooks/05_evaluation.ipynb", "./notebooks/05_evaluation.ipynb", "05_evaluation", "./notebooks/08_evaluation.ipynb"])
+def test_an_old_name_in_a_table_is_answered_with_one_that_it_takes(old, tmp_path):
+    table, new = tmp_path / "table.csv", "notebooks/08_evaluation.ipynb"
+    table.write_text(f"dataset,notebook\nscenes,{old}\n")
+    with pytest.raises(ValueError, match=rf"line 1: notebook '{re.escape(old)}' is called '{new}' here"):
         read_rows(table)
+    table.write_text(f"dataset,notebook\nscenes,{new}\n")
+    assert read_rows(table)[0].stage == "evaluation"
+
+
+@pytest.mark.parametrize("name", ["notebooks/09_alive.ipynb", "notebooks/never.ipynb", "notebooks/"])
+def test_a_name_that_no_table_takes_is_answered_with_those_that_it_takes(name, tmp_path):
+    (tmp_path / "table.csv").write_text(f"dataset,notebook\nscenes,{name}\n")
+    with pytest.raises(ValueError, match=f"notebook '{name}' is none of notebooks/08_evaluation.ipynb, workflow"):
+        read_rows(tmp_path / "table.csv")
