@@ -95,7 +95,7 @@ def test_a_chapter_tells_no_time_on_a_gpu_that_nobody_measured(path):
 
 
 def test_dates_of_a_table_with_an_empty_cell(monkeypatch):
-    """pandas 2 compares text with the missing value: see findings/pandas_2_min_of_text_with_a_gap.sh."""
+    """pandas 2 compares text with the missing value."""
     monkeypatch.setattr(pd.Series, "min", lambda self: min(self.tolist()))
     monkeypatch.setattr(pd.Series, "max", lambda self: max(self.tolist()))
     (chapter,) = [path for path in NOTEBOOKS if path.stem.endswith("alive")]
