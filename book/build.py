@@ -27,7 +27,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -206,10 +206,19 @@ def run_notebook(notebook: nbformat.NotebookNode, name: str, folder: Path, left:
     ran = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for cell, source in zip(ran, notebook.cells, strict=True):
         if source.cell_type == "code":
-            source.outputs, source.execution_count = cell.outputs, cell.execution_count
+            source.outputs, source.execution_count = without_places(cell.outputs, environment), cell.execution_count
     notebook.metadata["language_info"] = executed.metadata["language_info"]  # pages have none, and Sphinx colours by it
     asked.unlink()
     return seconds
+
+
+def without_places(outputs: list[nbformat.NotebookNode], environment: Mapping[str, str]) -> list[nbformat.NotebookNode]:
+    """Outputs, as of warnings, in which paths begin below the checkout, or the folder of data or weights."""
+    text = json.dumps(outputs, ensure_ascii=False)
+    for place in (environment.get("CAUSE_DATA"), environment.get("CAUSE_WEIGHTS"), str(ROOT)):
+        if place and len(Path(place).parts) > 1:
+            text = text.replace(json.dumps(f"{place.rstrip(os.sep)}{os.sep}", ensure_ascii=False)[1:-1], "")
+    return [nbformat.from_dict(each) for each in json.loads(text)]
 
 
 def is_cached(cache: JupyterCacheAbstract, notebook: nbformat.NotebookNode) -> bool:

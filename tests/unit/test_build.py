@@ -4,6 +4,8 @@ import importlib.util
 import json
 from pathlib import Path
 
+import nbformat
+
 SCRIPT = Path(__file__).resolve().parents[2] / "book/build.py"
 spec = importlib.util.spec_from_file_location("book_build", SCRIPT)
 build = importlib.util.module_from_spec(spec)
@@ -46,3 +48,14 @@ def test_a_fingerprint_of_a_file_is_of_its_bytes(tmp_path):
     before = build.library_fingerprint(tmp_path / "sizes")
     (tmp_path / "sizes").write_text("b")
     assert build.library_fingerprint(tmp_path / "sizes") != before
+
+
+def test_outputs_name_no_place_of_this_machine():
+    text = f"{build.ROOT}/cause_lib/data/folder.py:46: UserWarning: in the labels of '/home/me/my \"Grüße\"/holiday' ..."
+    outputs = [nbformat.v4.new_output("stream", name="stderr", text=text),
+               nbformat.v4.new_output("display_data", {"text/plain": "/home/me/w/a.pth", "image/png": "iVBORw0KGgo="})]
+    places = {"CAUSE_DATA": '/home/me/my "Grüße"', "CAUSE_WEIGHTS": "/home/me/w/"}
+    stream, shown = build.without_places(outputs, places)
+    assert stream.text == "cause_lib/data/folder.py:46: UserWarning: in the labels of 'holiday' ..."
+    assert shown.data == {"text/plain": "a.pth", "image/png": "iVBORw0KGgo="}
+    assert build.without_places(outputs, {"CAUSE_DATA": "/"})[1] == outputs[1]
