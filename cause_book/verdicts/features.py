@@ -38,6 +38,7 @@ def pairs(cosines: Mapping[str, Tensor], width: int, negative: float, positive: 
     """
     spread = width**-0.5
     rows = []
+    cosines = {name: values for name, values in cosines.items() if len(values)}  # one class alone has no pairs of two
     for name, values in cosines.items():
         above, below = (float(hit.double().mean()) for hit in (values > positive, values < negative))
         rows.append({"pairs": name, r"above $\phi^+$": f"{above:.0%}", "between": f"{1 - above - below:.0%}",

@@ -86,6 +86,8 @@ def test_pairs_beside_the_thresholds():
     assert f"| {one} | 50% | 25% | 25% |" in text
     assert "25% of the pairs of *one* class negatives, and 50% of the pairs of *two*" in text
     assert "labels" not in said(verdicts.features.pairs({"random directions": torch.zeros(4)}, 100, 0.1, 0.3))
+    alone = said(verdicts.features.pairs(parts | {two: torch.zeros(0)}, 100, 0.1, 0.3))  # pictures of one class
+    assert "nan" not in alone and "labels" not in alone and f"| {one} |" in alone
 
 
 # chapter 5
