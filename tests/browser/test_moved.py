@@ -11,6 +11,6 @@ import pytest
 def test_an_old_address_leads_on(old, new, new_page, site, problems):
     page = new_page(1280, "light")
     page.goto(f"{site}/notebooks/{old}", wait_until="commit")
-    page.wait_for_url(f"**/notebooks/{new}", wait_until="commit")
+    page.wait_for_url(f"**/notebooks/{new}", wait_until="domcontentloaded")
     assert page.evaluate("(id) => !id || document.getElementById(id) !== null", new.partition("#")[2])
     assert problems == []

@@ -39,11 +39,13 @@ def test_a_page_is_finished_once(tmp_path):
                     '<script src="../searchindex.js"></script><script src="_static/sort.js"></script>'
                     '<a href="_images/plot.png"><img alt="x" src="_images/plot.png"></a><img src="_images/graph.svg">'
                     '<img src="https://elsewhere/a.png"><img src="_images/plot.png" width="3">'
+                    '<li><a href="a.html">7. Heads</a><details open="open"><summary><span></span></summary></details>'
                     '<div role="list"><div role="doc-biblioentry">')
     pages.finish_page(page)
     once = page.read_text()
     assert re.findall(r"<(?:script|link)[^>]*(?:src|href)=\"([^\"]+)", once) == ["_static/sort.js"]
     assert ".png" not in once.replace("elsewhere/a.png", "") and 'role="listitem"' in once
+    assert '<summary aria-label="Pages below 7. Heads"><span>' in once  # a button without a text
     assert re.findall(r'<img width="(\d+)" height="(\d+)"', once) == [("30", "20"), ("64", "48")]
     pages.finish_page(page)
     assert page.read_text() == once
