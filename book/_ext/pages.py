@@ -111,7 +111,7 @@ def finish_page(page: Path) -> None:
     vain += [] if re.search(r'class="[^"]*\bsd-', html) else [DESIGN]
     html = re.sub(rf"""\s*<(?:script|link)\b[^>]*["/](?:{'|'.join(vain)})[^>]*>(?:</script>)?""", "", html)
     html = html.replace('role="doc-biblioentry"', 'role="listitem"')  # as their list, role="list", wants them
-    html = re.sub(r'(>([^<]+)</a><details[^>]*>)<summary>', r'\1<summary aria-label="Pages below \2">', html)  # contents
+    html = re.sub(r'(>([^<]+)</a><details[^>]*>)<summary>', r'\1<summary aria-label="Pages below \2">', html)
     html = re.sub(r'(_images/[^"/]+)\.png"', r'\1.webp"', html)
 
     def sized(match: re.Match) -> str:
