@@ -119,12 +119,9 @@ def parameters_of_chapters() -> dict[str, set[str]]:
 
 def sizes_of_chapters(given: dict[str, dict]) -> dict[str, dict]:
     """What each chapter gets: of `every`, the parameters that it has; and what stands under its own name."""
-    own = {name: values for name, values in given.items() if name != "every"}
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        there = parameters_of(path)
-        shared = {name: value for name, value in given.get("every", {}).items() if name in there}
-        own[path.stem] = shared | own.get(path.stem, {})
-    return own
+    shared = given.get("every", {})
+    return {chapter: {name: value for name, value in shared.items() if name in names} | given.get(chapter, {})
+            for chapter, names in parameters_of_chapters().items()}
 
 
 def copy_tree(tree: Path, sizes: dict[str, dict]) -> None:

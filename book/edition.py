@@ -106,8 +106,8 @@ class Edition:
         config["execute"]["timeout"] = TIMEOUT
         path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf8")
         first = (f"This is an edition of the book: {self.facts}. Figures, scores and verdicts of the chapters were "
-                 "computed on these pictures. A page that keeps generated pictures or simulated tables says so. Where the text "
-                 "mentions the *default edition*, it means generated scenes and the bundled backbone.")
+                 "computed on these pictures. A page that keeps generated pictures or simulated tables says so. Where the "
+                 "text mentions the *default edition*, it means generated scenes and the bundled backbone.")
         if not self.labelled:
             first += " These pictures have no labels, so there are masks and no scores."
         for path in sorted([*tree.glob("notebooks/*.ipynb"), *tree.glob("book/*.md")]):

@@ -52,6 +52,9 @@ async () => {
     view,
     wide: document.documentElement.scrollWidth,
     cut: cut.slice(0, 12),
+    formulas: [...document.querySelectorAll('div.math mjx-container')]
+      .filter((formula) => formula.scrollWidth > formula.clientWidth + 8)  // pixels; MathJax draws a few beside its box
+      .map((formula) => `${formula.scrollWidth} in ${formula.clientWidth}: ${formula.textContent.slice(0, 40)}`),
     images,
     shift: jumps.reduce((sum, shift) => sum + shift.value, 0),
     jumped: jumps.flatMap((shift) => shift.sources.map((source) => source.node && source.node.localName ? name(source.node) : "")),

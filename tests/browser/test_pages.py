@@ -113,6 +113,7 @@ def cut_off(visit):
     """What is wider than the window, and does not scroll inside a box of its own."""
     for measured in filter(None, (visit.measured, visit.in_the_dark)):
         yield from (f"cut off: {what}" for what in measured["cut"])
+        yield from (f"a formula has to scroll: {what}" for what in measured["formulas"])
         if measured["wide"] > measured["view"]:
             yield f"the page is {measured['wide']} pixels wide, the window {measured['view']}"
 

@@ -85,13 +85,12 @@ def test_a_chapter_refuses_in_one_sentence(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_chapter_tells_no_time_on_a_gpu_that_nobody_measured(path):
     measured = json.loads((ROOT / "benchmarks/results/chapters.json").read_text())
-    if any(of["machine"]["device"] != of["machine"]["cpu"] for of in measured.values()):
-        pytest.skip("chapters were timed on a GPU")
+    on_a_gpu = {name for name, of in measured.items() if of["machine"]["device"] != of["machine"]["cpu"]}
     cells = json.loads(path.read_text())["cells"]
     prose = " ".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     told = [each for each in re.split(r"(?<=[.!?:;])\s", prose) if re.search(r"\bGPU|CUDA|\bT4\b|[AH]\d00\b", each)]
     time = r"\d+ (s|seconds?|minutes?|hours?|times)\b|faster|far less|quick"
-    assert not [each for each in told if re.search(time, each)]
+    assert path.stem in on_a_gpu or not [each for each in told if re.search(time, each)]
 
 
 def test_dates_of_a_table_with_an_empty_cell(monkeypatch):

@@ -185,5 +185,6 @@ def test_without_a_name_it_is_the_default_book(monkeypatch):
     (["DATASET=folder", "FOLDER=my holiday"], '.venv/bin/python book/build.py --dataset "$DATASET" --folder "$FOLDER"'),
 ])
 def test_make_gives_names_on(given, command):
-    said = subprocess.run(["make", "-n", "-o", ".venv/ready", "book", *given], cwd=ROOT, capture_output=True, text=True)
+    said = subprocess.run(["make", "-n", "--no-print-directory", "-o", ".venv/ready", "book", *given], cwd=ROOT,
+                          capture_output=True, text=True)  # a make within `make test` would say where it is
     assert said.stdout.splitlines()[-1] == command
