@@ -22,7 +22,7 @@ def prose_of(path: Path) -> str:
 
 def formula(found: re.Match) -> str:
     """A displayed formula is a word of the sentence that it stands in, and ends it where it ends with a full stop."""
-    return " X.\n\n" if re.sub(r"\\[,;! ]|[\s}]", "", found[1]).endswith(".") else " X, "
+    return " X.\n\n" if re.sub(r"\\[,;! ]|\\end\{\w+\}|\\tag\{.*?\}|[\s}]", "", found[1]).endswith(".") else " X, "
 
 
 def block(found: re.Match) -> str:
