@@ -49,9 +49,10 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
         positions: how learned positions are resized, see `resize_positions`. Those of timm's `Eva` (PE, EVA-02), which
             DINO's rule was never meant for, are `antialiased` where this says `dino`, as timm resizes them.
         weights: read this file, whatever it is called. None: the one that belongs to the name, see `weights_path`.
-        layer: tokens of this block, from 1, or from -1, the last. None: the last. The final norm follows in any case.
-        facet: `token`; `output`, before that norm; or `key`, `query` or `value` of that block's attention, heads side
-            by side: no norm follows, and rotary positions have not turned them yet.
+        layer: tokens of this block, from 1, or from -1, the last. None: the last; with `normed` that at three quarters.
+        facet: `token`, under the final norm, whatever the block; `output`, before it; `normed`, under the norm that the
+            network applies next; or `key`, `query` or `value` of that block's attention, heads side by side: no norm
+            follows, and rotary positions have not turned them yet.
         mean, std: pictures are normalised by these, three numbers in [0, 1] each, such as (0.485, 0.456, 0.406) or
             "0.485 0.456 0.406". None: by those of timm's pretrained config, which `description` says.
 
@@ -97,9 +98,9 @@ def _taken(vit: nn.Module, layer: int | None, facet: str) -> str:
     """What a description says of positions and tokens, where they are not learned, and not the last block's."""
     rotary = "" if getattr(vit, "rope", None) is None else "; rotary positions, computed for each size"
     learned = "" if is_plain(vit) or vit.pos_embed is None else "; learned positions resized as timm does, low-passed"
-    block = "the last block" if layer is None else f"block {layer % (len(vit.blocks) + 1)}"
+    block = f"block {block_of('', vit, layer, facet) + 1}"
     norm = "; no final norm" * isinstance(vit.norm, nn.Identity)
-    what = {"token": "tokens", "output": "outputs", "key": "keys", "query": "queries", "value": "values"}[facet]
+    what = {"query": "queries", "normed": "outputs under the next norm"}.get(facet, f"{facet}s")
     return rotary + learned + norm + f"; {what} of {block}" * (layer is not None or facet != "token")
 
 

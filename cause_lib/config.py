@@ -108,11 +108,11 @@ class Experiment:
     positions: str | None = _field(None, "how the backbone's position embeddings are resized: by `dino`'s rule, by the "
         "`exact` scale (MSN's, as released), or `antialiased`", "position embeddings are resized by these rules",
         stages="features", choices=("dino", "exact", "antialiased"), since="dino")
-    layer: int | None = _field(None, "tokens of this block of the backbone, from 1, or from -1, the last (None: last)",
+    layer: int | None = _field(None, "tokens of this block, from 1, or from -1, the last (None: last; `normed`: 3/4)",
         "it counts the blocks of a backbone", -1000, 1000, stages="features", since=None)
-    facet: str = _field("token", "its tokens, its `output` before the final norm, or the `key`, `query` or `value` of "
-        "that block's attention", "these are taken from a block", stages="features",
-        choices=("token", "output", "key", "query", "value"), since="token")
+    facet: str = _field("token", "its tokens, its `output` before the final norm, or `normed` by what comes next, or "
+        "the `key`, `query` or `value` of that block's attention", "these are taken from a block", stages="features",
+        choices=("token", "output", "normed", "key", "query", "value"), since="token")
     image_mean: str | None = _field(None, "pictures are normalised by this mean of red, green and blue, such as `0.485 "
         "0.456 0.406` (None: that of timm's pretrained config)", "it is a text of three numbers", stages="features",
         since=None, aliases="mean")

@@ -3,9 +3,10 @@
     x_0 = [class and register tokens, patches] + positions,  x_i = block_i(x_{i-1})        # (b, prefix + n, d)
 
 The tokens of block i are LayerNorm(x_i), by the network's final norm whatever the block, as timm's
-`forward_intermediates(norm=True)` has them; its output is x_i, before that norm. Its queries, keys and values are the
-linear maps of what its attention sees, heads side by side: before a norm of queries and keys, and before rotary
-positions turn them (Amir et al. 2021, "Deep ViT features as dense visual descriptors", take DINO's keys so).
+`forward_intermediates(norm=True)` has them; its output is x_i, before that norm; `normed` is x_i under the norm that
+the network applies next, the first of block i + 1 or the final one, and i, if not given, is floor(3 L / 4) of L. Its
+queries, keys and values are the linear maps of what its attention sees, heads side by side: before a norm of queries or
+keys, and before rotary positions turn them (Amir et al. 2021, "Deep ViT features as dense visual descriptors").
 
 Two families of timm have such tokens: `VisionTransformer`, and `Eva`, whose blocks may turn queries and keys by rotary
 positions, computed for each grid. Learned positions are resized here, see `resize_positions`.
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from cause_lib.errors import InputError
 
 POSITIONS = ("dino", "antialiased", "exact")
-FACETS = ("token", "output", "key", "query", "value")
+FACETS = ("token", "output", "normed", "key", "query", "value")
 
 
 def is_plain(vit: nn.Module) -> bool:
@@ -45,11 +46,12 @@ def block_of(name: str, vit: nn.Module, layer: int | None, facet: str) -> int:
     if layer is not None and (type(layer) is not int or not 1 <= abs(layer) <= depth):
         raise InputError(f"{name} has {depth} blocks, so layer must be 1 to {depth}, -1 (the last) to -{depth}, or "
                          f"None (the last), not {layer!r}.")
-    index = depth - 1 if layer is None else layer - 1 if layer > 0 else depth + layer
     if facet not in FACETS:
         raise InputError(f"facet must be one of {', '.join(FACETS)}, not {facet!r}.")
+    layer = layer or (-1 if facet != "normed" else max(1, 3 * depth // 4))
+    index = layer - 1 if layer > 0 else depth + layer
     if facet not in ("token", "output"):
-        refuse_unlike(name, vit.blocks[index])
+        refuse_unlike(name, vit.blocks[min(index + (facet == "normed"), depth - 1)])
     return index
 
 
@@ -64,7 +66,7 @@ def refuse_unlike(name: str, block: nn.Module) -> None:
 
 def width_of(vit: nn.Module, index: int, facet: str) -> int:
     """Numbers in one token, or in a query, key or value of all heads of a block."""
-    if facet in ("token", "output"):
+    if facet in ("token", "output", "normed"):
         return vit.embed_dim
     attention = vit.blocks[index].attn
     fused = attention.qkv
@@ -83,12 +85,10 @@ def embed(vit: nn.Module, images: Tensor, rule: str) -> tuple[Tensor, Any]:
     positions = None if vit.pos_embed is None else positions_at(
         vit.pos_embed, vit.patch_embed.grid_size, grid, rule=rule,
         prefix=0 if vit.no_embed_class else vit.num_prefix_tokens)
-    if positions is None:
-        x = torch.cat([*prefix, x], dim=1)
-    elif vit.no_embed_class:                                                         # positions for patches only
-        x = torch.cat([*prefix, x + positions], dim=1)                               # (b, prefix + n, d)
-    else:
-        x = torch.cat([*prefix, x], dim=1) + positions                               # (b, prefix + n, d)
+    if positions is not None and vit.no_embed_class:                                 # for patches only
+        x, positions = x + positions, None
+    x = torch.cat([*prefix, x], dim=1)                                               # (b, prefix + n, d)
+    x = x if positions is None else x + positions
     rope = getattr(vit, "rope", None)
     return vit.norm_pre(x), None if rope is None else rope.get_embed(shape=list(grid))
 
@@ -108,9 +108,10 @@ def after(vit: nn.Module, x: Tensor, rotary: Any, blocks: int) -> Tensor:
 def take(vit: nn.Module, images: Tensor, rule: str, index: int, facet: str) -> Tensor:
     """The patches' tokens of one block, or their queries, keys or values there: (b, n, d)."""
     x, rotary = embed(vit, images, rule)
-    if facet in ("token", "output"):
+    if facet in ("token", "output", "normed"):
         x = after(vit, x, rotary, index + 1)
-        x = vit.norm(x) if facet == "token" else x
+        following = [block.norm1 for block in vit.blocks[1:]] if facet == "normed" else []
+        x = x if facet == "output" else [*following, vit.norm][min(index, len(following))](x)
     else:
         block = vit.blocks[index]
         parts = projections(block.attn, block.norm1(after(vit, x, rotary, index)))

@@ -8,6 +8,7 @@
     transfgu      TransFGU: pseudo-labels from attention and gradients (Yin et al. 2022), with its frozen encoder
     picie         the objective of PiCIE on tokens of two views (Cho et al. 2021)
     iic           the objective of IIC on tokens of two views (Ji et al. 2019)
+    eigensegments of this book: what the comparison taught, without training
 
     from cause_rivals import evaluate, rival
     folder = evaluate(rival("stego", dataset="camvid", backbone="dino_vits16", seed=0))

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from cause_lib.errors import InputError
 from cause_rivals.rival import MethodSettings, Rival, setting
 from cause_rivals.segments import SegmentHead, background_setting, cluster_segments, readout, segment_vectors
+from cause_rivals.spectral import affinity, eigenvectors
 
 if TYPE_CHECKING:
     from cause_rivals.run import Fitting
@@ -47,28 +48,6 @@ class Settings(MethodSettings):
                              "there are these two", choices=("normalised", "unnormalised"))
     restarts: int = setting(10, "starts of k-means in a picture (10)", "k-means starts at least once", 1, 1000)
     background: str = background_setting()
-
-
-def affinity(keys: Tensor) -> Tensor:
-    """W: keys (b, n, d) -> (b, n, n), at least 0, largest value of a picture 1."""
-    unit = F.normalize(keys, dim=-1)
-    weights = (unit @ unit.mT).clamp(min=0)  # (b, n, n)
-    return weights / weights.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-
-
-def eigenvectors(weights: Tensor, normalised: bool = True) -> tuple[Tensor, Tensor]:
-    """Eigenvectors of the graphs' Laplacians: W (b, n, n) -> mu (b, n), which rise, and u (b, n, n), column by column.
-
-    normalised: (D - W) u = mu D u with u^T D u = 1, by the symmetric D^-1/2 (D - W) D^-1/2; else (D - W) u = mu u.
-    """
-    degree = weights.sum(dim=2)  # (b, n)
-    degree = torch.where(degree < 1e-12, 1.0, degree)
-    laplacian = torch.diag_embed(degree) - weights
-    if not normalised:
-        return torch.linalg.eigh(laplacian)
-    root = degree.rsqrt()
-    values, vectors = torch.linalg.eigh(root[:, :, None] * laplacian * root[:, None])
-    return values, root[:, :, None] * vectors
 
 
 def row_clusters(rows: Tensor, draws: Tensor) -> Tensor:

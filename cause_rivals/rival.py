@@ -23,7 +23,8 @@ from cause_lib.rules import Rule, checked, refuse_unknown
 
 #: Name -> what tables call it.
 METHODS = {"stego": "STEGO", "hp": "HP", "acseg": "ACSeg", "deepspectral": "DeepSpectral", "dinosaur": "DINOSAUR",
-           "transfgu": "TransFGU", "picie": "PiCIE objective", "iic": "IIC objective"}
+           "transfgu": "TransFGU", "picie": "PiCIE objective", "iic": "IIC objective",
+           "eigensegments": "Eigensegments"}
 
 
 def setting(default: Any, doc: str, reason: str, low: float | None = None, high: float | None = None,

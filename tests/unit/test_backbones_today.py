@@ -157,6 +157,11 @@ def test_blocks_and_facets(name, weight, bias, tmp_path):
     for layer, index in ((1, 0), (-2, 0), (2, 1), (-1, 1), (None, 1)):
         load = {facet: load_backbone(name, layer=layer, facet=facet, positions="antialiased")
                 for facet in ("token", "query", "key", "value")}
+        if layer is not None:  # under the norm that comes next
+            normed = load_backbone(name, layer=layer, facet="normed", positions="antialiased")(images)
+            after = by_hand(vit, normalised(load["token"], images), index)[1]
+            after = vit.blocks[1].norm1(after) if index == 0 else vit.norm(after)
+            torch.testing.assert_close(normed, after[:, prefix:], rtol=1e-4, atol=1e-4)
         inside, x = by_hand(vit, normalised(load["token"], images), index)
         torch.testing.assert_close(load["token"](images), vit.norm(x)[:, prefix:], rtol=1e-4, atol=1e-4)
         for part, facet in enumerate(("query", "key", "value")):
@@ -170,6 +175,15 @@ def test_blocks_and_facets(name, weight, bias, tmp_path):
             torch.testing.assert_close(load[facet](images), F.linear(inside, w, b)[:, prefix:], rtol=1e-4, atol=1e-4)
             assert load[facet].dim == 96 and load[facet].facet == facet
     assert "; keys of block 1;" in load_backbone(name, layer=1, facet="key").description
+    assert "; outputs under the next norm of block 1;" in load_backbone(name, facet="normed").description  # 3 / 4 of 2
+
+
+def test_normed_is_of_the_block_at_three_quarters_unless_said():
+    backbones = [load_backbone("bundled", layer=layer, facet="normed") for layer in (None, 4, -3, -1)]  # of six blocks
+    images = torch.rand(1, 3, 48, 48)
+    first, *others = (backbone(images) for backbone in backbones)
+    assert torch.equal(first, others[0]) and torch.equal(first, others[1])
+    assert torch.equal(others[2], load_backbone("bundled")(images)) and not torch.equal(first, others[2])
 
 
 @pytest.mark.filterwarnings("ignore:The weights of")
@@ -199,7 +213,7 @@ def test_what_is_refused_of_blocks_and_facets(tmp_path):
         for layer in (0, 3, -3, 1.5, True):
             with pytest.raises(ValueError, match=r"has 2 blocks, so layer must be 1 to 2, -1 \(the last\) to -2, or None"):
                 function("vit_small_patch16_224", layer=layer)
-        with pytest.raises(ValueError, match="facet must be one of token, output, key, query, value, not 'keys'"):
+        with pytest.raises(ValueError, match="facet must be one of token, output, normed, key, query, value, not 'keys'"):
             function("vit_small_patch16_224", facet="keys")
         with pytest.raises(ValueError, match="blocks of timm's ResPostBlock, whose attention is not laid open"):
             function("vit_base_patch16_rpn_224", facet="key")

@@ -46,7 +46,7 @@ def test_the_record_says_what_was_computed_and_the_name_too(tiny, fast):
         assert accelerator.mixed_precision == "no"
 
 
-@pytest.mark.parametrize("facet", ["token", "key"])
+@pytest.mark.parametrize("facet", ["token", "normed", "key"])
 def test_blocks_in_bfloat16_give_nearly_the_same_tokens(facet):
     images = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
     whole = load_backbone("bundled", None, facet=facet)

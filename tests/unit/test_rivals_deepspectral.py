@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from cause_lib.errors import InputError
 from cause_rivals import rival
-from cause_rivals.deepspectral import affinity, build, eigenvectors, row_clusters
+from cause_rivals.deepspectral import build, row_clusters
 from cause_rivals.segments import border_segment
+from cause_rivals.spectral import affinity, eigenvectors
 
 with np.load(Path(__file__).parents[1] / "data/rivals/deepspectral.npz") as file:
     A = {name: torch.from_numpy(file[name]) for name in file}

@@ -12,7 +12,8 @@ from cause_rivals import evaluate, fit, load, rival
 from cause_rivals.acseg import ConceptHead, Settings
 from cause_rivals.segments import border_segment
 
-RUNS = {"deepspectral": "segments=4 restarts=2", "acseg": "steps=8 blocks=1 hidden=16 concepts=5",
+RUNS = {"deepspectral": "segments=4 restarts=2", "eigensegments": "side=2 share=1 rank=192 eigenvectors=3",
+        "acseg": "steps=8 blocks=1 hidden=16 concepts=5",
         "dinosaur": "steps=8 hidden=16 width=16 slots=3 flip=True",
         "dinosaur transformer": "decoder=transformer steps=8 width=16 slots=3 layers=2"}
 TINY = dict(dataset="folder", image_size=48, train_size=32, batch_size=4, kmeans_restarts=2, checkpoint_steps=3,
@@ -40,7 +41,7 @@ def test_from_nothing_to_numbers(run, name):
     record = read_record(trained)
     assert 1 <= record["notes"]["segments_of_a_view"] <= 5 and len(record["history"].get("loss", [])) in (0, 8)
     _, head, readouts = load(trained)
-    widths = {"deepspectral": 384}
+    widths = {"deepspectral": 384, "eigensegments": 384}
     features = head(torch.randn(2, 36, widths.get(name, 192)), (6, 6))
     assert features.shape == (2, 36, 192) and (features[0].unique(dim=0).shape[0] <= 5)
     assert torch.linalg.vector_norm(readouts["own"].centroids, dim=1).tolist() == pytest.approx([1] * 3, abs=1e-5)
@@ -59,7 +60,7 @@ def test_the_same_bits_after_a_kill_and_with_noise_in_place_of_labels(run, name,
     with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
         patched.setattr(loop.Run, "save", stop)
         fit(run(name, **other))
-    assert stopped == ([] if name == "deepspectral" else [3])
+    assert stopped == ([] if name in ("deepspectral", "eigensegments") else [3])
     again = fit(run(name, **other))
     assert bits(again) == bits(whole) and read_record(again)["history"] == read_record(whole)["history"]
 
