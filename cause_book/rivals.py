@@ -58,6 +58,19 @@ def lines(table: pd.DataFrame) -> Iterator[dict]:
         yield line
 
 
+def ablation(results: pd.DataFrame) -> Iterator[dict]:
+    """For each row of `experiments/eigensegments.csv` a line: for every data set the mIoU of its own read-out, mean
+    over seeds, and the change from the row `eigensegments` of the same seeds."""
+    own = results[(results["readout"] == "own") | (results["method"] == "k-means")]
+    whole = own[own["row"] == "eigensegments"].set_index(["dataset", "seed"])["miou"]
+    for row, part in own.groupby("row", sort=False):
+        line = {"row": row}
+        for dataset, each in part.groupby("dataset", sort=False):
+            changes = [miou - whole[dataset, seed] for seed, miou in zip(each["seed"], each["miou"])]
+            line |= {dataset: each["miou"].mean(), f"change on {dataset}": change(changes)}
+        yield line
+
+
 def costs(results: pd.DataFrame) -> list[dict]:
     """Of results of one seed: training's `time`, without the tokens of the pictures, and the most memory, `MB`."""
     each = results.assign(method=_names(results)).drop_duplicates("method").rename(columns={"peak_mb": "MB"})

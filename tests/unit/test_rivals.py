@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cause_book import rivals, verdicts
+from cause_book import RESULTS, rivals, verdicts
 from cause_lib.config import Experiment
 from cause_lib.errors import InputError
 from cause_rivals import METHODS, load, rival
@@ -18,8 +18,8 @@ from workflow import results
 from workflow.rows import job_of, read_jobs, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLE, PUBLISHED, BESIDE = (ROOT / "experiments" / f"{name}.csv"
-                            for name in ("rivals", "published_rivals", "published_rivals_rows"))
+TABLE, PUBLISHED, BESIDE, PARTS = (ROOT / "experiments" / f"{name}.csv" for name in (
+    "rivals", "published_rivals", "published_rivals_rows", "eigensegments"))
 
 
 def test_settings_are_the_presets_of_the_data_set_and_what_is_given_wins():
@@ -81,6 +81,21 @@ def test_the_table_has_every_method_and_three_seeds_on_equal_terms():
     assert len(jobs["rival"]) == 15 * len(METHODS)
     job = job_of(jobs, rows[-1])
     assert job.notebook == "workflow/rival.ipynb" and "-p" in job.arguments and rows[-1].label in job.name
+
+
+def test_the_parts_of_eigensegments_are_compared_with_the_same_seeds():
+    rows = read_rows(PARTS)
+    assert {row.label for row in rows} > {"eigensegments", "patches alone", "segments alone"} and len(rows) == 7 * 2 * 3
+    runs = pd.read_csv(RESULTS / "eigensegments.csv")
+    whole = runs[(runs["row"] == "eigensegments") & (runs["readout"] == "own")].set_index(["dataset", "seed"])["miou"]
+    lines = {line["row"]: line for line in rivals.ablation(runs)}
+    assert set(lines) == set(runs["row"]) and lines["eigensegments"]["change on camvid"].shown == "0.0 (0.0, 0.0, 0.0)"
+    for row, line in lines.items():
+        readout = "kmeans" if row.startswith("tokens") else "own"
+        own = runs[(runs["row"] == row) & (runs["readout"] == readout)]
+        for dataset, each in own.set_index(["dataset", "seed"])["miou"].groupby(level="dataset"):
+            assert line[dataset] == pytest.approx(each.mean())
+            assert line[f"change on {dataset}"].value == pytest.approx((each - whole[dataset]).mean())
 
 
 def test_published_rows_are_lines_with_numbers_beside():
