@@ -50,8 +50,8 @@ def test_what_has_been_rerun_is_said():
 
 
 def test_results_are_the_files():
-    own, gains = [], []
-    for name, tokens, published, alive, rival in table("What came out here"):
+    own, gains, segments = [], [], []
+    for name, tokens, published, alive, eigensegments, rival in table("What came out here"):
         dataset, backbone, file = RUNS[name]
         runs = pd.read_csv(RESULTS / f"{file}.csv")
         runs = runs[(runs["dataset"] == dataset) & (runs["backbone"] == backbone) & ~runs["crf"].astype(bool)]
@@ -63,7 +63,11 @@ def test_results_are_the_files():
         theirs = pd.read_csv(RESULTS / "rivals.csv")
         theirs = theirs[(theirs["dataset"] == dataset) & (theirs["backbone"] == backbone) & ~theirs["crf"].astype(bool)]
         theirs = theirs.groupby(["row", "method", "readout"])["miou"].agg(["mean", "size"])
-        theirs = theirs.drop(["tokens", "published", "alive"], level="row", errors="ignore")
+        found = theirs.loc["eigensegments", "Eigensegments"]
+        assert (found["size"] == 3).all()
+        assert eigensegments == f"{found['mean']['own']:.1f}, {found['mean']['kmeans']:.1f}"
+        segments.append(found["mean"]["own"] - float(tokens))
+        theirs = theirs.drop(["tokens", "published", "alive", "eigensegments"], level="row", errors="ignore")
         others = theirs[theirs["size"] == 3]["mean"].round(1)
         assert rival == f"{others.idxmax()[1].removesuffix(' objective')} {others.max():.1f}"
         assert others.idxmax()[2] == ("own" if dataset == "msrc_v2" else "kmeans")
@@ -72,6 +76,9 @@ def test_results_are_the_files():
         assert (used["clusters_used"] == used["num_clusters"]).all()  # all groups stay in use
         own.append(float(published.split(",")[0]) - float(tokens))
         gains += [float(value) - float(tokens) for value in alive.split(",")]
+        above = segments[-1] + float(tokens) > max(others.max(), *map(float, alive.split(",")))
+        assert above == (dataset == "camvid")  # on MSRC v2 below DeepSpectral, on scenes below PiCIE
+    assert f"gain {', '.join(f'{gain:.1f}' for gain in segments[:3])} and {segments[3]:.1f} over" in PAGE
     assert len(own) == len(RUNS) and min(gains) > 0  # alive is above k-means in every line
     assert sum(abs(one) < 0.5 for one in own) == 1 and max(own) < 0.5  # published: level in one, below in the others
 
@@ -103,7 +110,10 @@ def test_limits_are_the_files():
         assert f"{run.concept_steps:,}, {run.head_steps:,} and {run.probe_steps:,}" in PAGE
     last = rivals.loc["msrc_v2", "vit_small_patch14_dinov2.saliency"]
     ours = last["alive"].groupby("readout").mean().max()
-    assert last.drop(["tokens", "published", "alive"], level="row").max() > ours and "some rivals are above `alive`" in PAGE
+    others = last.drop(["tokens", "published", "alive", "eigensegments"], level="row")
+    assert others.max() > ours and "some rivals are above `alive`" in PAGE
+    both = last.loc["eigensegments", "own"] - last.loc["tokens", "kmeans"]  # by seed
+    assert f"eigensegments gain {both[0]:.1f} and {both[1]:.1f} with two seeds" in PAGE
     runs = pd.read_csv(RESULTS / "alive.csv")
     assert set(runs.loc[runs["dataset"] == "scenes", "row"]) == {"tokens", "published", "alive"}  # as chapter 10 says
     assert not runs["row"].str.contains("bank|step 1|head|updates|pictures|crops").any()

@@ -98,6 +98,15 @@ def test_the_parts_of_eigensegments_are_compared_with_the_same_seeds():
             assert line[f"change on {dataset}"].value == pytest.approx((each - whole[dataset]).mean())
 
 
+def test_what_chapter_3_says_of_the_parts():
+    parts = {line["row"]: line for line in rivals.ablation(pd.read_csv(RESULTS / "eigensegments.csv"))}
+    floor = pd.read_csv(TABLE.parents[1] / "cause_book/results/rivals.csv")
+    floor = floor[(floor["row"] == "tokens") & ~floor["crf"].astype(bool) & floor["backbone"].str.contains("tiny")]
+    floor, earlier = floor.groupby("dataset")["miou"].mean(), parts["tokens of the earlier block"]
+    assert earlier["camvid"] > floor["camvid"] and earlier["msrc_v2"] < floor["msrc_v2"]
+    assert parts["patches alone"]["change on camvid"].value >= 0
+
+
 def test_published_rows_are_lines_with_numbers_beside():
     labels = [row.label for row in read_rows(PUBLISHED)]
     beside = list(csv.DictReader(BESIDE.open()))
