@@ -107,6 +107,27 @@ def test_what_chapter_3_says_of_the_parts():
     assert parts["patches alone"]["change on camvid"].value >= 0
 
 
+def test_what_chapter_3_says_of_the_rivals():
+    table = rivals.against_tokens(pd.read_csv(RESULTS / "rivals.csv"))
+    table = table[~table["crf"]]
+    own = table[table["own"]].set_index(["row", "dataset", "backbone"]).sort_index()
+    gained = own["gained"].groupby(level=[0, 1, 2]).mean()
+    assert gained.groupby(level=0).size().drop("eigensegments").eq(5).all()  # each on each pictures and backbone
+    assert (gained["stego", "camvid"] > 0).all() and (gained["stego", "msrc_v2"] < 0).all()
+    assert abs(gained["stego", "scenes", "bundled"]) < 0.5
+    above = gained["iic"][gained["iic"] > 0.5].index.tolist()
+    assert above == [("camvid", "vit_tiny_patch16_224.supervised")]
+    empty = 1 - own.loc["iic", "clusters_used"] / own.loc["iic", "num_clusters"]
+    few = ["bundled", "vit_small_patch14_dinov2.saliency"]
+    assert (empty[empty.index.isin(few, level="backbone")] > 0.2).all()
+    hp = own.loc["hp"]
+    assert 0 < (hp["clusters_used"] < hp["num_clusters"]).sum() < len(hp)
+    better = table[~table["own"] & (table["row"] == "hp")].groupby(["dataset", "backbone"])["gained"].mean()
+    assert (better > gained["hp"]).all()
+    acseg = gained["acseg"]
+    assert (acseg < 0).sum() > (acseg > 0).sum()
+
+
 def test_published_rows_are_lines_with_numbers_beside():
     labels = [row.label for row in read_rows(PUBLISHED)]
     beside = list(csv.DictReader(BESIDE.open()))
