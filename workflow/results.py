@@ -167,7 +167,8 @@ def _seconds(records: list[dict[str, Any]]) -> float:
 
 
 def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
-    """`table`, and those lines of the file at `path`, if there is one, whose settings `table` has no result of."""
+    """`table`, and those lines of the file at `path`, if there is one, whose settings `table` has no result of: in the
+    order of the lines, whichever machine ran them."""
     if not Path(path).is_file():
         return table
     kept = read_table(path)
@@ -178,7 +179,10 @@ def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
         made_alike = kept["label_free"].astype(bool) | kept["settings"].str.contains('"release"')
         kept = kept[made_alike]  # without what other steps made, as in `evaluations`
     frames = [frame for frame in (table, kept[~kept["settings"].isin(table["settings"])]) if len(frame)]
-    return pd.concat(frames, ignore_index=True).reindex(columns=table.columns) if frames else table
+    if not frames:
+        return table
+    both = pd.concat(frames, ignore_index=True).reindex(columns=table.columns)
+    return both.sort_values("line", kind="stable", ignore_index=True)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

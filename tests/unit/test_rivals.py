@@ -109,6 +109,9 @@ def test_what_chapter_3_says_of_the_parts():
 
 def test_what_chapter_3_says_of_the_rivals():
     table = rivals.against_tokens(pd.read_csv(RESULTS / "rivals.csv"))
+    for _, part in table.groupby(["dataset", "backbone"]):
+        names = [line["method"] for line in rivals.lines(part)]
+        assert names[0] == rivals.FLOOR and names[-1] == "Eigensegments"  # "the last row of the tables"
     table = table[~table["crf"]]
     own = table[table["own"]].set_index(["row", "dataset", "backbone"]).sort_index()
     gained = own["gained"].groupby(level=[0, 1, 2]).mean()

@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import yaml
 
+from cause_book import RESULTS
 from cause_lib import stages
 from cause_lib.config import READINGS, STAGE_FIELDS, Experiment
 from workflow import check, results
@@ -249,6 +251,17 @@ def test_results_of_a_table_that_was_never_run(table, tmp_path):
     found = results.results(read_rows(table(f"dataset,run_dir\nscenes,{tmp_path / 'runs'}\n")))
     assert found.empty and list(found.columns) == results.COLUMNS
     assert results.markdown(found).count("\n") == 2
+
+
+def test_results_of_several_machines_stand_in_the_order_of_the_lines(tmp_path):
+    whole = pd.DataFrame({name: [None] * 5 for name in results.COLUMNS}).assign(
+        line=[1, 1, 2, 2, 3], readout=["own", "kmeans", "own", "kmeans", "own"], settings=["a", "a", "b", "b", "c"])
+    whole[whole["line"] != 2].to_csv(tmp_path / "results.csv", index=False)
+    both = results.with_kept(whole[whole["line"] == 2], tmp_path / "results.csv")
+    assert both[["line", "readout"]].values.tolist() == whole[["line", "readout"]].values.tolist()
+    for path in RESULTS.glob("*.csv"):
+        numbers = pd.read_csv(path)
+        assert "line" not in numbers or numbers["line"].is_monotonic_increasing, path
 
 
 def test_what_a_run_was_warned_of_is_said_with_its_line(table, tmp_path):
