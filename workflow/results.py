@@ -168,7 +168,7 @@ def _seconds(records: list[dict[str, Any]]) -> float:
 
 def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     """`table`, and those lines of the file at `path`, if there is one, whose settings `table` has no result of: in the
-    order of the lines, whichever machine ran them."""
+    order of the lines, if they have numbers, whichever machine ran them."""
     if not Path(path).is_file():
         return table
     kept = read_table(path)
@@ -182,7 +182,7 @@ def with_kept(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     if not frames:
         return table
     both = pd.concat(frames, ignore_index=True).reindex(columns=table.columns)
-    return both.sort_values("line", kind="stable", ignore_index=True)
+    return both.sort_values("line", kind="stable", ignore_index=True) if "line" in both else both  # none in a diagnosis
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
