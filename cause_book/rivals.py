@@ -32,7 +32,7 @@ def against_tokens(results: pd.DataFrame) -> pd.DataFrame:
     """Results with `name` (method and recipe), `own` (the method's read-out, not k-means), and `gained`: points of mIoU
     above the floor of the same line. Lines of which no floor has been run have none."""
     table = results.assign(crf=results["crf"].astype(bool), name=_names(results), own=results["readout"] != "kmeans")
-    table = table[table["readout"] != "concepts"]  # a third read-out, of the recipe `alive` alone: chapter 10
+    table = table[table["readout"] != "concepts"]  # a third read-out, of `alive` and `earlier` alone: chapter 10
     floor = table.loc[table["name"] == FLOOR, [*SAME, "miou"]]
     table = table.merge(floor, on=SAME, how="left", suffixes=("", " of tokens"))
     return table.assign(gained=table["miou"] - table["miou of tokens"])

@@ -29,7 +29,7 @@ from cause_lib.rules import Rule, checked, refuse_unknown
 # small world: they get small numbers. The sets of the published tables get what the released scripts run:
 # one epoch of step 1, two of step 2, and of step 3 five for TR, one for MLP. An epoch is all views in batches of 16:
 # 97,702 pictures of COCO x 5 crops or, for 81 and 171 classes, x 20; 2,975 x 5 of Cityscapes; 1,464 x 50 of Pascal VOC.
-# A bound of 1e9 is none. Chapter 10 has the reasons of `alive`.
+# A bound of 1e9 is none. Chapter 10 has the reasons of `alive`; `earlier` is `alive` on other tokens.
 PRESETS, RECIPES, READINGS = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf8")).values()
 
 # The stage that comes before each: an artefact depends on the fields of its own stage and of all before it. Two are no
@@ -53,8 +53,8 @@ class Experiment:
         it may be, and why.
     """
 
-    recipe: str = _field("published", "`published`, or `alive`, where prototypes and clusters start from tokens and "
-        "stay in use; fields left at None follow it", "a recipe is a set of presets", choices=tuple(RECIPES))
+    recipe: str = _field("published", "`published`; `alive`: prototypes and clusters start from tokens and stay in "
+        "use; `earlier`: that on `normed` tokens; what is None follows it", "it is a set of presets", choices=tuple(RECIPES))
     reading: str = _field("paper", "`paper`, or `released`: the small rules of the authors' code, for `resize`, "
         "`positions`, `thinning`, `shared_start`, `bank_draw`, `probe_dropout` and `crf_picture` left at None",
         "a reading is a set of presets", choices=tuple(READINGS))
@@ -110,8 +110,8 @@ class Experiment:
         stages="features", choices=("dino", "exact", "antialiased"), since="dino")
     layer: int | None = _field(None, "tokens of this block, from 1, or from -1, the last (None: last; `normed`: 3/4)",
         "it counts the blocks of a backbone", -1000, 1000, stages="features", since=None)
-    facet: str = _field("token", "its tokens, its `output` before the final norm, or `normed` by what comes next, or "
-        "the `key`, `query` or `value` of that block's attention", "these are taken from a block", stages="features",
+    facet: str | None = _field(None, "its tokens, its `output` before the final norm, or `normed` by what comes next, "
+        "or the `key`, `query` or `value` of that block's attention", "these are taken from a block", stages="features",
         choices=("token", "output", "normed", "key", "query", "value"), since="token")
     image_mean: str | None = _field(None, "pictures are normalised by this mean of red, green and blue, such as `0.485 "
         "0.456 0.406` (None: that of timm's pretrained config)", "it is a text of three numbers", stages="features",

@@ -21,8 +21,8 @@ from cause_lib.metrics import effective_number
 DEAD_PROTOTYPES = 0.95  # share; hardly more concepts are left than there are classes
 DEAD_CLUSTERS = 0.5  # share; no matching of clusters finds most of the classes
 PARALLEL = 0.9  # cosine; far above phi+ = 0.3: every pair of concepts is positive
-ADVICE = {"published": 'try recipe="alive" (chapter 10)',
-          "alive": "try fewer of them (num_concepts, num_classes), more pictures, or another backbone"}  # by recipe
+ADVICE = {"published": 'try recipe="alive" (chapter 10)'} | dict.fromkeys(  # by recipe
+    ("alive", "earlier"), "try fewer of them (num_concepts, num_classes), more pictures, or another backbone")
 
 
 def in_use(counts: Tensor) -> dict[str, Any]:

@@ -30,8 +30,17 @@ def test_a_recipe_says_what_is_left_open_and_published_changes_no_name():
     assert late <= set(alive.key("evaluation"))
 
 
+def test_earlier_is_alive_on_other_tokens():
+    alive, earlier = (Experiment(recipe=recipe, dataset="camvid", backbone="dino_vits16") for recipe in ("alive", "earlier"))
+    assert RECIPES["earlier"] == RECIPES["alive"] | {"facet": "normed"} and alive.facet == "token"
+    assert alive.replace(recipe="earlier") == earlier and earlier.replace(recipe="alive") == alive
+    for stage in STAGE_FIELDS:  # and so it finds what `alive` with this facet left
+        assert earlier.key(stage) == alive.replace(facet="normed").key(stage) == alive.key(stage) | {"facet": "normed"}
+    assert Experiment(recipe="earlier", facet="key").facet == "key"
+
+
 @pytest.mark.parametrize("wrong, said", [
-    (dict(recipe="undead"), "recipe must be one of published, alive"),
+    (dict(recipe="undead"), "recipe must be one of published, alive, earlier"),
     (dict(positive_quantile=0.9), "positive_quantile and negative_quantile go together"),
     (dict(positive_quantile=0.5, negative_quantile=0.9), "must not be above"),
 ])

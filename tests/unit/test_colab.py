@@ -117,7 +117,7 @@ def test_the_quickstart_takes_the_backbone_that_its_refusal_names(given, backbon
     namespace |= {"photographs": "holiday", **given}
     exec(read, namespace)
     of = namespace["experiment"]
-    assert (of.dataset, of.folder, of.recipe, of.head, of.backbone) == ("folder", "holiday", "alive", "mlp", backbone)
+    assert (of.dataset, of.folder, of.recipe, of.head, of.backbone) == ("folder", "holiday", "earlier", "mlp", backbone)
 
 
 def test_an_archive_of_pictures_is_not_a_folder(tmp_path):
