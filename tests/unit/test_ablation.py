@@ -56,6 +56,21 @@ def _setting(row):
     return row.experiment.dataset, row.experiment.folder, row.experiment.seed
 
 
+def test_earlier_and_its_controls_part_in_one_thing():
+    rows = read_rows(ROOT / "experiments/earlier.csv")
+    assert {(row.label, row.stage) for row in rows} == {("tokens of the earlier block", "baseline"),
+                                                        ("earlier, no step 2", "evaluation")} and len(rows) == 5 * 2 * 3
+    whole = {_setting(row) + (row.experiment.backbone,): row.experiment for row in read_rows(ROOT / "experiments/rivals.csv")
+             if row.label == "earlier"}
+    for row in rows:
+        of = whole[_setting(row) + (row.experiment.backbone,)]
+        assert row.experiment.key("features") == of.key("features") and row.experiment.facet == "normed"
+        if row.stage == "evaluation":
+            assert row.experiment == of.replace(head_steps=0, crf=False, per_image=False)
+    done = pd.read_csv(ROOT / "cause_book/results/earlier.csv")
+    assert list(done.columns) == results.COLUMNS and set(done["row"]) <= {row.label for row in rows}
+
+
 def test_the_committed_results_are_lines_of_the_table():
     done = pd.read_csv(RESULTS)
     assert list(done.columns) == results.COLUMNS and not done.duplicated(["row", "settings", "readout", "crf"]).any()
