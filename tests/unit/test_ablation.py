@@ -71,6 +71,24 @@ def test_earlier_and_its_controls_part_in_one_thing():
     assert list(done.columns) == results.COLUMNS and set(done["row"]) <= {row.label for row in rows}
 
 
+def test_what_chapter_10_says_of_earlier():
+    runs = pd.concat(pd.read_csv(ROOT / f"cause_book/results/{name}.csv") for name in ("rivals", "earlier"))
+    plain = runs[~runs["crf"].astype(bool)]
+    each = plain.groupby(["row", "readout", "dataset", "backbone"])["miou"].agg(["mean", "size"])
+    mean, tokens, controls = each["mean"], ("tokens", "kmeans"), "earlier, no step 2"
+    block = ("tokens of the earlier block", "kmeans")
+    assert (each.loc[["earlier", controls, *block[:1]], "size"] == 3).all() and len(mean["earlier", "kmeans"]) == 5
+    photographs = [line for line in mean[tokens].index if line[0] != "scenes"]
+    below = [line for line in mean[tokens].index if mean[block][line] < mean[tokens][line]]
+    assert below == [("msrc_v2", "vit_tiny_patch16_224.supervised")]
+    for readout, lost in (("kmeans", []), ("modularity", [("msrc_v2", "vit_small_patch14_dinov2.saliency")])):
+        assert (mean["earlier", readout] > mean["alive", readout]).all()
+        both = pd.concat([mean[block], mean[controls, readout]], axis=1)
+        assert [line for line in photographs if mean["earlier", readout][line] <= both.max(axis=1)[line]] == lost
+        assert all(mean["earlier", readout][line] < both.min(axis=1)[line] for line in lost)
+        assert mean[controls, readout]["scenes"].item() < mean["earlier", readout]["scenes"].item() < mean[block]["scenes"].item()
+
+
 def test_the_committed_results_are_lines_of_the_table():
     done = pd.read_csv(RESULTS)
     assert list(done.columns) == results.COLUMNS and not done.duplicated(["row", "settings", "readout", "crf"]).any()
