@@ -54,7 +54,7 @@ class Experiment:
     """
 
     recipe: str = _field("published", "`published`; `alive`: prototypes and clusters start from tokens and stay in "
-        "use; or `earlier`: that on `normed` tokens. None follows it", "it is a set of presets", choices=tuple(RECIPES))
+        "use; or `earlier`: that on `normed` tokens; fields at None follow", "it sets presets", choices=tuple(RECIPES))
     reading: str = _field("paper", "`paper`, or `released`: the small rules of the authors' code, for `resize`, "
         "`positions`, `thinning`, `shared_start`, `bank_draw`, `probe_dropout` and `crf_picture` left at None",
         "a reading is a set of presets", choices=tuple(READINGS))

@@ -20,8 +20,8 @@ def incomplete(table: pd.DataFrame) -> str:
 
 
 def above_tokens(table: pd.DataFrame) -> str:
-    """For each method, on how many combinations of data set and backbone it is above k-means on the same tokens, by its
-    own read-out without CRF.
+    """For each method, on how many combinations of data set and backbone it is above k-means on the last block's tokens,
+    by its own read-out without CRF.
 
     table: as by `rivals.against_tokens`
     """
@@ -30,8 +30,8 @@ def above_tokens(table: pd.DataFrame) -> str:
         gains = part.groupby(["dataset", "backbone"])["gained"].agg(["min", "max", "mean", "size"])
         above, below = int((gains["min"] > LEVEL).sum()), int((gains["max"] < -LEVEL).sum())
         alone = int((gains["size"] == 1).sum())
-        said.append(f"- **{name}** is above k-means on the same tokens for every seed on {above} of {len(gains)} "
-                    f"combinations of pictures and backbone, below on {below}, and undecided on "
+        said.append(f"- **{name}** is above k-means on the last block's tokens for every seed on {above} of "
+                    f"{len(gains)} combinations of pictures and backbone, below on {below}, and undecided on "
                     f"{len(gains) - above - below}. The mean difference is {gains['mean'].mean():+.1f} points of mIoU."
                     + f" {alone} of these have one seed." * bool(alone))
     return "\n".join(said)

@@ -185,7 +185,7 @@ def test_gains_are_against_the_tokens_of_the_same_seed():
     assert set(table.loc[table["method"] == "STEGO", "gained"].round(6)) == {4.0}
     assert set(table.loc[table["method"] == "HP", "gained"].round(6)) == {-1.0}
     said = verdicts.rivals.above_tokens(table).splitlines()
-    assert said[0].startswith("- **STEGO** is above k-means on the same tokens for every seed on 1 of 1")
+    assert said[0].startswith("- **STEGO** is above k-means on the last block's tokens for every seed on 1 of 1")
     assert "**HP**" in said[1] and "below on 1" in said[1] and "+0.2" in said[2] and "undecided on 1" in said[2]
     assert "one seed" not in said[0]
     short = table[table["seed"] == 0].assign(dataset="msrc_v2")
