@@ -20,8 +20,8 @@ def incomplete(table: pd.DataFrame) -> str:
 
 
 def above_tokens(table: pd.DataFrame) -> str:
-    """For each method, on how many combinations of data set and backbone it is above k-means on the last block's tokens,
-    by its own read-out without CRF.
+    """For each method, on how many combinations of data set and backbone it is above k-means on the last block's
+    tokens, by its own read-out without CRF.
 
     table: as by `rivals.against_tokens`
     """
