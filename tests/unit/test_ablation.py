@@ -56,37 +56,78 @@ def _setting(row):
     return row.experiment.dataset, row.experiment.folder, row.experiment.seed
 
 
-def test_earlier_and_its_controls_part_in_one_thing():
+EARLIER = {  # the same of the lines about the recipe `earlier`
+    "alive, whole pictures": {"recipe", "facet"}, "earlier, five crops": {"crops"}, "earlier, no step 2": {"head_steps"},
+    "earlier, published clusterbook": TAKEN_AWAY["published clusterbook"],
+    "earlier, constant thresholds": TAKEN_AWAY["constant thresholds"], "earlier, with the bank": {"bank_capacity"},
+    "earlier, random centroids": {"probe_start"}, "earlier, no smoothing": {"smoothing"},
+}
+TOKENS = {  # facet and crops of each k-means
+    "tokens of whole pictures": ("token", "none"), "tokens of the earlier block": ("normed", "five"),
+    "tokens of the earlier block, whole pictures": ("normed", "none"), "tokens of a random network": ("token", "five"),
+    "tokens of a random network, whole pictures": ("token", "none"),
+}
+
+
+def test_each_control_of_earlier_parts_from_it_in_one_thing():
     rows = read_rows(ROOT / "experiments/earlier.csv")
-    assert {(row.label, row.stage) for row in rows} == {("tokens of the earlier block", "baseline"),
-                                                        ("earlier, no step 2", "evaluation")} and len(rows) == 5 * 2 * 3
-    whole = {_setting(row) + (row.experiment.backbone,): row.experiment for row in read_rows(ROOT / "experiments/rivals.csv")
-             if row.label == "earlier"}
+    others = {(row.label, *_setting(row), row.experiment.backbone): row.experiment
+              for row in read_rows(ROOT / "experiments/rivals.csv")}
+    whole = {key[1:]: run for key, run in others.items() if key[0] == "earlier"}
+    labels: dict[str, list] = {}
     for row in rows:
-        of = whole[_setting(row) + (row.experiment.backbone,)]
-        assert row.experiment.key("features") == of.key("features") and row.experiment.facet == "normed"
-        if row.stage == "evaluation":
-            assert row.experiment == of.replace(head_steps=0, crf=False, per_image=False)
+        run = row.experiment
+        labels.setdefault(row.label, []).append(_setting(row) + (run.backbone,))
+        if row.label in EARLIER:
+            other = whole[labels[row.label][-1]].to_dict()
+            changed = {name for name, value in run.to_dict().items() if value != other[name]}
+            assert changed - {*PLACES, "crf", "per_image"} == EARLIER[row.label] and row.stage == "evaluation", row.number
+        elif row.label in TOKENS:
+            assert (run.facet, run.crops) == TOKENS[row.label] and row.stage == "baseline", row.number
+        else:
+            other = others[(run.method, *labels[row.label][-1])]
+            assert row.label == f"{run.method}, whole pictures" and run.settings == other.settings, row.number
+            assert run.experiment == other.experiment.replace(crops="none", crf=False, per_image=False), row.number
+    for label, settings in labels.items():
+        assert sorted(settings) == (sorted(whole) if "random network" not in label else
+                                    [("scenes", "", seed, "bundled.random") for seed in range(3)]), label
     done = pd.read_csv(ROOT / "cause_book/results/earlier.csv")
-    assert list(done.columns) == results.COLUMNS and set(done["row"]) <= {row.label for row in rows}
+    rivals = {f"{method}, whole pictures" for method in ("hp", "picie", "deepspectral")}
+    assert {*labels} == {*EARLIER, *TOKENS, *rivals} and set(done["row"]) <= {*labels}
+    assert list(done.columns) == results.COLUMNS
 
 
 def test_what_chapter_10_says_of_earlier():
     runs = pd.concat(pd.read_csv(ROOT / f"cause_book/results/{name}.csv") for name in ("rivals", "earlier"))
-    plain = runs[~runs["crf"].astype(bool)]
-    each = plain.groupby(["row", "readout", "dataset", "backbone"])["miou"].agg(["mean", "size"])
-    mean, tokens, controls = each["mean"], ("tokens", "kmeans"), "earlier, no step 2"
-    block = ("tokens of the earlier block", "kmeans")
-    assert (each.loc[["earlier", controls, *block[:1]], "size"] == 3).all() and len(mean["earlier", "kmeans"]) == 5
-    photographs = [line for line in mean[tokens].index if line[0] != "scenes"]
-    below = [line for line in mean[tokens].index if mean[block][line] < mean[tokens][line]]
-    assert below == [("msrc_v2", "vit_tiny_patch16_224.supervised")]
-    for readout, lost in (("kmeans", []), ("modularity", [("msrc_v2", "vit_small_patch14_dinov2.saliency")])):
-        assert (mean["earlier", readout] > mean["alive", readout]).all()
-        both = pd.concat([mean[block], mean[controls, readout]], axis=1)
-        assert [line for line in photographs if mean["earlier", readout][line] <= both.max(axis=1)[line]] == lost
-        assert all(mean["earlier", readout][line] < both.min(axis=1)[line] for line in lost)
-        assert mean[controls, readout]["scenes"].item() < mean["earlier", readout]["scenes"].item() < mean[block]["scenes"].item()
+    each = runs[~runs["crf"].astype(bool)].groupby(["row", "readout", "dataset", "backbone"])["miou"].agg(["mean", "size"])
+    mean = each["mean"].unstack(["dataset", "backbone"])
+    del mean["scenes", "bundled.random"]
+    needed = each.loc[["tokens", "alive", "earlier", *EARLIER.keys() - {"earlier, with the bank"}]]
+    assert (needed["size"] == 3).all() and mean.shape[1] == 5
+    ti, scenes = ("vit_tiny_patch16_224.supervised",), [("scenes", "bundled")]
+    camvid, msrc = [("camvid", *ti)], [("msrc_v2", *ti)]
+
+    def below(row, other, readout="kmeans", other_readout=None) -> list:
+        """The columns in which a row is not above another."""
+        less = mean.loc[(row, readout)] <= mean.loc[(other, other_readout or readout)]
+        return sorted(less.index[less])
+
+    own = "modularity"
+    tokens, whole = "tokens", "tokens of whole pictures"
+    block, both = "tokens of the earlier block", "tokens of the earlier block, whole pictures"
+    assert below(whole, tokens) == [] and below(both, block) in ([], camvid)
+    assert below(block, tokens) == below(both, whole) == msrc
+    for readout in (own, "kmeans"):
+        assert below("earlier", "alive", readout) == below("earlier", "earlier, no step 2", readout) == []
+        assert below("earlier", "earlier, constant thresholds", readout) == []
+        assert below("earlier", "earlier, published clusterbook", readout) == camvid
+        assert set(below("earlier", "earlier, no smoothing", readout)) <= {*scenes}
+        assert below("earlier", both, readout, "kmeans") == scenes
+        assert set(below("earlier", whole, readout, "kmeans")) <= {*scenes}
+        assert below("earlier", "earlier, five crops", readout) == camvid
+        assert below("earlier", "alive, whole pictures", readout)[-1:] == msrc
+    assert below("earlier", "earlier, random centroids", own) == []
+    assert (mean.loc[("earlier", "kmeans")] == mean.loc[("earlier, random centroids", "kmeans")]).all()
 
 
 def test_the_committed_results_are_lines_of_the_table():

@@ -30,12 +30,13 @@ def test_a_recipe_says_what_is_left_open_and_published_changes_no_name():
     assert late <= set(alive.key("evaluation"))
 
 
-def test_earlier_is_alive_on_other_tokens():
+def test_earlier_is_alive_on_other_tokens_of_whole_pictures():
     alive, earlier = (Experiment(recipe=recipe, dataset="camvid", backbone="dino_vits16") for recipe in ("alive", "earlier"))
-    assert RECIPES["earlier"] == RECIPES["alive"] | {"facet": "normed"} and alive.facet == "token"
+    assert RECIPES["earlier"] == RECIPES["alive"] | {"facet": "normed", "crops": "none"}
+    assert (alive.facet, alive.crops) == ("token", "five")
     assert alive.replace(recipe="earlier") == earlier and earlier.replace(recipe="alive") == alive
-    for stage in STAGE_FIELDS:  # and so it finds what `alive` with this facet left
-        assert earlier.key(stage) == alive.replace(facet="normed").key(stage) == alive.key(stage) | {"facet": "normed"}
+    for stage in STAGE_FIELDS:  # and so it finds what `alive` with these settings left
+        assert earlier.key(stage) == alive.replace(facet="normed", crops="none").key(stage)
     assert Experiment(recipe="earlier", facet="key").facet == "key"
 
 

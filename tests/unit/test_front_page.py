@@ -54,13 +54,15 @@ def test_what_has_been_rerun_is_said():
 def test_results_are_the_files():
     own, gains, above, all_gains, runs = [], [], [], [], pd.read_csv(RESULTS / "rivals.csv")
     runs = runs[~runs["crf"].astype(bool)].set_index(["dataset", "backbone"]).sort_index()
+    whole = controls().loc["tokens of whole pictures", "kmeans"].round(1)
     for name, tokens, published, alive, earlier, rival in table("What came out here"):
         of = runs.loc[RUNS[name]]
         score = of.groupby(["row", "method", "readout"])["miou"].agg(["mean", "size"])
         seeds = score.loc["eigensegments", "size"].min()
         assert (score.drop("eigensegments")["size"] == 3).all() and seeds == 2 + (name != "MSRC v2, ViT-S/14")
         mean = score["mean"].round(1)
-        assert float(tokens) == mean["tokens", "k-means", "kmeans"]
+        assert tokens == f"{mean['tokens', 'k-means', 'kmeans']:.1f}, {whole[RUNS[name]]:.1f}"
+        tokens = tokens.split(",")[0]
         for shown, row, method, first in ((published, "published", "CAUSE-MLP", "modularity"),
                                           (alive, "alive", "CAUSE-MLP", "modularity"),
                                           (earlier, "earlier", "CAUSE-MLP", "modularity")):
@@ -99,6 +101,38 @@ def plain(file: str, *keys: str, device: str = "") -> pd.Series:
     runs = pd.read_csv(RESULTS / f"{file}.csv")
     runs = runs[runs["device"].str.contains(device)]
     return runs[~runs["crf"].astype(bool)].groupby([*keys, "readout", "seed"])["miou"].first()
+
+
+def controls() -> pd.Series:
+    """Mean mIoU without CRF by row, read-out, data set and backbone of the controls of `earlier`."""
+    runs = pd.concat([pd.read_csv(RESULTS / "earlier.csv"), pd.read_csv(RESULTS / "rivals.csv").query("row == 'earlier'")])
+    each = runs[~runs["crf"].astype(bool)].groupby(["row", "readout", "dataset", "backbone"])["miou"].agg(["mean", "size"])
+    assert (each["size"] == 3).all()
+    return each["mean"]
+
+
+def test_what_whole_pictures_change():
+    mean, lines = controls(), list(RUNS.values())
+    gained = [f"{mean['earlier', 'modularity'][line] - mean['tokens of whole pictures', 'kmeans'][line]:.1f}"
+              for line in lines]
+    assert f"`earlier` gains {', '.join(gained[:-1])} and {gained[-1]} by its own read-out" in PAGE
+    alive = [f"{mean['alive, whole pictures', 'modularity'][line]:.1f}" for line in lines]
+    assert f"`alive` on whole pictures has {', '.join(alive[:-1])} and {alive[-1]}" in PAGE
+    highest = pd.read_csv(RESULTS / "rivals.csv").query("~crf").groupby(["row", "readout", "dataset", "backbone"])["miou"].mean()
+    assert float(alive[2]) > highest.xs(lines[2], level=["dataset", "backbone"]).max()  # above all in the table
+    assert float(alive[3]) + 5 < mean["earlier", "modularity"][lines[3]]  # far below
+
+
+def test_what_the_default_shows():
+    mean, scenes = controls(), ("scenes", "bundled")
+    network = [mean[f"tokens of a random network{whole}", "kmeans"].item() for whole in ("", ", whole pictures")]
+    assert "k-means has {:.1f} and {:.1f} on tokens of the same network with random weights".format(*network) in PAGE
+    readouts = [[mean[row, readout][scenes] for readout in ("modularity", "kmeans")]
+                for row in ("earlier, no step 2", "earlier")]
+    assert "in place of that of `earlier` has {:.1f}, {:.1f}".format(*readouts[0]) in PAGE
+    assert all(trained > other for trained, other in zip(*readouts[::-1]))
+    block = mean["tokens of the earlier block, whole pictures", "kmeans"][scenes]
+    assert f"whole pictures, has {block:.1f}, more than the head" in PAGE and block > max(readouts[1])
 
 
 def test_limits_are_the_files():
