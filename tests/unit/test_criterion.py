@@ -126,3 +126,22 @@ def test_committed_criteria_are_of_lines_of_the_table():
     results = pd.read_csv("cause_book/results/earlier.csv").set_index(["line", "readout"])["miou"]
     both = found.join(results, on=["line", "readout"], rsuffix=" of the results")
     assert (both["miou"] - both["miou of the results"]).abs().max() < 0.011
+
+
+def test_what_chapter_10_says_of_the_criteria():
+    found = pd.read_csv("cause_book/results/criterion.csv")
+    found = found[found["backbone"] != "bundled.random"]
+    blocks = found.groupby(["dataset", "backbone"])
+    each = pd.DataFrame({key: part[criterion.CRITERIA].corrwith(part["miou"], method="spearman") for key, part in blocks}).T
+    ranks = blocks[["miou", *criterion.CRITERIA]].rank(pct=True)
+    over_all = ranks[criterion.CRITERIA].corrwith(ranks["miou"], method="spearman")
+    assert len(found) == 360 and found["line"].nunique() == 150 and len(each) == 5
+    assert over_all.idxmax() == "agreement" and round(over_all["agreement"], 2) == 0.62
+    assert each.columns[(each > 0.5).all()].tolist() == ["agreement"] and (each["agreement"].round(2) >= 0.7).sum() == 1
+    assert (each["mirrored"] > 0).all() and (each["mirrored"] < each["agreement"]).sum() == 4
+    for name in ("explained", "seeds", "effective"):
+        assert each[name].min() < -0.2 and each[name].max() > 0.2
+    assert each["modularity"].min() > -0.1 and (each["modularity"].abs() < 0.4).sum() == 3
+    for _, part in blocks:
+        chosen = part.loc[part["agreement"].idxmax(), "miou"]
+        assert part["miou"].mean() < chosen < part["miou"].max()
