@@ -130,6 +130,11 @@ def test_what_chapter_10_says_of_earlier():
         assert below("earlier", "earlier, five crops", readout) == camvid
         assert msrc[0] in below("earlier", "alive, whole pictures", readout)
     assert below("earlier", "earlier, random centroids", own) == []
+    for readout in (own, "kmeans"):
+        rise = mean.loc[("published, whole pictures", readout)] - mean.loc[("published", readout)]
+        assert (rise[[*camvid, *msrc]] > 0).all()
+    deep = [mean.loc[(row, "own"), msrc[0]] for row in ("deepspectral", "deepspectral, whole pictures")]
+    assert abs(deep[0] - deep[1]) < 0.5
     assert (mean.loc[("earlier", "kmeans")] == mean.loc[("earlier, random centroids", "kmeans")]).all()
 
 
