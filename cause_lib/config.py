@@ -53,8 +53,8 @@ class Experiment:
         it may be, and why.
     """
 
-    recipe: str = _field("published", "`published`; `alive`: prototypes and clusters start from tokens, stay used; or "
-        "`earlier`: that on uncropped `normed` tokens; what is None follows", "it sets presets", choices=tuple(RECIPES))
+    recipe: str = _field("published", "`published`; `alive`: prototypes and clusters start from tokens; or `earlier`: "
+        "that on `normed` tokens of whole pictures; fields at None follow", "it sets presets", choices=tuple(RECIPES))
     reading: str = _field("paper", "`paper`, or `released`: the small rules of the authors' code, for `resize`, "
         "`positions`, `thinning`, `shared_start`, `bank_draw`, `probe_dropout` and `crf_picture` left at None",
         "a reading is a set of presets", choices=tuple(READINGS))

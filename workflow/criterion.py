@@ -12,13 +12,12 @@ Of every line that has been run, and each of its read-outs, on the patches of th
     modularity  of the clusters, Newman's, on each picture's positive cosines of tokens; the mean over pictures
     effective   effective number of clusters, exp of the entropy of their shares
 
-The labels enter `miou` alone, from the evaluation, in per cent, without CRF. Tokens are the line's own, those that its
-head was trained on. Pictures and backbones that this machine has no run of keep their lines in the file.
+The labels, if there are any, enter `miou` alone, from the evaluation, in per cent, without CRF. Tokens are the line's
+own, those that its head was trained on. Pictures and backbones that this machine has no run of keep their lines in the file.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +35,7 @@ from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.loop import session
 from cause_lib.runs.store import write_whole
 from workflow.results import with_kept
-from workflow.rows import KEYS, PLACES, Row, read_rows
+from workflow.rows import KEYS, Row, read_rows
 
 CRITERIA = ["explained", "agreement", "seeds", "mirrored", "modularity", "effective"]
 COLUMNS = ["line", "row", "dataset", "images", "backbone", "readout", "seed", "miou", *CRITERIA, "date", "device",
@@ -107,7 +106,7 @@ def judged(row: Row, folder: Path) -> Iterator[tuple[dict[str, Any], Tensor]]:
     features, turned = (parts if head is None else [head(part, seen.grid) for part in parts]
                         for parts in (tokens, mirrored))
     unit = [F.normalize(part, dim=-1) for part in tokens]
-    settings = {name: value for name, value in row.parameters.items() if name not in PLACES}
+    points = torch.cat(unit).flatten(0, 1)  # (g n, d)
     for result in stages.collect_metrics(folder).itertuples():
         if result.crf or result.readout == "linear":  # a linear probe has seen labels
             continue
@@ -117,12 +116,13 @@ def judged(row: Row, folder: Path) -> Iterator[tuple[dict[str, Any], Tensor]]:
         each = [modularity(part, clusters) * len(part) for part, clusters in zip(unit, here.split(run.batch_size))]
         yield {
             "line": row.number, "row": row.label, "dataset": record["dataset"]["name"], "images": len(here),
-            "backbone": run.backbone, "readout": result.readout, "seed": run.seed, "miou": 100 * result.miou,
-            "explained": explained(torch.cat(unit).flatten(0, 1), here.flatten()),
+            "backbone": run.backbone, "readout": result.readout, "seed": run.seed,
+            "miou": None if pd.isna(result.miou) else 100 * result.miou,  # without labels
+            "explained": explained(points, here.flatten()),
             "mirrored": float(shared_information(torch.stack([here.flatten(), back]))[0, 1]),
             "modularity": sum(each) / len(here), "effective": effective_number(count(here, int(here.max()) + 1)),
             "date": record["date"], "device": record["device"], "library": record["library"],
-            "weights": record["weights"]["sha256"], "settings": json.dumps(settings, sort_keys=True)}, here.flatten()
+            "weights": record["weights"]["sha256"], "settings": row.settings}, here.flatten()
 
 
 def compared(lines: list[dict[str, Any]], clusters: list[Tensor]) -> pd.DataFrame:
@@ -147,10 +147,13 @@ def criteria(rows: list[Row]) -> Iterator[pd.DataFrame]:
 
 
 def main(source: str, target: str) -> None:
+    lines = None
     for lines in criteria(read_rows(source)):
         write_whole(Path(target), with_kept(lines, target).to_csv(index=False))
         print(f"{lines['dataset'][0]}, {lines['backbone'][0]}: {len(lines)} results of {lines['line'].nunique()} lines "
               f"in {target}")
+    if lines is None:
+        sys.exit(f"No line of {source} has been run here: run `make table TABLE={source}` first.")
 
 
 if __name__ == "__main__":

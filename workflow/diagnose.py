@@ -17,7 +17,6 @@ If the file is there already, its lines stay for whatever this machine has no ru
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +37,7 @@ from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.loop import generator_for, seed_for, session
 from cause_lib.runs.store import write_whole
 from workflow.results import with_kept
-from workflow.rows import PLACES, Row, read_rows
+from workflow.rows import Row, read_rows
 
 COLUMNS = ["row", "dataset", "images", "backbone", "head", "seed", "subject", "update", "quantity", "value", "of", "date",
            "device", "library", "weights", "settings"]
@@ -139,12 +138,11 @@ def diagnosis(rows: list[Row]) -> Iterator[pd.DataFrame]:
         if row.label not in LABELS or not done:
             continue
         record = stages.read_record(stages.evaluate(done[0]))
-        settings = {name: value for name, value in row.parameters.items() if name not in PLACES}
         made: dict[str, Any] = {
             "row": row.label, "dataset": record["dataset"]["name"], "images": record["dataset"]["images"],
             "backbone": run.backbone, "head": run.head, "seed": run.seed, "date": record["date"],
             "device": record["device"], "library": record["library"], "weights": record["weights"]["sha256"],
-            "settings": json.dumps(settings, sort_keys=True)}
+            "settings": row.settings}
         lines = pd.DataFrame(diagnose(run), columns=["subject", "update", "quantity", "value", "of"])
         yield lines.assign(**made)[COLUMNS].round({"value": 6, "of": 2})
 

@@ -33,7 +33,7 @@ from cause_lib.runs.saved import read_experiment
 from cause_lib.runs.store import read_record, write_whole
 from cause_lib.stages import collect_metrics
 from workflow.identity import opener, today
-from workflow.rows import KEYS, PLACES, Row, job_of, read_jobs, read_rows, upstream
+from workflow.rows import KEYS, Row, job_of, read_jobs, read_rows, upstream
 
 COLUMNS = ["line", "row", "dataset", "backbone", "method", "readout", "crf", "label_free", "seed", "miou",
            "miou_present", "miou_per_image", "pacc", "published_miou", "published_pacc", "clusters_used",
@@ -62,7 +62,7 @@ def results(rows: list[Row], published: pd.DataFrame | None = None, left: list[L
             warnings.warn(f"line {row.number}, {row.label}, is left out: {error}", stacklevel=2)
             continue
         if folder is not None:
-            frames.append(collect_metrics(folder).assign(line=row.number, row=row.label, settings=_settings(row),
+            frames.append(collect_metrics(folder).assign(line=row.number, row=row.label, settings=row.settings,
                                                          total_seconds=_seconds(behind), peak_mb=max(
                                                              (one.get("peak_mb") or 0 for one in behind)) or None))
     table = pd.concat(frames[1:] or frames, ignore_index=True)
@@ -93,7 +93,7 @@ def errors(rows: list[Row]) -> pd.DataFrame:
         last = job_of(jobs, row)
         reasons = [path for path in (Path(job.reason) for job in (*upstream(jobs, last), last)) if path.is_file()]
         if reasons:
-            found.append({"line": row.number, "row": row.label, "settings": _settings(row),
+            found.append({"line": row.number, "row": row.label, "settings": row.settings,
                           "error": reasons[0].read_text(encoding="utf8")})
     return pd.DataFrame(found, columns=["line", "row", "settings", "error"])
 
@@ -141,10 +141,6 @@ def rival_of(record: dict[str, Any]) -> Any:
 
     notes = record["notes"]
     return rival(notes["method"], notes["settings"], **record["experiment"])
-
-
-def _settings(row: Row) -> str:
-    return json.dumps({name: value for name, value in row.parameters.items() if name not in PLACES}, sort_keys=True)
 
 
 def _name(experiment: Any, stage: str) -> str:
@@ -208,7 +204,7 @@ def main(source: str, as_csv: str, as_markdown: str | None = None) -> None:
     rows = read_rows(source)
     left, failed = list(left_by(rows)), errors(rows)
     numbers = with_kept(results(rows, published_beside(source), left), as_csv)
-    numbers = numbers[~numbers["settings"].isin([_settings(row) for row, folder, _ in left if folder is None])]
+    numbers = numbers[~numbers["settings"].isin([row.settings for row, folder, _ in left if folder is None])]
     if len(failed):
         numbers = pd.concat([numbers, failed], ignore_index=True)
     write_whole(Path(as_csv), numbers.to_csv(index=False))

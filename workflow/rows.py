@@ -52,6 +52,11 @@ class Row:
     experiment: Any  # an Experiment, or a Rival, which has its fields, too
     stage: str  # "evaluation", "baseline" for raw tokens, or "rival"
 
+    @property
+    def settings(self) -> str:
+        """Its cells as JSON, without those that only say where and how fast it runs."""
+        return json.dumps({name: cell for name, cell in self.parameters.items() if name not in PLACES}, sort_keys=True)
+
 
 @dataclass(frozen=True)
 class Job:

@@ -87,6 +87,31 @@ def test_lines_are_those_that_have_been_run(judged):
         ["tokens", 0, "kmeans"]]
 
 
+def test_a_table_that_has_not_been_run_is_said(tiny, tmp_path):
+    (tmp_path / "table.csv").write_text(f"dataset,run_dir\nscenes,{tmp_path / 'runs'}\n")
+    with pytest.raises(SystemExit, match="No line of .*table.csv has been run here"):
+        criterion.main(tmp_path / "table.csv", tmp_path / "criterion.csv")
+    assert not (tmp_path / "criterion.csv").exists()
+
+
+def test_pictures_without_labels_have_all_but_miou(tiny, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "photos/images").mkdir(parents=True)
+    for name, colours in enumerate(torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8).numpy()):
+        Image.fromarray(colours).save(tmp_path / f"photos/images/{name}.png")
+    run = tiny(head="mlp", crf=False, folder=str(tmp_path / "photos"), num_classes=3, train_images=None,
+               test_images=None)
+    stages.evaluate(run)
+    cells = {name: value for name, value in run.to_dict().items() if value is not None}
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([cells.keys(), cells.values()])
+    criterion.main(tmp_path / "table.csv", tmp_path / "criterion.csv")
+    found = pd.read_csv(tmp_path / "criterion.csv")
+    assert len(found) == 2 and found["miou"].isna().all()
+    assert found[["explained", "mirrored", "effective"]].notna().all(axis=None)
+
+
 def test_numbers_are_those_of_the_artefacts(judged):
     runs, found = judged
     line = found.set_index(["row", "seed", "readout"]).loc[("again", 0, "kmeans")]

@@ -116,6 +116,11 @@ def test_what_whole_pictures_change():
     gained = [f"{mean['earlier', 'modularity'][line] - mean['tokens of whole pictures', 'kmeans'][line]:.1f}"
               for line in lines]
     assert f"`earlier` gains {', '.join(gained[:-1])} and {gained[-1]} by its own read-out" in PAGE
+    keys = ["dataset", "backbone", "row"]
+    earlier, whole = plain("rivals", *keys), plain("earlier", *keys)
+    for line in lines[:4]:  # with every seed on photographs
+        tokens = whole.loc[(*line, "tokens of whole pictures", "kmeans")]
+        assert all((earlier.loc[(*line, "earlier", one)] > tokens).all() for one in ("modularity", "kmeans"))
     alive = [f"{mean['alive, whole pictures', 'modularity'][line]:.1f}" for line in lines]
     assert f"`alive` on whole pictures has {', '.join(alive[:-1])} and {alive[-1]}" in PAGE
     highest = pd.read_csv(RESULTS / "rivals.csv").query("~crf").groupby(["row", "readout", "dataset", "backbone"])["miou"].mean()
