@@ -124,6 +124,8 @@ def test_what_whole_pictures_change():
     alive = [f"{mean['alive, whole pictures', 'modularity'][line]:.1f}" for line in lines]
     assert f"`alive` on whole pictures has {', '.join(alive[:-1])} and {alive[-1]}" in PAGE
     highest = pd.read_csv(RESULTS / "rivals.csv").query("~crf").groupby(["row", "readout", "dataset", "backbone"])["miou"].mean()
+    crops = [highest["alive", "modularity"][line] - mean["tokens of whole pictures", "kmeans"][line] for line in lines]
+    assert [gain > 0 for gain in crops] == [True] + 4 * [False]  # below that in all lines but the first
     assert float(alive[2]) > highest.xs(lines[2], level=["dataset", "backbone"]).max()  # above all in the table
     assert float(alive[3]) + 5 < mean["earlier", "modularity"][lines[3]]  # far below
 
