@@ -102,8 +102,8 @@ def watched_page(chromium, site, problems, width, theme, **options):
     page.on("pageerror", lambda error: problems.append(f"page error: {error}"))
     page.on("console", lambda said: problems.append(f"console: {said.text}") if said.type == "error" else None)
     page.on("response", lambda got: problems.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
-    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}")
-            if request.url.startswith(site) and not request.url.endswith("/favicon.svg") else None)  # a click may come first
+    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url} ({request.failure})")
+            if request.url.startswith(site) and request.failure != "net::ERR_ABORTED" else None)  # the page was left
     return page
 
 
