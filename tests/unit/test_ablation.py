@@ -140,6 +140,24 @@ def test_what_chapter_10_says_of_earlier():
     assert (mean.loc[("earlier", "kmeans")] == mean.loc[("earlier, random centroids", "kmeans")]).all()
 
 
+def test_what_chapter_10_says_of_the_ablation_on_scenes():
+    runs = pd.read_csv(RESULTS).query("dataset == 'scenes' and not crf")
+    each = runs.pivot(index=["row", "seed"], columns="readout", values="miou")[["modularity", "kmeans", "concepts"]]
+    lost = each.drop(index=["tokens", "published"], level="row").rsub(each.loc["alive"], level="seed")
+    mean = lost.groupby("row").mean()
+    assert (lost.groupby("row").size() == 3).all() and (lost.loc["constant thresholds"] > 0).all(axis=None)
+    assert (lost.loc["random centroids", "modularity"] > 0).all()
+    start = lost.loc["published clusterbook"]
+    assert (start.min() < 0).tolist() == [False, True, True] and (start.max() > 0).all()  # two disagree by the seed
+    assert (mean.loc["no smoothing"].abs() < 0.5).all()
+    bank = mean.loc["with the bank"]
+    assert (bank[["modularity", "concepts"]].abs() < 0.5).all() and abs(bank["kmeans"] - 1) < 0.2
+    lower = ["step 1 after the start", "100 updates of step 2", "600 updates of step 2", "no step 2"]
+    assert (mean.loc[lower] > 0).all(axis=None) and (mean.loc[["whole pictures", "twenty crops a picture"]] < 0).all(axis=None)
+    longer = (each.loc["published, as long"] - each.loc["published"]).mean()
+    assert (longer[["modularity", "kmeans"]] < 0).all()
+
+
 def test_the_committed_results_are_lines_of_the_table():
     done = pd.read_csv(RESULTS)
     assert list(done.columns) == results.COLUMNS and not done.duplicated(["row", "settings", "readout", "crf"]).any()
