@@ -86,3 +86,26 @@ def test_a_name_that_has_not_been_run_is_said(tiny, tmp_path):
         with pytest.raises(SystemExit, match="No line of .*table.csv called .* has been run here, with labels"):
             sharpness.main(tmp_path / "table.csv", tmp_path / "sharpness.csv", *names)
     assert not (tmp_path / "sharpness.csv").exists()
+
+
+def test_what_chapter_10_says_of_the_sharpness():
+    rows = {row.number: row for row in read_rows("experiments/rivals.csv")}
+    found = pd.read_csv("cause_book/results/sharpness.csv")
+    assert list(found.columns) == sharpness.COLUMNS and not found.duplicated(["line", "readout", "sharpness"]).any()
+    assert all((line.row, line.seed) == (rows[line.line].label, 0) == ("earlier", 0) for line in found.itertuples())
+    found["excess"] = found["confidence"] - found["agreement"]
+    runs = found[found["sharpness"] > 0].groupby(["dataset", "backbone", "sharpness"])
+    mean = runs[["miou", "confidence", "agreement", "excess"]].mean()
+    columns = mean.groupby(["dataset", "backbone"])
+    assert (runs.size() == 3).all() and found["images"].max() <= 60
+    assert {*columns.groups} == {("camvid", "vit_tiny_patch16_224.supervised"), ("scenes", "bundled"),
+                                 ("msrc_v2", "vit_tiny_patch16_224.supervised"),
+                                 ("msrc_v2", "vit_small_patch14_dinov2.saliency")}  # CamVid with ViT-S/14 is not there
+    loss = {}
+    for (dataset, network), part in columns:
+        part = part.droplevel([0, 1])
+        fitted, three = part["excess"].abs().idxmin(), part.loc[3]
+        assert fitted == (40 if dataset == "scenes" else 20) and part.loc[fitted, "miou"] < three["miou"]
+        assert three["confidence"] < three["agreement"] / 2 and part["miou"].max() - three["miou"] < 0.3
+        loss[dataset, network] = three["miou"] - part.loc[fitted, "miou"]
+    assert max(loss, key=loss.get) == ("scenes", "bundled")  # most of all
