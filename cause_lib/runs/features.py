@@ -1,13 +1,13 @@
 """Frozen features: the tokens T of every view of a data set, computed once where they fit.
 
-The backbone never learns, so its tokens never change: with room for them on disk (`cache_gb`), one forward pass serves
-every epoch, both heads and all seeds. Without, they are computed batch by batch as they are asked for. Pictures and
-cached tokens are read ahead of their use, beside the work on the batches before them.
+The backbone never learns: with room for its tokens on disk (`cache_gb`), one forward pass serves every epoch, head and
+seed. Without, they are computed batch by batch as they are asked for. Pictures and cached tokens are read ahead.
 """
 
 import math
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,14 +36,12 @@ from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, l
                                   write_record)
 
 RUNS = 8  # that would have to share a cache of all views before it was cheaper than the blocks that each asks for
-PATIENCE = 5.0  # seconds
-SAMPLE_POINTS, SAMPLE_VIEWS = 100_000, 512  # k-means sees at most so many tokens, from at most so many views
+PATIENCE, SAMPLE_POINTS, SAMPLE_VIEWS = 5.0, 100_000, 512  # seconds; tokens and views that k-means sees at most
 
 
 def ahead(items: Iterable, depth: int = 2) -> Iterator:
-    """The same items, each fetched by a thread while the `depth` before it are used; its errors are raised here.
-
-    An end, and a stop, wait PATIENCE for the thread: what it reads may be a pipe into which nobody writes."""
+    """The same items, each fetched by a thread while the `depth` before it are used; its errors are raised here. An
+    end or a stop waits PATIENCE for the thread: what it reads may be a pipe into which nobody writes."""
     items, end, ready, wanted, ended = iter(items), object(), SimpleQueue(), Semaphore(depth), Event()
 
     def fetch() -> None:
@@ -138,8 +136,8 @@ def said_whole(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise WriteError(f"Cannot write the features {folder} ({error.strerror or error}): {ROOM}, or set cache_gb to "
-                         "0.") from error
+        why = error.strerror or error
+        raise WriteError(f"Cannot write the features {folder} ({why}): {ROOM}, or set cache_gb to 0.") from error
 
 
 class FrozenFeatures:
@@ -182,7 +180,10 @@ class FrozenFeatures:
                 self.grid, self.dim = (image_size // vit.patch_size,) * 2, vit.dim
                 self.weights = {"name": vit.name, "sha256": vit.weights_sha256, "description": vit.description}
                 # Both directions of the test pictures, and the training views at up to two sizes, share the budget.
-                if math.prod(self._shape) * 4 > experiment.cache_gb * 1e9 / 2:
+                if (needed := math.prod(self._shape) * 8e-9) > experiment.cache_gb:
+                    if experiment.cache_gb:
+                        warnings.warn(f"{len(self)} views need cache_gb={math.ceil(10 * needed) / 10}: with less, the "
+                                      "backbone is run again for every batch, which takes longer.", stacklevel=2)
                     return
                 few = role == "train" and RUNS * self._asked() <= len(self) // self._block
                 if few and accelerator.num_processes == 1:
@@ -304,11 +305,10 @@ class FrozenFeatures:
     def _fill(self, folder: Path) -> None:
         """One pass over all views; straight to disk, so that memory holds one batch."""
         started, crc32 = time.monotonic(), bytearray()
-        header = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
         batches = torch.arange(len(self)).split(self.experiment.batch_size)
         with new_artefact(folder, f"{ROOM}, or set cache_gb to 0") as beside:
             with (beside / "tokens.npy").open("wb") as file:  # not mapped: a full disk must be an error, not a crash
-                np.lib.format.write_array_header_1_0(file, header)
+                np.lib.format.write_array_header_1_0(file, dict(descr="<f4", fortran_order=False, shape=self._shape))
                 for batch in tqdm(self.stream(batches), total=len(batches), desc="backbone", leave=False):
                     tokens = batch.cpu().numpy().astype("<f4", copy=False)
                     file.write(tokens.tobytes())

@@ -3,6 +3,7 @@
 import threading
 import time
 import types
+import warnings
 
 import pytest
 import torch
@@ -121,3 +122,14 @@ def test_attention_is_fused_in_the_precision_asked_for(tiny, monkeypatch, precis
         tokens = FrozenFeatures(run, "train", 48, accelerator).see(torch.rand(1, 3, 48, 48))
     assert tokens.dtype == torch.float32
     assert seen == [(dtype,) * 3] * len(load_backbone("bundled").vit.blocks)
+
+
+def test_views_without_room_on_disk_are_said_unless_none_is_wanted(tiny):
+    with session(tiny()) as accelerator:
+        with pytest.warns(UserWarning, match=r"^\d+ views need cache_gb=0\.1: with less, the backbone is run again"):
+            live = FrozenFeatures(tiny(cache_gb=1e-6), "train", 48, accelerator)
+        assert not live.cached
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            FrozenFeatures(tiny(cache_gb=0.0), "train", 48, accelerator)
+            assert FrozenFeatures(tiny(cache_gb=0.1), "train", 48, accelerator).cached
