@@ -158,6 +158,45 @@ def test_what_chapter_10_says_of_the_ablation_on_scenes():
     assert (longer[["modularity", "kmeans"]] < 0).all()
 
 
+def test_runs_of_the_set_kept_back_have_the_settings_of_the_others():
+    others = {(row.label, row.experiment.backbone, row.experiment.seed): row for name in ("earlier", "rivals")
+              for row in read_rows(ROOT / f"experiments/{name}.csv") if row.experiment.folder == "msrc_v2"}
+    rows = read_rows(ROOT / "experiments/clothing.csv")
+    for row in rows:
+        other = others[row.label, row.experiment.backbone, row.experiment.seed]
+        own, theirs = row.experiment.to_dict(), other.experiment.to_dict()
+        changed = {name for name, value in own.items() if value != theirs[name]}
+        assert changed <= {"folder", "crf", "per_image", *PLACES} and row.stage == other.stage, row.number
+    assert len(rows) == len({(row.label, row.experiment.backbone, row.experiment.seed) for row in rows}) == 8 * 2 * 3
+
+
+def test_what_is_said_of_the_set_kept_back():
+    runs = pd.read_csv(ROOT / "cause_book/results/clothing.csv")
+    page, chapter = (ROOT / "book/intro.md").read_text(), "".join("".join(cell["source"]) for cell in CHAPTER)
+    assert list(runs.columns) == results.COLUMNS and not runs["crf"].any() and set(runs["images"]) == {502}
+    each = runs.pivot(index=["row", "readout"], columns=["backbone", "seed"], values="miou")
+    gained = each - each.loc[("tokens of whole pictures", "kmeans")]
+    small, ti = sorted(runs["backbone"].unique())
+    assert each[ti].notna().all(axis=None) and each[small].isna().all(axis=1).equals(each[small].isna().any(axis=1))
+    mean = gained.T.groupby("backbone").mean().T
+    not_run = mean.index[mean[small].isna()].unique("row")
+    assert set(not_run) == {"published", "eigensegments"} and "Not run: the published recipe and eigens" in chapter
+    earlier, alive_, deep = (mean.loc[key, [ti, small]].tolist() for key in (
+        ("earlier", "modularity"), ("alive", "modularity"), ("deepspectral", "own")))
+    assert (mean.loc[["earlier", "alive"]] > 0).all(axis=None) and (gained.loc["earlier", small] > 0).all(axis=None)
+    below = (gained.loc["earlier", ti] < 0).sum(axis=1)
+    assert below.to_dict() == {"modularity": 1, "kmeans": 1, "concepts": 0}
+    assert "it gains {:.1f} over k-means with one backbone, but not with every seed, and {:.1f} with".format(*earlier) in page
+    assert "gains {:.1f} with ViT-Ti/16, where one seed of three is below, and {:.1f} with ViT-S/14".format(*earlier) in page
+    assert "DeepSpectral gains {:.1f} and {:.1f}, `alive` {:.1f} and {:.1f}.".format(*deep, *alive_) in page
+    assert abs(alive_[0] - earlier[0]) < 0.5 and earlier[1] - alive_[1] > 4 and deep[1] < alive_[1]
+    assert mean[ti].idxmax() == ("deepspectral", "own")
+    assert not (mean.loc[["published", "hp"]] > 0).any(axis=None)
+    assert (mean.loc[("tokens", "kmeans")] > 0).all()  # whole pictures do not help
+    crops = each.loc[("tokens", "kmeans"), ti].sort_values()
+    assert crops.iloc[2] - crops.iloc[1] > 5 > 1 > crops.iloc[1] - crops.iloc[0]
+
+
 def test_the_committed_results_are_lines_of_the_table():
     done = pd.read_csv(RESULTS)
     assert list(done.columns) == results.COLUMNS and not done.duplicated(["row", "settings", "readout", "crf"]).any()
