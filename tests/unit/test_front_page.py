@@ -8,6 +8,7 @@ import pandas as pd
 from cause_book import RESULTS
 from cause_book.rivals import systems
 from cause_lib.config import Experiment
+from workflow.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "book/intro.md").read_text()
@@ -94,6 +95,14 @@ def test_results_are_the_files():
     assert (means["vit_small_patch14_dinov2.saliency"] < means["vit_tiny_patch16_224.supervised"]).all()  # low for all
     assert len(own) == len(RUNS) and min(gains) > 0  # alive is above k-means in every line
     assert sum(abs(one) < 0.5 for one in own) == 1 and max(own) < 0.5  # published: level in one, below in the others
+
+
+def test_what_is_trained_on_whole_pictures():
+    crops = {row.label: row.experiment.crops for row in read_rows(ROOT / "experiments/rivals.csv")}
+    whole = {label for label, of in crops.items() if of == "none"}
+    assert whole == {"earlier", "deepspectral", "transfgu", "picie", "iic"}  # as chapters 3 and 10 say
+    assert len(crops.keys() - {*OURS}) == 8 and {of for label, of in crops.items() if label not in whole} == {"five"}
+    assert "`earlier` and four of the rivals are trained on whole pictures, all others on five crops of each" in PAGE
 
 
 def plain(file: str, *keys: str, device: str = "") -> pd.Series:
