@@ -1,6 +1,6 @@
 """How sharp should the CRF's unary term be? The published softmax(3 cos), and other factors than 3.
 
-    python -m workflow.sharpness experiments/rivals.csv cause_book/results/sharpness.csv earlier tokens
+    python -m workflow.sharpness experiments/rivals.csv cause_book/results/sharpness.csv earlier
 
 Of the lines with these names that have been evaluated, with CRF or without, and of each of their read-outs, on at most
 60 of the pictures that they are judged on, evenly spaced:
@@ -24,12 +24,13 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from cause_lib import stages
 from cause_lib.crf import dense_crf
 from cause_lib.masks import log_scores, winners
 from cause_lib.metrics import SegmentationMetrics
-from cause_lib.probes import mirror_mean
+from cause_lib.probes import ClusterProbe, mirror_mean
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.loop import session
 from cause_lib.runs.store import write_whole
@@ -64,14 +65,15 @@ def swept(row: Row, folder: Path) -> Iterator[dict[str, Any]]:
         batches = torch.arange(0, len(seen), max(1, -(-len(seen) // PICTURES))).split(1)
         size, smoothing = (run.image_size, run.image_size), 0.0 if head is None else run.smoothing
         for items, tokens, mirrored in zip(seen.pictures(batches), seen.stream(batches), mirror.stream(batches)):
-            own, other = (alone(part, seen.grid, head, smoothing) for part in (tokens, mirrored))
+            both = [part if head is None else head(part, seen.grid) for part in (tokens, mirrored)]  # (1, n, r)
+            own, other = (alone(part, seen.grid, smoothing) for part in both)  # (1, r, rows, columns)
             here, there = (winners(part, size, probes) for part in (own, other.flip(-1)))  # (1, s, h, w)
             agreement += (here == there).double().mean(dim=(0, 2, 3))
-            features = mirror_mean(tokens, mirrored, seen.grid, head, smoothing)
-            cosines = log_scores(features, size, probes)  # (1, s, c, h, w), up to a constant 3 cos or a probe's logits
+            features = mirror_mean(*both, seen.grid, smoothing=smoothing)
+            published = log_scores(features, size, probes)  # (1, s, c, h, w), 3 cos up to a constant of the pixel
             masks = {0: winners(features, size, probes)}
             for i, factor in enumerate(FACTORS):
-                scores = F.log_softmax(cosines * (factor / 3), dim=2)
+                scores = F.log_softmax(published * (factor / ClusterProbe.sharpness), dim=2)
                 confidence[i] += scores.amax(dim=2).exp().double().mean(dim=(0, 2, 3))
                 masks[factor] = dense_crf(items["image"], scores, iterations=run.crf_iterations,
                                           picture=run.crf_picture).argmax(dim=2)
@@ -87,11 +89,10 @@ def swept(row: Row, folder: Path) -> Iterator[dict[str, Any]]:
                "library": record["library"], "weights": record["weights"]["sha256"], "settings": row.settings}
 
 
-def alone(tokens: torch.Tensor, grid: tuple[int, int], head: torch.nn.Module | None, smoothing: float) -> torch.Tensor:
-    """Features of one view alone: tokens (b, n, d) -> (b, r, rows, columns)."""
-    features = tokens if head is None else head(tokens, grid)
-    turned = features.float().unflatten(1, grid).flip(2).flatten(1, 2)  # its own mirror image, the mean of which is it
-    return mirror_mean(features, turned, grid, None, smoothing)
+def alone(features: Tensor, grid: tuple[int, int], smoothing: float) -> Tensor:
+    """Features (b, n, r) of one view as those of two are averaged and smoothed: (b, r, rows, columns) float32."""
+    turned = features.unflatten(1, grid).flip(2).flatten(1, 2)  # as if of the mirror image: the mean changes nothing
+    return mirror_mean(features, turned, grid, smoothing=smoothing)
 
 
 def evaluated(row: Row) -> Path | None:
