@@ -42,6 +42,11 @@ def crf_backends() -> tuple[str, ...]:
     return ("torch", "pydensecrf")
 
 
+def pictures_together(images: Tensor) -> int:
+    """How many pictures of the size of these, (b, 3, h, w), share a lattice."""
+    return max(1, _PIXELS["cuda" if images.is_cuda else "cpu"] // images[0, 0].numel())
+
+
 @torch.no_grad()
 def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10, backend: str = "torch",
               picture: str = "rgb") -> Tensor:
@@ -75,7 +80,7 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
     colours = _released(colours) if picture == "released" else colours
     unary = log_probabilities.float().view(shape[0], -1, *shape[-3:])  # (b, s, c, h, w)
     if backend == "torch":
-        many = max(1, _PIXELS["cuda" if colours.is_cuda else "cpu"] // colours[0, 0].numel())
+        many = pictures_together(colours)
         with torch.autocast(colours.device.type, enabled=False):
             parts = zip(colours.float().split(many), unary.split(many))
             parts = [_mean_field(*part, iterations) for part in parts]  # (b, h, w, s, c') each
@@ -120,6 +125,7 @@ def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:
             corners = matrix(corners)
         for (near, alike, own), place in zip(parts, after.split(_ROWS[kind])):
             torch.softmax(near(flat).add_(alike(corners)).view_as(own).add_(own), dim=2, out=place)
+        del corners  # of the next update's tables none is held beside them
         q, after = after, q
     return q.view(b, h, w, s, -1)
 

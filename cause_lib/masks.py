@@ -1,6 +1,6 @@
 """From tokens to masks: the one path that judging (runs/judging.py) and `Segmenter` share.
 
-    features   mean of the head's features of the picture and of its mirror image, turned back and, if asked, smoothed
+    features   mean of the head's features of the picture and of its mirror image (`probes.mirror_mean`)
     scores     the log-probabilities of each read-out at features upsampled bilinearly
     mask       argmax over the clusters, of the scores as they are and of the dense CRF's marginals
 """
@@ -8,39 +8,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cause_lib.crf import dense_crf
-from cause_lib.probes import mirror_mean
+from cause_lib.crf import dense_crf, pictures_together
 
 MANY = 2**24  # scores, beyond which they are not all made at once
 _BAND = 2**19  # products that are compared together, of a read-out without CRF
-
-
-@torch.no_grad()
-def predict(images: Tensor, tokens: Tensor, mirrored: Tensor, grid: tuple[int, int], head: nn.Module | None,
-            readouts: Sequence[nn.Module], *, smoothing: float = 0.0, crf: bool = False, iterations: int = 10,
-            backend: str = "torch", picture: str = "rgb") -> dict[bool, Tensor]:
-    """Masks of pictures by each read-out, without and, if asked, with the dense CRF.
-
-    Args:
-        images: (b, 3, h, w) floating in [0, 1]; the masks have their size.
-        tokens, mirrored: (b, n, d) floating, of the pictures and of their mirror images.
-        grid: rows and columns of the n patches.
-        head: tokens (b, n, d) -> features (b, n, r). None: the tokens themselves are read out.
-        readouts: s modules with `log_probabilities`, (..., r) -> (..., c).
-        smoothing: temperature of `probes.smooth`; 0: none.
-        crf: return the masks of the dense CRF, too.
-        iterations, backend, picture: of the CRF, see `dense_crf`.
-
-    Returns:
-        {False: masks, True: masks with CRF}, each (b, s, h, w) int64 in [0, c).
-    """
-    features = mirror_mean(tokens, mirrored, grid, head, smoothing)  # (b, r, rows, columns)
-    return read_out(images, features, readouts, crf=crf, iterations=iterations, backend=backend, picture=picture)
 
 
 def log_scores(features: Tensor, size: Sequence[int], readouts: Sequence[nn.Module], rows: int | None = None) -> Tensor:
@@ -126,23 +103,43 @@ def scores_by_pixel(features: Tensor, size: Sequence[int], readouts: Sequence[nn
 
 
 @torch.no_grad()
-def read_out(images: Tensor, features: Tensor, readouts: Sequence[nn.Module], *, crf: bool = False,
-             iterations: int = 10, backend: str = "torch", picture: str = "rgb") -> dict[bool, Tensor]:
-    """The same masks from features (b, r, rows, columns), see `predict`.
+def read_out(images: Tensor, looks: Sequence[tuple[Tensor, Sequence[nn.Module]]], *, crf: bool = False,
+             **settings: Any) -> dict[bool, Tensor]:
+    """Masks of pictures by each read-out, without and, if asked, with the dense CRF.
 
-    Where the scores of all read-outs are many, those of one after the other are made, some rows of the picture at once.
+    Pictures that share a lattice of the CRF, and all their read-outs, are computed together. Where the scores of these
+    are many, those of one read-out after the other are made, some rows of the picture at once.
+
+    Args:
+        images: (b, 3, h, w) floating in [0, 1]; the masks have their size.
+        looks: features (b, r, rows, columns) floating of the pictures' patches, and what is read out of them: modules
+            with `log_probabilities`, (..., r) -> (..., c). The read-outs of all features are s.
+        crf: return the masks of the dense CRF, too.
+        settings: of the CRF: iterations, backend, picture, see `dense_crf`.
+
+    Returns:
+        {False: masks, True: masks with CRF}, each (b, s, h, w) int64 in [0, c), in the order of the read-outs.
     """
-    crf_settings = {"iterations": iterations, "backend": backend, "picture": picture}
-    classes = readouts[0].log_probabilities(features[:1, :, 0, 0]).shape[-1]
-    line, rows = len(images) * images.shape[3], None
-    if line * images.shape[2] * classes * len(readouts) > MANY:
-        if len(readouts) > 1:
-            found = [read_out(images, features, [probe], crf=crf, **crf_settings) for probe in readouts]
-            return {with_crf: torch.cat([masks[with_crf] for masks in found], dim=1) for with_crf in found[0]}
-        rows = max(1, MANY // (8 * line * max(classes, features.shape[1])))
-    size = images.shape[2:]
-    scores = log_scores(features, size, readouts, rows) if crf or not _linear(readouts) else None  # (b, s, c, h, w)
-    masks = {False: winners(features, size, readouts) if _linear(readouts) else scores.argmax(dim=2)}  # (b, s, h, w)
+    (b, _, h, w), rows, parts = images.shape, None, []
+    single = [(features, [probe]) for features, probes in looks for probe in probes]
+    classes = single[0][1][0].log_probabilities(single[0][0][:1, :, 0, 0]).shape[-1]
+    many = b * h * w * classes * len(single) > MANY
+    if crf and b > (each := pictures_together(images)):
+        parts, dim = [(images[i:i + each], [(features[i:i + each], probes) for features, probes in looks])
+                      for i in range(0, b, each)], 0
+    elif many and len(single) > 1:
+        parts, dim = [(images, [one]) for one in single], 1
+    elif many:
+        rows = max(1, MANY // (8 * b * w * max(classes, looks[0][0].shape[1])))
+    if parts:
+        found = [read_out(*part, crf=crf, **settings) for part in parts]
+        return {with_crf: torch.cat([masks[with_crf] for masks in found], dim) for with_crf in found[0]}
+    scores, masks = [], []
+    for features, probes in looks:
+        linear = _linear(probes)
+        scores += [log_scores(features, (h, w), probes, rows)] if crf or not linear else []  # (b, s, c, h, w)
+        masks += [winners(features, (h, w), probes) if linear else scores[-1].argmax(dim=2)]  # (b, s, h, w)
+    found = {False: torch.cat(masks, dim=1)}
     if crf:
-        masks[True] = dense_crf(images, scores, **crf_settings).argmax(dim=2)
-    return masks
+        found[True] = dense_crf(images, torch.cat(scores, dim=1), **settings).argmax(dim=2)
+    return found

@@ -341,7 +341,7 @@ class Segmenter:
             return mirror_mean(self.backbone(images), self.backbone(images.flip(-1)), grid, self.head, self.smoothing)
 
         def read(images: Tensor, features: Tensor) -> Tensor:
-            return read_out(images, features, [self.probe], crf=crf, iterations=self.crf_iterations,
+            return read_out(images, [(features, [self.probe])], crf=crf, iterations=self.crf_iterations,
                             backend=self.crf_backend, picture=self.crf_picture)[crf][0, 0]
 
         mask = mask_of(small, self.backbone.patch_size, features_of, read).cpu()

@@ -30,13 +30,13 @@ from cause_lib.probes import concept_kmeans, cosine_kmeans
 from cause_lib.runs import health
 from cause_lib.runs.check import check, refuse, refuse_other_release
 from cause_lib.runs.features import FrozenFeatures, open_dataset
-from cause_lib.runs.judging import judge, load_gallery
-from cause_lib.runs.loop import Run, generator_for, seed_for, session, settled, train
+from cause_lib.runs.judging import Judged, judge, load_gallery
+from cause_lib.runs.loop import Run, generator_for, seed_for, train
 from cause_lib.runs.released import load_released, released_fingerprint
 from cause_lib.runs.results import collect_metrics
 from cause_lib.runs.saved import load_clusterbook, load_head, load_probe, open_backbone
-from cause_lib.runs.stage import Making, find, folder_of, made, names_of
-from cause_lib.runs.store import is_made, made_once, read_record
+from cause_lib.runs.stage import Making, find, folder_of, made, names_of, obtain
+from cause_lib.runs.store import is_made, read_record
 from cause_lib.steps import clusterbook_run, head_run, probe_run, thresholds_for
 
 __all__ = ["check", "collect_metrics", "evaluate", "evaluate_baseline", "find", "first_prototypes", "fit_baseline",
@@ -85,32 +85,29 @@ def fit_heads(experiments: Sequence[Experiment]) -> list[Path]:
     `order_seed` and `train_size` set the same); heads that do not are trained one group after the other. Each artefact
     holds the bits that `fit_head` alone gives. Returns the folders, in the order of the experiments.
     """
-    experiments = [settled(experiment) for experiment in experiments]
-    folders = [folder_of(experiment, "head") for experiment in experiments]
-    groups: dict[tuple, dict[Path, Experiment]] = {}
-    for folder, experiment in zip(folders, experiments):
-        if not is_made(folder):
-            refuse(experiment, "head")
-            groups.setdefault(tuple(getattr(experiment, name) for name in PASS_FIELDS), {})[folder] = experiment
+    makings = [Making.of(experiment, "head", {"clusterbook": fit_clusterbook}) for experiment in experiments]
+    groups: dict[tuple, list[Making]] = {}
+    for making in makings:
+        if not is_made(making.folder):
+            refuse(making.experiment, "head")
+            groups.setdefault(tuple(getattr(making.experiment, name) for name in PASS_FIELDS), []).append(making)
     for members in groups.values():
-        books = {folder: fit_clusterbook(experiment) for folder, experiment in members.items()}
-        first = next(iter(members.values()))
-        with session(first) as accelerator, made_once(list(members), accelerator) as wanted:
-            if not wanted:
-                continue
-            features = FrozenFeatures(first, "train", first.train_size, accelerator)
-            runs = [head_run(members[folder], folder, load_clusterbook(books[folder]), accelerator, features)
-                    for folder in wanted]
-            train(runs, "head", accelerator, features)
-            for run in runs:
-                making = Making("head", run.experiment, run.folder, accelerator, {"clusterbook": books[run.folder]})
-                tensors = {"head": run.state["teacher"]["head"].state_dict()}
-                if "linear" in run.state:
-                    tensors["probe"] = _linear(run)
-                making.finish(features, tensors,
-                              {"grid": features.grid, "bank": len(run.state.get("bank", ())),
-                               "heads_in_the_pass": len(runs)}, run=run)
-    return folders
+        obtain(members, _fit_heads)
+    return [making.folder for making in makings]
+
+
+def _fit_heads(makings: list[Making]) -> None:
+    first, accelerator = makings[0].experiment, makings[0].accelerator
+    features = FrozenFeatures(first, "train", first.train_size, accelerator)
+    runs = [head_run(making.experiment, making.folder, load_clusterbook(making.upstream["clusterbook"]), accelerator,
+                     features) for making in makings]
+    train(runs, "head", accelerator, features)
+    for making, run in zip(makings, runs):
+        tensors = {"head": run.state["teacher"]["head"].state_dict()}
+        if "linear" in run.state:
+            tensors["probe"] = _linear(run)
+        making.finish(features, tensors, {"grid": features.grid, "bank": len(run.state.get("bank", ())),
+                                          "heads_in_the_pass": len(runs)}, run=run)
 
 
 @made("probe", head=fit_head)
@@ -174,18 +171,25 @@ def evaluate(experiment: Experiment) -> Path:
     """
     if experiment.release:
         return _evaluate_released(experiment)
-    if find(experiment, "evaluation") is None:
-        refuse(experiment, "evaluation")  # what the baseline would not
-    evaluate_baseline(experiment)
-    return _evaluate_head(experiment)
+    return obtain([Making.of(experiment, "baseline_evaluation", {"baseline": fit_baseline}),
+                   Making.of(experiment, "evaluation", {"probe": fit_probe})], _judge)
 
 
-@made("evaluation", probe=fit_probe)
-def _evaluate_head(experiment: Experiment, making: Making) -> None:
-    probe = making.upstream["probe"]
-    judge(making, f"CAUSE-{experiment.head.upper()}", load_head(probe),
-          {name: load_probe(probe, name) for name in _readouts(experiment)},
-          load_clusterbook(fit_clusterbook(experiment)))
+def evaluate_baseline(experiment: Experiment) -> Path:
+    """Judge k-means on the raw tokens in the same way; the folder holds `metrics.json`."""
+    return obtain([Making.of(experiment, "baseline_evaluation", {"baseline": fit_baseline})], _judge)
+
+
+def _judge(makings: list[Making]) -> None:
+    """One pass over the test pictures for the head's read-outs and the baseline's."""
+    judge([_of_head(making, making.upstream["probe"]) if "probe" in making.upstream else Judged(
+        making, "k-means", None, {"kmeans": load_probe(making.upstream["baseline"], "kmeans")}) for making in makings])
+
+
+def _of_head(making: Making, probe: Path) -> Judged:
+    return Judged(making, f"CAUSE-{making.experiment.head.upper()}", load_head(probe),
+                  {name: load_probe(probe, name) for name in _readouts(making.experiment)},
+                  load_clusterbook(fit_clusterbook(making.experiment)))
 
 
 def _readouts(experiment: Experiment) -> list[str]:
@@ -202,12 +206,6 @@ def _evaluate_released(experiment: Experiment, making: Making) -> None:
     # What was made with the released code is not label-free: labels reach the head in its step 3.
     making.experiment = experiment.replace(label_free=False, num_concepts=len(released.book.prototypes),
                                            reduced_dim=released.cluster.centroids.shape[1])
-    judge(making, f"CAUSE-{experiment.head.upper()} (released files)", released.head,
-          {"modularity": released.cluster, "linear": released.linear}, released.book,
-          {"release": released_fingerprint(experiment.release, experiment.head)})
-
-
-@made("baseline_evaluation", baseline=fit_baseline)
-def evaluate_baseline(experiment: Experiment, making: Making) -> None:
-    """Judge k-means on the raw tokens in the same way; the folder holds `metrics.json`."""
-    judge(making, "k-means", None, {"kmeans": load_probe(making.upstream["baseline"], "kmeans")})
+    judge([Judged(making, f"CAUSE-{experiment.head.upper()} (released files)", released.head,
+                  {"modularity": released.cluster, "linear": released.linear}, released.book,
+                  {"release": released_fingerprint(experiment.release, experiment.head)})])

@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from cause_lib.crf import crf_backends
 from cause_lib.errors import RunError
 from cause_lib.probes import ClusterProbe, cosine_kmeans
 from cause_lib.runs.features import FrozenFeatures
-from cause_lib.runs.judging import judge
+from cause_lib.runs.judging import Judged, judge
 from cause_lib.runs.loop import Run, generator_for, seed_for, settled, train
 from cause_lib.runs.opened import facts_of
 from cause_lib.runs.saved import refused
@@ -164,12 +165,13 @@ def _made(given: Rival, stage: str, needs: dict[str, Callable[[Rival], Path]],
           make: Callable[[Rival, Making], None]) -> Path:
     given = Rival(given.method, settled(given.experiment), given.settings)
 
-    def alone(given: Rival, making: Making) -> None:
-        if making.accelerator.num_processes > 1:
+    def alone(makings: list[Making]) -> None:
+        if makings[0].accelerator.num_processes > 1:
             raise RunError(f"{METHODS[given.method]} runs in one process: leave accelerate launch out.")
-        make(given, making)
+        make(given, makings[0])
 
-    return obtain(given, given.experiment, stage, lambda: folder_of(given, stage), needs, alone, refused_as="head")
+    return obtain([Making(stage, given.experiment, folder_of(given, stage),
+                          {name: partial(before, given) for name, before in needs.items()})], alone, refused_as="head")
 
 
 def _fit(given: Rival, making: Making) -> None:
@@ -195,4 +197,4 @@ def _evaluate(given: Rival, making: Making) -> None:
         return open_features(given, role, accelerator, mirrored=mirrored)
 
     _, head, readouts = load(making.upstream["rival"])
-    judge(making, METHODS[given.method], head, readouts, notes=given.to_dict(), features=opened)
+    judge([Judged(making, METHODS[given.method], head, readouts, notes=given.to_dict())], opened)

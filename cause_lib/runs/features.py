@@ -45,6 +45,7 @@ def ahead(items: Iterable, depth: int = 2) -> Iterator:
     items, end, ready, wanted, ended = iter(items), object(), SimpleQueue(), Semaphore(depth), Event()
 
     def fetch() -> None:
+        torch.set_num_threads(1)  # of this thread: two that compute at once would wait for each other's
         item = None
         while item is not end and wanted.acquire() and not ended.is_set():
             try:
@@ -64,6 +65,7 @@ def ahead(items: Iterable, depth: int = 2) -> Iterator:
         ended.set()
         wanted.release()
         thread.join(PATIENCE)
+        torch.set_num_threads(torch.get_num_threads())  # of threads yet to come
 
 
 def read_batches(dataset: Dataset, batches: Sequence[Tensor], accelerator: Accelerator,

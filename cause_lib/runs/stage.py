@@ -38,13 +38,22 @@ from cause_lib.runs.store import (artefact_folder, is_made, libraries_of, librar
 
 @dataclass
 class Making:
-    """An artefact under way: its stage, where it goes, on which device, and the artefacts that it is made from."""
+    """An artefact that is wanted: its stage, where it goes, the stages that it needs, name -> what gives a folder;
+    while it is made, on which device, and those folders."""
 
     stage: str
     experiment: Experiment
     folder: Path
-    accelerator: Accelerator
+    needs: Mapping[str, Callable[[], Path]] = field(default_factory=dict)
+    accelerator: Accelerator | None = None
     upstream: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, experiment: Experiment, stage: str, needs: Mapping[str, Callable[[Experiment], Path]]) -> "Making":
+        """That of a stage, a key of `STAGE_FIELDS`, from the experiment and the stages that it needs."""
+        experiment = settled(experiment)
+        return cls(stage, experiment, folder_of(experiment, stage),
+                   {name: functools.partial(before, experiment) for name, before in needs.items()})
 
     def finish(self, features: FrozenFeatures, tensors: dict[str, dict[str, Tensor]], notes: dict[str, Any],
                seconds: float = 0.0, *, run: Run | None = None, found: Sequence[str] = (),
@@ -84,10 +93,11 @@ class Making:
 def made(stage: str, **needs: Callable[[Experiment], Path]) -> Callable[[Callable], Callable[[Experiment], Path]]:
     """A stage, a key of `STAGE_FIELDS`, from the function that makes its artefact from those of the stages it needs."""
     def stage_of(make: Callable[[Experiment, Making], None]) -> Callable[[Experiment], Path]:
+        @one_look()
         @functools.wraps(make, assigned=("__module__", "__name__", "__qualname__", "__doc__"), updated=())
         def run(experiment: Experiment) -> Path:
-            experiment = settled(experiment)
-            return obtain(experiment, experiment, stage, lambda: folder_of(experiment, stage), needs, make)
+            making = Making.of(experiment, stage, needs)
+            return obtain([making], lambda makings: make(making.experiment, making))
 
         del run.__wrapped__  # its signature is (experiment), not that of `make`
         return run
@@ -95,25 +105,27 @@ def made(stage: str, **needs: Callable[[Experiment], Path]) -> Callable[[Callabl
     return stage_of
 
 
-def obtain(given: Any, experiment: Experiment, stage: str, place: Callable[[], Path],
-           needs: Mapping[str, Callable[[Any], Path]], make: Callable[[Any, Making], None], *,
-           refused_as: str = "") -> Path:
-    """The folder of an artefact, used as it is or made after those that it needs.
+@one_look()
+def obtain(wanted: Sequence[Making], make: Callable[[list[Making]], None], *, refused_as: str = "") -> Path:
+    """The folder of the last of these artefacts. Those that are there are used as they are, the others made together.
 
     Args:
-        given: what a stage is called with: the experiment, or what holds it. experiment: settled.
-        place: gives the folder. needs: name -> the stage before. make: leaves the artefact by `Making.finish`.
-        refused_as: the stage of CAUSE that wants the same of backbone and labels. Empty: this one.
+        wanted: artefacts of experiments that agree in device and precision.
+        make: is called with those to be made, once what they need is; leaves each by `Making.finish`.
+        refused_as: the stage of CAUSE that wants the same of backbone and labels. Empty: their own.
     """
-    with one_look():
-        folder = place()
-        if not is_made(folder):
-            refuse(experiment, refused_as or stage)
-            upstream = {name: before(given) for name, before in needs.items()}
-            with session(experiment) as accelerator, made_once([folder], accelerator) as wanted:
-                if wanted:
-                    make(given, Making(stage, experiment, folder, accelerator, upstream))
-    return folder
+    missing = {making.folder: making for making in wanted if not is_made(making.folder)}
+    for making in missing.values():
+        refuse(making.experiment, refused_as or making.stage)
+    for making in missing.values():
+        making.upstream = {name: before() for name, before in making.needs.items()}
+    if missing:
+        with session(wanted[0].experiment) as accelerator, made_once(list(missing), accelerator) as folders:
+            for folder in folders:
+                missing[folder].accelerator = accelerator
+            if folders:
+                make([missing[folder] for folder in folders])
+    return wanted[-1].folder
 
 
 def find(experiment: Experiment, stage: str) -> Path | None:

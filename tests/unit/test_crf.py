@@ -144,6 +144,26 @@ def test_classes_filtered_in_blocks_change_no_bit(monkeypatch, classes):
         assert torch.equal(dense_crf(image, scores, iterations=3), once)
 
 
+@pytest.mark.parametrize("backend", crf.crf_backends())
+def test_a_picture_has_one_lattice_for_all_its_readouts(monkeypatch, backend):
+    """However many scores a batch has; and the masks are those of each picture and read-out by itself."""
+    torch.manual_seed(0)
+    image = torch.cat([photograph(30, 34, 5, seed)[0] for seed in range(3)])
+    looks = [(torch.randn(3, r, 5, 6), [ClusterProbe(5, r) for _ in range(s)]) for r, s in ((8, 2), (12, 1))]
+    alone = [torch.cat([read_out(image[i:i + 1], [(features[i:i + 1], [probe])], crf=True, iterations=2, backend=backend)[with_crf]
+                        for features, probes in looks for probe in probes], dim=1)
+             for with_crf in (False, True) for i in range(3)]
+    monkeypatch.setitem(crf._PIXELS, "cpu", 30 * 34)
+    monkeypatch.setattr(masks, "MANY", 30 * 34 * 5 * 4)  # the scores of a picture are fewer, of the batch more
+    made, lattice = [], crf.permutohedral_lattice
+    monkeypatch.setattr(crf, "permutohedral_lattice", lambda features: made.append(features.shape) or lattice(features))
+    crf._gaussian(1, 30, 34, image.device)  # which all pictures of a size share
+    made.clear()
+    found = read_out(image, looks, crf=True, iterations=2, backend=backend)
+    assert made == ([(1, 5, 30 * 34)] * 3 if backend == "torch" else [])
+    assert all(torch.equal(found[with_crf], torch.cat(alone[3 * with_crf:3 * with_crf + 3])) for with_crf in found)
+
+
 class Largest(TorchDispatchMode):
     """The bytes of the largest tensor that any operation gives, but for views."""
 
@@ -165,11 +185,11 @@ def test_no_tensor_is_larger_than_the_scores_of_one_readout(monkeypatch, readout
     image = torch.rand(1, 3, 48, 64) if grain else photograph(48, 64, 2)[0]
     probes, features = [ClusterProbe(171, 90) for _ in range(readouts)], torch.randn(1, 90, 6, 8)
     with Largest() as before:
-        whole = read_out(image, features, probes, crf=True, iterations=2)
+        whole = read_out(image, [(features, probes)], crf=True, iterations=2)
     monkeypatch.setattr(masks, "MANY", 48 * 64 * 32)
     monkeypatch.setitem(crf._TABLE, "cpu", 48 * 64 * 32)
     with Largest() as after:
-        bounded = read_out(image, features, probes, crf=True, iterations=2)
+        bounded = read_out(image, [(features, probes)], crf=True, iterations=2)
     assert all(torch.equal(bounded[with_crf], whole[with_crf]) for with_crf in whole)
     table = 48 * 64 * 176 * 4
     assert after.bytes <= 1.3 * table  # of noise every pixel has 6 corners of its own, for 32 classes at once

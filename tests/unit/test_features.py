@@ -53,6 +53,16 @@ def test_ahead_fetches_beside_the_work_and_no_further_than_asked():
 
 
 @pytest.mark.usefixtures("no_thread_is_left")
+def test_ahead_fetches_with_one_thread_and_leaves_others_theirs():
+    """Two threads that both compute with several would wait for each other's."""
+    before, later = torch.get_num_threads(), []
+    assert list(ahead(torch.get_num_threads() for _ in range(2))) == [1, 1]
+    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert torch.get_num_threads() == before and later == [before]
+
+
 def test_ahead_hands_on_what_fetching_raises():
     def items():
         yield 1

@@ -93,10 +93,10 @@ def test_warnings_are_shown_and_stay_with_all_that_is_made_after(tiny, monkeypat
 
 def test_a_read_out_that_falls_on_one_cluster_is_counted_as_it_is(tiny, monkeypatch):
     run = tiny()
+    stages.evaluate_baseline(run)
     same = torch.ones(3, 90)
     monkeypatch.setattr(stages, "load_probe", lambda folder, readout="modularity": ClusterProbe(3, 90, same).eval())
     monkeypatch.setattr(stages, "_readouts", lambda experiment: ["modularity"])
-    monkeypatch.setattr(stages, "evaluate_baseline", lambda experiment: None)
     with pytest.warns(UserWarning, match="Read-out modularity: 2 of 3 clusters have no pixel"):
         result, = read_record(stages.evaluate(run))["results"]
     assert result["dead_clusters"] == [1, 2] and result["effective_clusters"] == pytest.approx(1)

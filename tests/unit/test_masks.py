@@ -47,7 +47,7 @@ def test_winners_are_the_largest_scores(grid, size, band, monkeypatch):
     f, readouts = features(grid), probes()
     with torch.no_grad():
         assert torch.equal(winners(f, size, readouts), scores_by_pixel(f, size, readouts).argmax(2))
-        found = read_out(torch.zeros(2, 3, *size), f, readouts)
+        found = read_out(torch.zeros(2, 3, *size), [(f, readouts)])
     assert set(found) == {False} and torch.equal(found[False], winners(f, size, readouts))
 
 
@@ -66,4 +66,4 @@ def test_read_outs_of_others_are_asked_at_every_pixel():
     f = features((4, 4), torch.float32, r=1)
     readouts = [Nearest(), Nearest()]
     assert torch.equal(log_scores(f, (8, 8), readouts), scores_by_pixel(f, (8, 8), readouts))
-    assert read_out(torch.zeros(2, 3, 8, 8), f, readouts)[False].shape == (2, 2, 8, 8)
+    assert read_out(torch.zeros(2, 3, 8, 8), [(f, readouts)])[False].shape == (2, 2, 8, 8)

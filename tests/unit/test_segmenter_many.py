@@ -16,8 +16,8 @@ from PIL import Image
 from cause_lib import data
 from cause_lib.backbones import load_backbone
 from cause_lib.heads import MLPHead
-from cause_lib.masks import predict
-from cause_lib.probes import ClusterProbe
+from cause_lib.masks import read_out
+from cause_lib.probes import ClusterProbe, mirror_mean
 from cause_lib.use.tiled import at_size, mask_of, tile_starts, working_size
 from cause_lib.segmenter import Segmenter
 
@@ -207,7 +207,8 @@ def test_up_to_four_times_as_long_a_picture_is_seen_whole(segment, size, crf):
     small = F.interpolate(picture[None].float(), (h, w), mode="nearest-exact") * (1 / 255)
     tokens, mirrored = segment.backbone(small), segment.backbone(small.flip(-1))
     with torch.no_grad():
-        mask = predict(small, tokens, mirrored, (h // 8, w // 8), segment.head, [segment.probe], crf=crf)[crf][:, 0]
+        features = mirror_mean(tokens, mirrored, (h // 8, w // 8), segment.head)
+        mask = read_out(small, [(features, [segment.probe])], crf=crf)[crf][:, 0]
     expected = F.interpolate(mask[:, None].double(), size=size, mode="nearest-exact")[0, 0].long()
     assert torch.equal(segment(picture, crf=crf), expected)
 

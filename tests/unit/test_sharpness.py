@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from cause_lib import stages
-from cause_lib.masks import predict
+from cause_lib.masks import read_out
 from cause_lib.metrics import SegmentationMetrics
+from cause_lib.probes import mirror_mean
 from cause_lib.runs.features import FrozenFeatures
 from cause_lib.runs.loop import session
 from workflow import sharpness
@@ -58,7 +59,8 @@ def test_numbers_are_those_of_a_probe_with_that_sharpness(swept, factor):
     folder = stages.fit_probe(run)
     head, probe = stages.load_head(folder), stages.load_probe(folder, "kmeans")
     probe.sharpness = factor
-    masks = predict(items["image"], tokens, mirrored, seen.grid, head, [probe], crf=True, smoothing=run.smoothing)
+    features = mirror_mean(tokens, mirrored, seen.grid, head, run.smoothing)
+    masks = read_out(items["image"], [(features, [probe])], crf=True)
     metrics = SegmentationMetrics(seen.dataset.num_classes)
     metrics.update(masks[True][:, 0], items["label"])
     line = found.loc["mine", "kmeans", factor]

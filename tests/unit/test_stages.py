@@ -80,7 +80,7 @@ def test_heads_from_one_pass_have_the_bits_of_each_alone(tiny, tmp_path, monkeyp
         assert one["history"] == other["history"] and len(one["history"]["loss"]) == alone.head_steps
         assert (one["notes"].pop("heads_in_the_pass"), other["notes"].pop("heads_in_the_pass")) == (4, 1)
         assert one["notes"] == other["notes"]
-    monkeypatch.setattr(stages, "session", lambda experiment: pytest.fail("work was done twice"))
+    monkeypatch.setattr(stage, "session", lambda experiment: pytest.fail("work was done twice"))
     assert stages.fit_heads(together) == folders[:4]
 
 
@@ -236,6 +236,54 @@ def test_a_stage_stopped_on_its_way_goes_on_to_the_same_bits(tiny, tmp_path, sta
     assert not checkpoint_path(resumed).exists()
     if stage == "evaluate":
         assert read_record(resumed)["results"] == read_record(whole)["results"]
+
+
+def both_evaluations(run):
+    """Bits, results and seconds of a run's two evaluations."""
+    folders = stages.evaluate_baseline(run), stages.evaluate(run)
+    return [(bits(folder), read_record(folder)["results"]) for folder in folders], [
+        read_record(folder)["seconds"] for folder in folders]
+
+
+def test_head_and_baseline_are_judged_in_one_pass(tiny, tmp_path, monkeypatch):
+    """To the bits of two passes; the seconds are shared by read-outs."""
+    passes, read_out = [], judging.read_out
+    monkeypatch.setattr(judging, "read_out", lambda images, looks, **settings: (
+        passes.append([len(readouts) for _, readouts in looks]), read_out(images, looks, **settings))[1])
+    monkeypatch.setattr(judging, "batch_pictures", lambda *_: 1)
+    changes = dict(crf=True, crf_iterations=2, smoothing=0.1, per_image=True)
+    apart, together = (tiny(run_dir=str(tmp_path / name), **changes) for name in ("apart", "together"))
+    alone, _ = both_evaluations(apart)
+    assert passes == [[1]] * (len(passes) // 2) + [[2]] * (len(passes) // 2)
+    passes.clear()
+    stages.evaluate(together)
+    judged, (baseline, head) = both_evaluations(together)
+    assert judged == alone and passes == [[1, 2]] * len(passes) and passes
+    assert head == pytest.approx(2 * baseline, rel=0.5, abs=0.02)
+    assert read_record(stages.evaluate(together))["upstream"].keys() == {"probe"}
+
+
+@pytest.mark.parametrize("saves", [1, 2])
+def test_a_pass_stopped_between_its_two_checkpoints_goes_on_to_the_same_bits(tiny, tmp_path, saves, monkeypatch):
+    whole, cut = (tiny(run_dir=str(tmp_path / name)) for name in ("whole", "cut"))
+    expected, _ = both_evaluations(whole)
+    stages.fit_probe(cut)
+    made, save = [], judging.save_checkpoint
+
+    def stop_after_saves(folder, *rest):
+        save(folder, *rest)
+        made.append(checkpoint_path(folder))
+        if len(made) == saves:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(judging, "save_checkpoint", stop_after_saves)
+    monkeypatch.setattr(judging, "batch_pictures", lambda *_: 1)
+    with pytest.raises(KeyboardInterrupt):
+        stages.evaluate(cut)
+    monkeypatch.setattr(judging, "save_checkpoint", save)
+    assert [path.parent.name for path in made] == ["baseline_evaluation", "evaluation"][:saves]
+    stages.evaluate(cut)
+    assert both_evaluations(cut)[0] == expected and not any(path.exists() for path in made)
 
 
 def test_features_too_big_for_the_cache_give_the_same_numbers(tiny, tmp_path):

@@ -8,7 +8,7 @@ from torch import nn
 
 from cause_lib import crf
 from cause_lib.crf import crf_backends, dense_crf
-from cause_lib.masks import predict
+from cause_lib.masks import read_out
 from vectors import load, tensor
 
 needs_pydensecrf = pytest.mark.skipif("pydensecrf" not in crf_backends(), reason="pydensecrf is not installed")
@@ -96,10 +96,8 @@ def test_masks_pass_it_on_and_other_names_are_refused():
             return features.log_softmax(dim=-1)
 
     scores = tensor(VECTORS["half_scores"], torch.float32)  # as features: 20 x 24 patches, read out as they are
-    tokens = scores.flatten(1).T[None]
-    mirrored = scores.flip(-1).flatten(1).T[None]
     image = image_of(VECTORS["picture"])
-    masks = {picture: predict(image, tokens, mirrored, (20, 24), None, [Probe()], crf=True, picture=picture)
+    masks = {picture: read_out(image, [(scores[None], [Probe()])], crf=True, picture=picture)
              for picture in ("rgb", "released")}
     wanted = torch.from_numpy(VECTORS["half_marginals_10"].argmax(0))
     assert (masks["released"][True][0, 0] == wanted).double().mean() >= 0.999
