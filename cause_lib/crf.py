@@ -125,7 +125,7 @@ def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:
             corners = matrix(corners)
         for (near, alike, own), place in zip(parts, after.split(_ROWS[kind])):
             torch.softmax(near(flat).add_(alike(corners)).view_as(own).add_(own), dim=2, out=place)
-        del corners  # of the next update's tables none is held beside them
+        del corners  # or the next update would hold three tables of them
         q, after = after, q
     return q.view(b, h, w, s, -1)
 

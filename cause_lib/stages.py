@@ -175,6 +175,7 @@ def evaluate(experiment: Experiment) -> Path:
                    Making.of(experiment, "evaluation", {"probe": fit_probe})], _judge)
 
 
+@one_look()
 def evaluate_baseline(experiment: Experiment) -> Path:
     """Judge k-means on the raw tokens in the same way; the folder holds `metrics.json`."""
     return obtain([Making.of(experiment, "baseline_evaluation", {"baseline": fit_baseline})], _judge)
@@ -182,14 +183,16 @@ def evaluate_baseline(experiment: Experiment) -> Path:
 
 def _judge(makings: list[Making]) -> None:
     """One pass over the test pictures for the head's read-outs and the baseline's."""
-    judge([_of_head(making, making.upstream["probe"]) if "probe" in making.upstream else Judged(
-        making, "k-means", None, {"kmeans": load_probe(making.upstream["baseline"], "kmeans")}) for making in makings])
+    judge([_judged(making, making.experiment, **making.upstream) for making in makings])
 
 
-def _of_head(making: Making, probe: Path) -> Judged:
-    return Judged(making, f"CAUSE-{making.experiment.head.upper()}", load_head(probe),
-                  {name: load_probe(probe, name) for name in _readouts(making.experiment)},
-                  load_clusterbook(fit_clusterbook(making.experiment)))
+def _judged(making: Making, experiment: Experiment, probe: Path | None = None, baseline: Path | None = None) -> Judged:
+    """The read-outs of a probe with their head, or those of a baseline."""
+    if probe is None:
+        return Judged(making, "k-means", None, {"kmeans": load_probe(baseline, "kmeans")})
+    readouts = {name: load_probe(probe, name) for name in _readouts(experiment)}
+    return Judged(making, f"CAUSE-{experiment.head.upper()}", load_head(probe), readouts,
+                  load_clusterbook(fit_clusterbook(experiment)))
 
 
 def _readouts(experiment: Experiment) -> list[str]:

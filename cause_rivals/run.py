@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from cause_lib.backbones import weights_fingerprint
 from cause_lib.config import Experiment
 from cause_lib.crf import crf_backends
+from cause_lib.data.noted import one_look
 from cause_lib.errors import RunError
 from cause_lib.probes import ClusterProbe, cosine_kmeans
 from cause_lib.runs.features import FrozenFeatures
@@ -161,6 +162,7 @@ def folder_of(rival: Rival, stage: str, opening: Callable[[Experiment, str], Any
     return artefact_folder(experiment.run_dir, stage, "-".join([*parts, f"s{experiment.seed}"]), depends)
 
 
+@one_look()
 def _made(given: Rival, stage: str, needs: dict[str, Callable[[Rival], Path]],
           make: Callable[[Rival, Making], None]) -> Path:
     given = Rival(given.method, settled(given.experiment), given.settings)

@@ -45,7 +45,7 @@ def ahead(items: Iterable, depth: int = 2) -> Iterator:
     items, end, ready, wanted, ended = iter(items), object(), SimpleQueue(), Semaphore(depth), Event()
 
     def fetch() -> None:
-        torch.set_num_threads(1)  # of this thread: two that compute at once would wait for each other's
+        torch.set_num_threads(1)  # of this thread: with more threads than cores small operations take longer
         item = None
         while item is not end and wanted.acquire() and not ended.is_set():
             try:
@@ -65,7 +65,7 @@ def ahead(items: Iterable, depth: int = 2) -> Iterator:
         ended.set()
         wanted.release()
         thread.join(PATIENCE)
-        torch.set_num_threads(torch.get_num_threads())  # of threads yet to come
+        torch.set_num_threads(torch.get_num_threads())  # for threads that start later
 
 
 def read_batches(dataset: Dataset, batches: Sequence[Tensor], accelerator: Accelerator,
