@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from cause_lib.errors import InputError
+from cause_lib.kernels.memory import keep_memory
 from cause_lib.names import canonical, three_numbers
 from cause_lib.tokens import (FACETS, POSITIONS, attention_weights, block_of, heads_of, is_plain,  # noqa: F401
                               refuse_unlike, resize_positions, take, width_of)
@@ -64,6 +65,7 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
             does not divide, no such block or facet, a weights file that does not fit or that holds more than tensors.
         FileNotFoundError: no weights here and no network to fetch them, or a licence to be accepted before.
     """
+    keep_memory()
     if positions not in POSITIONS:
         raise InputError(f"positions must be one of {', '.join(POSITIONS)}, not {positions!r}.")
     name, given = canonical(name), (three_numbers("mean", mean), three_numbers("std", std))

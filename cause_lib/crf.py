@@ -17,7 +17,6 @@ mirrored pictures, and of colours in another order (tests/unit/test_properties_j
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -25,12 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cause_lib.errors import InputError, RunError
-from cause_lib.kernels.lattice import CSRMatrix, Lattice, permutohedral_lattice
+from cause_lib.kernels.lattice import Lattice, permutohedral_lattice
+from cause_lib.kernels.memory import keep_memory
 
 GAUSSIAN, BILATERAL = {"sxy": 1, "compat": 3}, {"sxy": 67, "srgb": 3, "compat": 4}
 _PIXELS = {"cpu": 2**17, "cuda": 2**21}  # that share a lattice: near a CPU's cache, or keeping a GPU busy
 _TABLE = {"cpu": 2**24, "cuda": 2**28}  # numbers of a table beyond which classes are filtered in blocks
-_ROWS = {"cpu": 2**13, "cuda": 2**62}  # pixels updated together: what they need on the way stays in a core's cache
+_ROWS = 2**16  # pixels updated together where classes are filtered in blocks
 
 
 def crf_backends() -> tuple[str, ...]:
@@ -76,6 +76,7 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
     if backend not in crf_backends():
         raise RunError("pydensecrf is not installed: `make book` builds it where there is a C++ compiler; "
                        "without it, set crf_backend to 'torch'.")
+    keep_memory()
     colours = (images.to(log_probabilities.device) * 255).round().clamp(0, 255)  # (b, 3, h, w)
     colours = _released(colours) if picture == "released" else colours
     unary = log_probabilities.float().view(shape[0], -1, *shape[-3:])  # (b, s, c, h, w)
@@ -84,8 +85,7 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
         with torch.autocast(colours.device.type, enabled=False):
             parts = zip(colours.float().split(many), unary.split(many))
             parts = [_mean_field(*part, iterations) for part in parts]  # (b, h, w, s, c') each
-        marginals = torch.cat(parts) if len(parts) > 1 else parts[0]
-        marginals = marginals[..., :shape[-3]].permute(0, 3, 4, 1, 2)
+        marginals = (torch.cat(parts) if len(parts) > 1 else parts[0])[..., :shape[-3]].permute(0, 3, 4, 1, 2)
     else:
         pairs = zip(colours.byte().permute(0, 2, 3, 1).cpu().numpy(), -unary.cpu().numpy())
         marginals = torch.from_numpy(np.stack([_pydensecrf(*pair, iterations) for pair in pairs]))
@@ -107,46 +107,32 @@ def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:
     bilateral = torch.cat([_positions(b, h, w, colours.device) / BILATERAL["sxy"],
                            colours.flatten(2) / BILATERAL["srgb"]], dim=1)  # (b, 5, hw)
     bilateral = permutohedral_lattice(bilateral).normalised(BILATERAL["compat"])
-    unary = unary.permute(0, 3, 4, 1, 2).reshape(b * h * w, s, c)
+    unary = unary.permute(0, 3, 4, 1, 2)  # (b, h, w, s, c)
     # Classes without mass: below 16 the CPU's softmax is ten times slower, and odd widths slow all that follows.
-    more, kind = (0, max(16, c + -c % 8) - c), "cuda" if unary.is_cuda else "cpu"
-    *spread, slice_ = bilateral.passes
-    filters = gaussian.passes[0].split(_ROWS[kind]), slice_.split(_ROWS[kind])
-    room = _TABLE[kind] // max(len(unary), slice_.width)  # columns
-    if s * (c + more[1]) > room:
-        step = max(32, room - room % 16)
-        return _in_blocks(filters, spread, unary.split(_ROWS[kind]), more, step, iterations).view(b, h, w, s, -1)
+    more = 0, max(16, c + -c % 8) - c
+    room = _TABLE["cuda" if unary.is_cuda else "cpu"] // max(b * h * w, bilateral.passes[-1].width)
+    if s * (c + more[1]) > (step := max(32, room - room % 16)):  # columns
+        return _in_blocks(gaussian, bilateral, unary.reshape(-1, s, c), more, step, iterations).view(b, h, w, s, -1)
     unary = F.pad(unary, more, value=-torch.inf)
-    q, after = unary.softmax(dim=2), torch.empty_like(unary)  # (bhw, s, c')
-    parts = list(zip(*filters, unary.split(_ROWS[kind])))
+    q = unary.softmax(dim=4)  # (b, h, w, s, c')
     for _ in range(iterations):
-        flat = corners = q.flatten(1)
-        for matrix in spread:
-            corners = matrix(corners)
-        for (near, alike, own), place in zip(parts, after.split(_ROWS[kind])):
-            torch.softmax(near(flat).add_(alike(corners)).view_as(own).add_(own), dim=2, out=place)
-        del corners  # or the next update would hold three tables of them
-        q, after = after, q
-    return q.view(b, h, w, s, -1)
+        flat = q.view(b * h * w, -1)
+        message = bilateral.filter(flat).add_(gaussian.filter(flat))
+        torch.softmax(message.view_as(q).add_(unary), dim=4, out=q)
+    return q
 
 
-def _in_blocks(filters: tuple[list[CSRMatrix], ...], spread: list[CSRMatrix], unary: Sequence[Tensor],
-               more: tuple[int, int], step: int, iterations: int) -> Tensor:
+def _in_blocks(gaussian: Lattice, bilateral: Lattice, unary: Tensor, more: tuple[int, int], step: int,
+               iterations: int) -> Tensor:
     """The same q (n, s, c'), to the same bits, `step` columns filtered after the others: of tables of this size there
-    are the scores and q alone. unary: (n', s, c), the rows of each of the filters' parts. more: columns to pad."""
-    sizes = [len(own) for own in unary]
-    q = unary[0].new_empty(sum(sizes), unary[0].shape[1], unary[0].shape[2] + more[1])
-    for own, place in zip(unary, q.split(sizes)):
-        torch.softmax(F.pad(own, more, value=-torch.inf), dim=2, out=place)
-    for _ in range(iterations):
-        for block in q.flatten(1).split(step, dim=1):
-            before = corners = block.clone(memory_format=torch.contiguous_format)
-            for matrix in spread:
-                corners = matrix(corners)
-            for near, alike, place in zip(*filters, block.split(sizes)):
-                place.copy_(near(before).add_(alike(corners)))
-        for own, place in zip(unary, q.split(sizes)):
+    are the scores and q alone. unary: (n, s, c). more: columns to pad."""
+    q = unary.new_zeros(*unary.shape[:2], unary.shape[2] + more[1])
+    for i in range(iterations + 1):
+        for own, place in zip(unary.split(_ROWS), q.split(_ROWS)):  # (n', s, c), (n', s, c')
             place.copy_(place.add_(F.pad(own, more, value=-torch.inf)).softmax(dim=2))
+        for block in q.flatten(1).split(step, dim=1) if i < iterations else ():
+            before = block.clone(memory_format=torch.contiguous_format)
+            block.copy_(bilateral.filter(before).add_(gaussian.filter(before)))
     return q
 
 

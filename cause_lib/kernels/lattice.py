@@ -31,14 +31,6 @@ class CSRMatrix:
         """table (width, c) -> (rows, c)."""
         return F.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.weights)
 
-    def split(self, rows: int) -> list["CSRMatrix"]:
-        """Matrices of so many rows each, which follow one another."""
-        if rows >= len(self.starts):
-            return [self]
-        bounds = [*self.starts[::rows].tolist(), len(self.columns)]
-        return [CSRMatrix(self.columns[a:b], starts - a, self.weights[a:b], self.width)
-                for a, b, starts in zip(bounds, bounds[1:], self.starts.split(rows))]
-
 
 @dataclass(frozen=True)
 class Lattice:
@@ -56,9 +48,9 @@ class Lattice:
         """The lattice of weight N K N, N = diag(K 1)^(-1/2), the symmetric one of Kraehenbuehl and Koltun."""
         splat, *blurs, slice_ = self.passes
         scale = self.filter(splat.weights.new_ones(splat.width, 1)).rsqrt()[:, 0]  # (n,)
-        corners = len(slice_.columns) // len(slice_.starts)
+        slices = slice_.weights.view(len(scale), -1) * (weight * scale)[:, None]  # (n, d + 1)
         return Lattice((replace(splat, weights=splat.weights * scale.index_select(0, splat.columns)), *blurs,
-                        replace(slice_, weights=slice_.weights * (weight * scale).repeat_interleave(corners))))
+                        replace(slice_, weights=slices.flatten())))
 
     def collapsed(self) -> "Lattice":
         """The same filter as one matrix, points to points: faster for few points within a Gaussian and much use."""
@@ -89,7 +81,7 @@ def permutohedral_lattice(features: Tensor) -> Lattice:
     new = F.pad(found[1:] != found[:-1], (1, 0), value=True)
     starts = new.nonzero()[:, 0]  # (m,)
     corners = torch.empty_like(found, dtype=torch.int32).scatter_(0, order, new.cumsum(0, dtype=torch.int32) - 1)
-    splat = CSRMatrix((order % (b * n)).int(), starts.int(), shares.flatten().index_select(0, order), b * n)
+    splat = CSRMatrix(order.int() % (b * n), starts.int(), shares.flatten().index_select(0, order), b * n)
     each = torch.arange(0, len(order), d + 1, dtype=torch.int32, device=order.device)
     slice_ = CSRMatrix(corners.view(d + 1, -1).T.flatten(), each, shares.T.flatten(), len(starts))
     return Lattice((splat, *_blurs(found[starts], strides, shares.dtype), slice_))
@@ -118,7 +110,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rank = torch.zeros(d + 1, n, dtype=torch.int32, device=features.device)
     for i in range(d):  # by decreasing offset, the lower axis first where two are equal
         less = offset[i] < offset[i + 1:]
-        rank[i] += less.sum(dim=0)
+        rank[i] += less.sum(dim=0, dtype=torch.int32)
         rank[i + 1:] += ~less
     rank += cells.sum(dim=0).int()  # the rounded coordinates need not add to 0: the extreme ones go back one cell
     wrap = (rank < 0).int() - (rank > d).int()
@@ -130,7 +122,7 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
     """Every corner as one integer, (d + 1, n): r + sum_k strides_k cell_k, where d + 1 times cell_k, plus r, is
-    coordinate k of an r-th corner; and the d + 1 strides (the last coordinate follows: 0)."""
+    coordinate k of an r-th corner, less a multiple of d + 1; and the d + 1 strides (the last coordinate follows: 0)."""
     d, n = cells.shape
     low = cells.amin(dim=1) - 2  # room for a corner and its neighbours
     spans = (cells.amax(dim=1) - low + 2).long().tolist()
@@ -138,13 +130,16 @@ def _keys(cells: Tensor, rank: Tensor, b: int) -> tuple[Tensor, list[int]]:
     if picture * b >= 2**62:
         raise ValueError(f"The lattice of these features spans {float(picture) * b:.0e} cells, over 2^62: make the "
                          "picture smaller or its standard deviations larger.")
+    half = 2**31 - 2**31 % (d + 1)  # 32 bits are sorted sooner than 64
     stride = torch.tensor([*strides, 0], device=cells.device)
+    keys = rank.new_empty(d + 1, n, dtype=torch.int32 if picture * b < 2 * half else torch.int64)
     zeroth = ((cells - low[:, None]).long() * stride[:d, None]).sum(dim=0)  # (n,)
-    zeroth += torch.arange(b, device=cells.device).repeat_interleave(n // b) * picture
-    by_rank = torch.empty_like(rank).scatter_(0, rank, stride[:, None].expand(d + 1, n))
+    keys[0] = zeroth + (torch.arange(b, device=cells.device) * picture - half).repeat_interleave(n // b)
     # Corner r has the cells of corner r - 1, but one less in the coordinate of rank d + 1 - r.
-    keys = torch.cat([zeroth[None], 1 - by_rank[1:].flip(0)]).cumsum(dim=0)
-    return keys.int() if picture * b < 2**31 else keys, [*strides, 0]  # 32 bits are sorted sooner
+    steps = torch.empty_like(keys).scatter_(0, rank, (1 - stride).to(keys)[:, None].expand(d + 1, n))  # by rank
+    for r in range(1, d + 1):
+        torch.add(keys[r - 1], steps[d + 1 - r], out=keys[r])
+    return keys, [*strides, 0]
 
 
 def _blurs(keys: Tensor, strides: list[int], dtype: torch.dtype) -> list[CSRMatrix]:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from cause_lib.kernels.lattice import permutohedral_lattice
+from cause_lib.kernels.lattice import _keys, permutohedral_lattice
 
 
 def naive_filter(features, values):
@@ -92,16 +92,30 @@ def test_collapsed_is_the_same_filter(d):
     torch.testing.assert_close(lattice.collapsed().filter(values), lattice.filter(values))
 
 
-def test_absent_neighbours_are_no_entries_and_rows_can_be_split():
+def test_absent_neighbours_are_no_entries():
     g = torch.Generator().manual_seed(0)
-    splat, *blurs, slice_ = permutohedral_lattice(torch.randn(1, 3, 50, generator=g)).passes
-    for matrix in blurs:
+    for matrix in permutohedral_lattice(torch.randn(1, 3, 50, generator=g)).passes[1:-1]:
         assert bool((matrix.weights > 0).all()) and len(matrix.columns) < 9 * matrix.width
         assert torch.equal(matrix.columns[matrix.starts.long()], torch.arange(matrix.width, dtype=torch.int32))
-    for matrix in (splat, *blurs, slice_):
-        table = torch.rand(matrix.width, 4, generator=g)
-        for rows in (1, 7, len(matrix.starts)):
-            assert torch.equal(torch.cat([part(table) for part in matrix.split(rows)]), matrix(table))
+
+
+@pytest.mark.parametrize("cells, dtype", [(30, torch.int32), (800, torch.int32), (850, torch.int64)])
+def test_keys_take_32_bits_while_they_can(cells, dtype):
+    """8 (cells + 4)^3 numbers, half of them below 0; however many there are, they are numbered in the same order."""
+    g = torch.Generator().manual_seed(0)
+    wide = cells * torch.rand(3, 200, generator=g).round(decimals=3)
+    wide[:, 0], wide[:, 1] = 0, cells
+    rank = torch.rand(4, 200, generator=g).argsort(dim=0)
+    keys, strides = _keys(wide.round(), rank, 2)
+    assert keys.dtype == dtype and bool((keys < 0).any())
+    stride, low = torch.tensor(strides), wide.round().amin(dim=1).long() - 2
+    here, apart = wide.round().long() - low[:, None], keys.long() - int(keys[0, 0])
+    zeroth = (here * stride[:3, None]).sum(dim=0)  # (n,)
+    zeroth[100:] += 4 * int((wide.round().amax(dim=1).long() - low + 2).prod())
+    for r in range(4):  # the r-th corner is one less along the axes with rank above 3 - r
+        expected = zeroth + r - ((rank > 3 - r) * stride[:, None]).sum(dim=0)
+        assert torch.equal(apart[r], expected - zeroth[0])
+    assert torch.equal(keys.long() % 4, torch.arange(4)[:, None].expand(4, 200))
 
 
 def test_one_point_and_a_span_too_wide():
