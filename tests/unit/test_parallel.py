@@ -94,7 +94,7 @@ def test_losses_of_twenty_updates_are_those_of_one_process(place):
             compared += 1
             losses = [torch.tensor(record["history"]["loss"]) for record in (one, two)]
             assert len(losses[0]) == 20 and losses[0].unique().numel() > 10
-            torch.testing.assert_close(*losses, atol=1e-5, rtol=0)
+            torch.testing.assert_close(*losses, atol=1e-4 if "probe" in name else 1e-5, rtol=0)
             assert one["notes"] == two["notes"]
     assert compared == 3 + 6 + 5  # clusterbooks of three seeds, heads, probes
 
@@ -103,8 +103,9 @@ def test_what_is_learnt_and_the_bank_are_those_of_one_process(place):
     """Artefacts, and checkpoints on the way: parameters, Adam's moments, the bank's places; the k-means centroids.
 
     Adam makes a full step of a gradient that is nothing but rounding, as the attention's key biases get: tensors are
-    compared as wholes, and a head's more loosely than what is read from its features. Starts of k-means are draws, and
-    features that differ by rounding may be given others: those of the head that labels train are left out.
+    compared as wholes, and a head's more loosely than what is read from its features; a probe's losses sum up how these
+    differ, more on some CPUs than on others. Starts of k-means are draws, and features that differ by rounding may be
+    given others: those of transformer heads, and of the head that labels train, are left out.
     """
     strict = ("projections", "prototypes", "centroids", "modularity", "kmeans", "linear.", "losses")
     for pattern in ("kept/0/[chp]*/*.safetensors", "[chp]*/*/[chp]*.safetensors"):
@@ -112,11 +113,12 @@ def test_what_is_learnt_and_the_bank_are_those_of_one_process(place):
         for name in names(place / "one", pattern):
             one, two = (load_file(place / each / name) for each in ("one", "two"))
             assert one.keys() == two.keys()
-            if "linear.weight" in one and "kmeans" in one:
+            if "kmeans" in one and ("linear.weight" in one or "-tr-" in name):
                 del one["kmeans"]
             for key, value in one.items():
                 if value.is_floating_point():
                     bound = 1e-4 if any(word in key for word in strict) and "optimizer" not in key else 2e-2
+                    bound = 1e-3 if key == "losses" and "probe" in name else bound
                     assert (two[key] - value).norm() <= bound * value.norm() + 1e-8, f"{name}: {key}"
                 else:
                     assert torch.equal(two[key], value), f"{name}: {key}"

@@ -50,7 +50,8 @@ NEVER = {"shell": False, "verify": True, "trust_remote_code": False, "allow_pick
 ALLOWED = {("cause_lib/data/download.py", "extractall"), ("benchmarks/chapters.py", "extractall")}
 
 # What is read from the environment, every name of it; none is a secret.
-ENVIRONMENT = {"CAUSE_DATA", "CAUSE_WEIGHTS", "CAUSE_IMAGE", "CAUSE_CLAIM", "CAUSE_MOUNT", "HF_HUB_OFFLINE", "WORLD_SIZE"}
+ENVIRONMENT = {"CAUSE_DATA", "CAUSE_WEIGHTS", "CAUSE_IMAGE", "CAUSE_CLAIM", "CAUSE_MOUNT", "GLIBC_TUNABLES", "HF_HUB_OFFLINE",
+               "MALLOC_TRIM_THRESHOLD_", "WORLD_SIZE"}
 # May ask for a name that it holds in a variable: these names are listed in the file itself.
 BY_VARIABLE = {"workflow/kubernetes.py"}
 # May hand the environment on to a process of its own, as a whole.
