@@ -38,7 +38,7 @@ def load_backbone(name: str, image_size: int | None = None, *, num_heads: int | 
                   positions: str = "dino", weights: str | Path | None = None, layer: int | None = None,
                   facet: str = "token", mean: Sequence[float] | str | None = None,
                   std: Sequence[float] | str | None = None) -> Backbone:
-    """Load a frozen vision transformer by name.
+    """Load a frozen vision transformer by name. Memory that is freed from now on is kept (kernels/memory.py).
 
     Args:
         name: a key of `BACKBONES`, `AUTHORS` or `READINGS`, `bundled` (comes with the library), `bundled.random` (the

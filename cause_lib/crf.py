@@ -50,7 +50,7 @@ def pictures_together(images: Tensor) -> int:
 @torch.no_grad()
 def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10, backend: str = "torch",
               picture: str = "rgb") -> Tensor:
-    """Mean-field marginals of the dense CRF above.
+    """Mean-field marginals of the dense CRF above. Memory that it frees stays with the process (kernels/memory.py).
 
     Args:
         images: (b, 3, h, w) floating in [0, 1].
@@ -108,7 +108,7 @@ def _mean_field(colours: Tensor, unary: Tensor, iterations: int) -> Tensor:
                            colours.flatten(2) / BILATERAL["srgb"]], dim=1)  # (b, 5, hw)
     bilateral = permutohedral_lattice(bilateral).normalised(BILATERAL["compat"])
     unary = unary.permute(0, 3, 4, 1, 2)  # (b, h, w, s, c)
-    # Classes without mass: below 16 the CPU's softmax is ten times slower, and odd widths slow all that follows.
+    # Classes without mass: below 16 some CPUs' softmax is ten times slower, and odd widths slow all that follows.
     more = 0, max(16, c + -c % 8) - c
     room = _TABLE["cuda" if unary.is_cuda else "cpu"] // max(b * h * w, bilateral.passes[-1].width)
     if s * (c + more[1]) > (step := max(32, room - room % 16)):  # columns
@@ -128,11 +128,11 @@ def _in_blocks(gaussian: Lattice, bilateral: Lattice, unary: Tensor, more: tuple
     are the scores and q alone. unary: (n, s, c). more: columns to pad."""
     q = unary.new_zeros(*unary.shape[:2], unary.shape[2] + more[1])
     for i in range(iterations + 1):
-        for own, place in zip(unary.split(_ROWS), q.split(_ROWS)):  # (n', s, c), (n', s, c')
-            place.copy_(place.add_(F.pad(own, more, value=-torch.inf)).softmax(dim=2))
-        for block in q.flatten(1).split(step, dim=1) if i < iterations else ():
+        for block in q.flatten(1).split(step, dim=1) if i else ():  # the first q is that of the scores alone
             before = block.clone(memory_format=torch.contiguous_format)
             block.copy_(bilateral.filter(before).add_(gaussian.filter(before)))
+        for own, place in zip(unary.split(_ROWS), q.split(_ROWS)):  # (n', s, c), (n', s, c')
+            place.copy_(place.add_(F.pad(own, more, value=-torch.inf)).softmax(dim=2))
     return q
 
 

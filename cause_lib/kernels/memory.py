@@ -10,7 +10,7 @@ import sys
 
 
 def keep_memory() -> None:
-    """Ask for it; without effect under another system, or another C library than glibc."""
+    """Ask for it, for the whole process; without effect under another system or C library."""
     if sys.platform == "linux" and not ("MALLOC_TRIM_THRESHOLD_" in os.environ or "GLIBC_TUNABLES" in os.environ):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)
         mallopt(-3, 2**30), mallopt(-1, 2**30)  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: at most so many bytes stay

@@ -118,6 +118,17 @@ def test_keys_take_32_bits_while_they_can(cells, dtype):
     assert torch.equal(keys.long() % 4, torch.arange(4)[:, None].expand(4, 200))
 
 
+@pytest.mark.parametrize("side", [10.0, 1400.0, 1700.0])  # 2^13, 2^31.6 and 2^32.4 numbers
+def test_far_points_are_filtered_as_near_ones(side):
+    g = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 30, generator=g, dtype=torch.float64)
+    values = torch.randn(30, 2, generator=g, dtype=torch.float64)
+    for j in range(3):
+        features[j, 10 * j:10 * j + 10] += side
+    torch.testing.assert_close(permutohedral_lattice(features[None]).filter(values), naive_filter(features, values),
+                               rtol=1e-4, atol=1e-4)
+
+
 def test_one_point_and_a_span_too_wide():
     assert permutohedral_lattice(torch.zeros(1, 5, 1)).filter(torch.ones(1, 2)).shape == (1, 2)
     with pytest.raises(ValueError, match="finite features"):
