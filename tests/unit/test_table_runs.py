@@ -283,6 +283,13 @@ def test_two_that_run_the_same_job_execute_it_once(tmp_path):
 # --- kills ---
 
 
+def is_kernel(process: psutil.Process) -> bool:
+    try:
+        return "ipykernel" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_a_job_ends_with_the_snakemake_that_started_it(table):
     """SIGKILL of Snakemake: its job and its kernel end; the same command again takes over without being unlocked."""
@@ -302,7 +309,7 @@ def test_a_job_ends_with_the_snakemake_that_started_it(table):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     driver = subprocess.Popen(call, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started = []
-    while not any("ipykernel" in " ".join(one.cmdline()) for one in started):
+    while not any(map(is_kernel, started)):
         assert driver.poll() is None
         time.sleep(0.05)
         started = psutil.Process(driver.pid).children(recursive=True)
