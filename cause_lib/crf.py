@@ -64,7 +64,8 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
         Probabilities of the same shape, float32, on the device of log_probabilities.
 
     Raises:
-        ValueError: shapes do not agree; backend or picture is unknown. RuntimeError: the backend is not installed.
+        ValueError: shapes do not agree; images are not floating in [0, 1]; log_probabilities are not floating, or a
+            pixel's largest is not finite; backend or picture is unknown. RuntimeError: the backend is not installed.
     """
     shape = tuple(log_probabilities.shape)
     if len(shape) not in (4, 5) or tuple(images.shape) != (shape[0], 3, *shape[-2:]):
@@ -76,8 +77,18 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
     if backend not in crf_backends():
         raise RunError("pydensecrf is not installed: `make book` builds it where there is a C++ compiler; "
                        "without it, set crf_backend to 'torch'.")
+    if not (images.is_floating_point() and log_probabilities.is_floating_point()):
+        raise InputError(f"dense_crf needs floating images and log_probabilities, not {images.dtype} and "
+                         f"{log_probabilities.dtype}: bytes are divided by 255 first.")
+    if not log_probabilities.numel():
+        return log_probabilities.float()
     keep_memory()
-    colours = (images.to(log_probabilities.device) * 255).round().clamp(0, 255)  # (b, 3, h, w)
+    colours = (images.to(log_probabilities.device) * 255).round()  # (b, 3, h, w)
+    if not bool(((colours >= 0) & (colours <= 255)).all()):
+        raise InputError("dense_crf needs images in [0, 1], without NaN: divide by 255 if they are in 0 to 255.")
+    if lost := int((~log_probabilities.amax(dim=-3).isfinite()).sum()):
+        raise InputError(f"dense_crf needs a finite largest log-probability in each pixel; {lost:,} pixels have none: "
+                         "look for NaN, or give their classes a small probability before the logarithm.")
     colours = _released(colours) if picture == "released" else colours
     unary = log_probabilities.float().view(shape[0], -1, *shape[-3:])  # (b, s, c, h, w)
     if backend == "torch":

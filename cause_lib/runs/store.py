@@ -331,9 +331,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
 
 
 def is_made(folder: Path) -> bool:
-    """`is_complete`, and so are those that it was made from, as far as they are there; what a maker that was killed at
-    the very end left beside it is removed."""
+    """`is_complete`, and so are those that it was made from, as far as they are there; FileNotFoundError where a folder
+    has lost its artefact.json. What a maker that was killed at the very end left beside it is removed."""
     if (record := _record_of_whole(folder)) is None:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise _missing(folder / "artefact.json")
         return False
     for place in (record.get("upstream") or {}).values():
         is_made(folder.parent.parent / place)

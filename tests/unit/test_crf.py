@@ -110,6 +110,39 @@ def test_errors_help(monkeypatch):
         dense_crf(images, scores, backend="pydensecrf")
 
 
+@both_backends
+@pytest.mark.parametrize("what, message", [
+    ("bytes", "needs floating images"), ("levels", "images in \\[0, 1\\]"), ("no number", "images in \\[0, 1\\]"),
+    ("counts", "needs floating images"), ("no mass", "1 pixels have none"), ("NaN", "1 pixels have none"),
+    ("endless", "1 pixels have none")])
+def test_values_that_would_give_wrong_masks_are_refused(backend, what, message):
+    images, scores = photograph(6, 7, 3)
+    place = scores[0, :, 2, 3]
+    if what == "bytes":
+        images = (255 * images).byte()
+    elif what == "levels":
+        images = 255 * images
+    elif what == "no number":
+        images[0, 0, 0, 0] = math.nan
+    elif what == "counts":
+        scores = scores.long()
+    else:
+        place[0 if what == "NaN" else slice(None)] = math.nan if what == "NaN" else -math.inf
+        place[:1] = math.inf if what == "endless" else place[:1]
+    with pytest.raises(ValueError, match=message):
+        dense_crf(images, scores, backend=backend)
+
+
+@both_backends
+def test_classes_without_mass_and_nothing_at_all_are_no_error(backend):
+    images, scores = photograph(6, 7, 3)
+    scores[0, 1:, 2] = -math.inf
+    assert dense_crf(images, scores, backend=backend).isfinite().all()
+    for shape in ((0, 3, 6, 7), (1, 0, 6, 7), (1, 3, 0, 7)):
+        empty = dense_crf(torch.rand(shape[0], 3, *shape[2:]), torch.zeros(shape), backend=backend)
+        assert empty.shape == shape and empty.dtype == torch.float32
+
+
 def test_picture_larger_than_a_share_of_the_batch(monkeypatch):
     """Whether pictures share a lattice or not is not seen in the result."""
     images, scores = torch.rand(3, 3, 9, 11), torch.randn(3, 4, 9, 11).log_softmax(1)

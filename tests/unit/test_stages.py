@@ -385,6 +385,18 @@ def test_a_gpu_that_is_not_there_and_a_place_that_cannot_be_written(tiny, tmp_pa
         tiny(run_dir=str(tmp_path / "file"))
 
 
+def test_a_folder_that_has_lost_its_record_is_refused_before_any_work(tiny, monkeypatch):
+    run = tiny()
+    folder = stages.fit_head(run)
+    left = sorted(path.name for path in folder.iterdir() if path.name != "artefact.json")
+    (folder / "artefact.json").unlink()
+    monkeypatch.setattr(stages, "_fit_heads", lambda *_: pytest.fail("a head was trained"))
+    for stage_of in (stages.fit_head, stages.evaluate):
+        with pytest.raises(FileNotFoundError, match="artefact.json is missing: remove .* and run its stage again"):
+            stage_of(run)
+    assert sorted(path.name for path in folder.iterdir()) == left
+
+
 def test_bf16_runs_on_the_cpu(tiny):
     record = read_record(stages.evaluate(tiny(precision="bf16")))
     assert record["results"][0]["miou"] > 0
