@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cause_lib.backbones import BUNDLED, Backbone, load_backbone
-from cause_lib.config import Experiment
 from cause_lib.data import CORRUPT, is_squashed, palette
 from cause_lib.data.images import resize_picture
 from cause_lib.errors import InputError
@@ -38,9 +37,10 @@ from cause_lib.masks import read_out
 from cause_lib.probes import mirror_mean
 from cause_lib.runs.integrity import sealed
 from cause_lib.runs.released import load_released, released_fingerprint
-from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, CRF, MAKE_ANEW, READ, WEIGHTS, load_head, load_probe,
-                                  open_backbone, read_assignment, read_config, read_experiment, refuse_others, refused,
-                                  restore, run_folder)
+from cause_lib.runs.results import evaluation_of
+from cause_lib.runs.saved import (BACKBONE, CARD, CONFIG, CRF, MAKE_ANEW, MATCHINGS, READ, WEIGHTS, judged_as,
+                                  load_head, load_probe, open_backbone, read_config, read_experiment, refuse_others,
+                                  refused, restore, run_folder)
 from cause_lib.runs.store import read_record, whole
 from cause_lib.use.given import config_of, fetched, model_card, upload
 from cause_lib.use.pictures import mask_ids, picture_tensor, usable_device, write_mask
@@ -54,36 +54,37 @@ class Segmenter:
     """Backbone, head, read-out and matching of one run.
 
     Attributes:
-        classes: c names; colors: uint8 (c, 3); a mask holds indices into both.
+        classes: c names, `cluster 0` and so on where not matched; colors: uint8 (c, 3); a mask has indices into both.
         resize, squash, crf_iterations, crf_backend, crf_picture: how pictures are brought to the working size, and the
             CRF's settings, as in the run, see `Experiment`; squash: to a square, as the pictures of VOC's tables are.
         matched: whether clusters were matched to classes by an evaluation with labels; if not, ids are clusters.
-        assignment: int64 (c,), the class of each cluster.
+        assignment, crf_assignment: int64 (c,), the class of each cluster, in masks without and with CRF.
         record: the `metrics.json` (or `artefact.json`) that it comes from, or None.
     """
 
     def __init__(self, backbone: Backbone, head: nn.Module, probe: nn.Module, *, image_size: int, classes: list[str],
                  colors: Sequence[Sequence[int]] | np.ndarray, assignment: list[int] | None = None,
-                 readout: str = "modularity", resize: str = "nearest", smoothing: float = 0.0,
-                 record: dict[str, Any] | None = None, device: str | torch.device | None = None,
+                 crf_assignment: list[int] | None = None, readout: str = "modularity", resize: str = "nearest",
+                 smoothing: float = 0.0, squash: bool = False, record: dict[str, Any] | None = None,
                  crf_iterations: int = 10, crf_backend: str = "torch", crf_picture: str = "rgb",
-                 squash: bool = False) -> None:
+                 device: str | torch.device | None = None) -> None:
         device = usable_device(device)
         self.backbone, self.head, self.probe = (module.to(device) for module in (backbone, head, probe))
         self.crf_iterations, self.crf_backend, self.crf_picture = crf_iterations, crf_backend, crf_picture
-        self.image_size, self.classes, self.readout = image_size, classes, readout
+        self.image_size, self.readout, self.matched = image_size, readout, assignment is not None
+        self.classes = classes if self.matched or readout == "linear" else [f"cluster {i}" for i in range(len(classes))]
         self.colors = np.array(colors, dtype=np.uint8)
         self.resize, self.squash, self.smoothing, self.record = resize, squash, smoothing, record
-        self.matched = assignment is not None
         self.assignment = torch.tensor(assignment if self.matched else range(len(classes)))
+        self.crf_assignment = self.assignment if crf_assignment is None else torch.tensor(crf_assignment)
 
     @classmethod
     def load(cls, run: str | Path, *, readout: str = "modularity", device: str | torch.device = "cpu") -> "Segmenter":
         """From what the stages left.
 
         Args:
-            run: a folder of `evaluate` or `fit_probe`, or a run_dir that holds exactly one such run. Where the authors'
-                released files were judged, those are read again.
+            run: a folder of `evaluate` or `fit_probe`, or a run_dir that holds exactly one such run; without an
+                evaluation clusters are unmatched. Where the authors' released files were judged, those are read again.
             readout: `modularity`, `kmeans`, or what the run has of `concepts` and `linear`.
             device: such as `cpu`, `cuda`, or `auto`: the GPU where there is one.
 
@@ -91,7 +92,7 @@ class Segmenter:
             RuntimeError: no such device. FileNotFoundError: nothing trained there. ValueError: several runs there, the
             message lists them; no such read-out; or the backbone's weights are not those that the run was trained with.
         """
-        folder, device = run_folder(Path(run).expanduser()), usable_device(device)
+        folder, device = run_folder(run := Path(run).expanduser()), usable_device(device)
         with refused(f"{folder} is damaged, its record is not what its stage wrote", MAKE_ANEW,
                      (LookupError, TypeError, AttributeError)):
             record = read_record(folder)
@@ -106,16 +107,15 @@ class Segmenter:
                                      "back, or evaluate again.")
                 return cls.from_release(experiment.release, backbone, head=experiment.head, record=record,
                                         classes=record["dataset"]["classes"], colors=record["dataset"]["colors"],
-                                        assignment=read_assignment(record, readout), **same,
-                                        **_judged_by(experiment))
-            assignment, judged = None, record
-            for path in sorted((folder.parent.parent / "evaluation").glob("*/artefact.json")):
-                metrics = read_record(path.parent)
-                if metrics["upstream"].get("probe") == f"probe/{folder.name}":
-                    assignment, judged = read_assignment(metrics, readout) or assignment, metrics
-            return cls(backbone, load_head(folder), load_probe(folder, readout), classes=record["notes"]["classes"],
-                       colors=record["notes"]["colors"], assignment=assignment, record=judged, **same,
-                       **_judged_by(read_experiment(judged, folder)))
+                                        **same, **judged_as(record, folder, readout))
+            judged = evaluation_of(run, folder, readout)
+            segment = cls(backbone, load_head(folder), load_probe(folder, readout), classes=record["notes"]["classes"],
+                          colors=record["notes"]["colors"], record=judged or record, **same,
+                          **judged_as(judged or record, folder, readout))
+            if judged is None and segment.classes != record["notes"]["classes"]:
+                warnings.warn(f"{folder} has no evaluation, so clusters are not matched to classes: run evaluate",
+                              stacklevel=2)
+            return segment
 
     @classmethod
     def from_release(cls, folder: str | Path, backbone: str | Backbone, *, head: str = "tr",
@@ -130,9 +130,9 @@ class Segmenter:
             backbone: what the files were made with, such as `dino_vits8.released`; a name, or loaded already.
             image_size: side in pixels; None: that of the TR head's positions, or the multiple of the patch next to 320.
             classes, colors: c names, (c, 3) in 0 to 255; None: numbers, and a palette.
-            assignment: class of each cluster, as an evaluation finds it. None: a mask has cluster ids.
+            assignment: class of each cluster, as an evaluation finds it. None: a mask has ids of `cluster 0`, ...
             readout: `modularity` or `linear`. resize: see `Experiment`. record: kept for the model card.
-            device: as for `load`. settings: `smoothing`, `squash` and those of the CRF.
+            device: as for `load`. settings: `smoothing`, `squash`, `crf_assignment` and those of the CRF.
 
         Raises:
             As `load_released`. ValueError: the backbone has another width, there is no such read-out, or classes,
@@ -147,7 +147,8 @@ class Segmenter:
             backbone = load_backbone(backbone, image_size)
         dim, count = released.book.prototypes.shape[1], len(released.cluster.centroids)
         refuse_others(backbone, folder, dim=dim)
-        for name, given in (("classes", classes), ("colors", colors), ("assignment", assignment)):
+        for name, given in (("classes", classes), ("colors", colors), ("assignment", assignment),
+                            ("crf_assignment", settings.get("crf_assignment"))):
             if given is not None and len(given) != count:
                 raise InputError(f"The files in {folder} have {count} clusters, and {name} has {len(given)} entries.")
         patch = backbone.patch_size
@@ -180,8 +181,8 @@ class Segmenter:
         backbone = load_backbone(wanted["name"], weights=folder / BACKBONE if wanted["included"] else None,
                                  **{key: wanted[key] for key in READ if key in wanted})
         refuse_others(backbone, folder / WEIGHTS, wanted["sha256"], dim)
-        kept = ("image_size", "classes", "colors", "assignment", "readout", "resize", "squash", "smoothing", "record",
-                *CRF)
+        kept = ("image_size", "classes", "colors", "readout", "resize", "squash", "smoothing", "record",
+                *MATCHINGS, *CRF)
         return cls(backbone, head, probe, **{key: config[key] for key in kept if key in config}, device=device)
 
     def save_pretrained(self, folder: str | Path, *, name: str | None = None, licence: str | None = None) -> Path:
@@ -325,9 +326,9 @@ class Segmenter:
         return write_onnx(self, Path(path).expanduser())
 
     @torch.no_grad()
-    def _look(self, image: Any) -> tuple[Tensor, tuple[int, int]]:
+    def _look(self, image: Any, what: str = "This picture") -> tuple[Tensor, tuple[int, int]]:
         """A picture at the working size, (3, h', w') on the device, and its own size (h, w)."""
-        what = f"The picture {image}" if isinstance(image, (str, os.PathLike)) else "This picture"
+        what = f"The picture {image}" if isinstance(image, (str, os.PathLike)) else what
         image = picture_tensor(image)
         h, w = image.shape[1:]
         size = working_size(h, w, self.image_size, self.backbone.patch_size, squash=self.squash, what=what)
@@ -346,7 +347,7 @@ class Segmenter:
 
         mask = mask_of(small, self.backbone.patch_size, features_of, read).cpu()
         kind = kind or (torch.uint8 if len(self.classes) <= 256 else torch.int16)
-        return at_size(self.assignment.to(kind)[mask], size)
+        return at_size((self.crf_assignment if crf else self.assignment).to(kind)[mask], size)
 
     def color(self, mask: Tensor | np.ndarray) -> np.ndarray:
         """A mask (h, w) of ids as a picture: uint8 (h, w, 3). Raises ValueError for ids that are no class here."""
@@ -382,8 +383,3 @@ def _check(crf: bool, allow_corrupt: str) -> None:
         raise InputError(f"crf must be True or False, not {crf!r}.")
     if allow_corrupt not in CORRUPT:
         raise InputError(f"allow_corrupt must be one of {', '.join(CORRUPT)}, not {allow_corrupt!r}.")
-
-
-def _judged_by(experiment: Experiment) -> dict[str, Any]:
-    """What of a run's judging makes its masks beside the weights."""
-    return {key: getattr(experiment, key) for key in ("smoothing", *CRF)}

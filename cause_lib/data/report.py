@@ -190,8 +190,7 @@ def _some(names: Iterable[str]) -> dict[str, Any]:
 def _copies(used: dict[str, list[Path]]) -> dict[str, dict[str, Any]]:
     """Groups of pictures that are the same byte for byte; only files of equal size and end are read as a whole."""
     groups = [[(split, path) for split, paths in used.items() for path in paths if path.is_file()]]
-    for part_of in (lambda path: path.stat().st_size, _end_of,
-                    lambda path: digest_by(path, path.stat(), digest_of)):
+    for part_of in (lambda path: path.stat().st_size, _end_of, lambda path: digest_by(path, path.stat(), digest_of)):
         finer = []
         for group in groups:
             parts = defaultdict(list)

@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cause_lib.errors import Refusal
-from cause_lib.runs.saved import MAKE_ANEW, refused
+from cause_lib.errors import InputError, NotFound, Refusal
+from cause_lib.runs.saved import MAKE_ANEW, judged_as, refused
 from cause_lib.runs.store import read_record
 
 if TYPE_CHECKING:
@@ -50,6 +50,19 @@ def evaluation_folders(run_dir: str | Path) -> list[Path]:
     return sorted({path.parent for path in paths
                    if not any(part.startswith(".") for part in path.relative_to(run_dir).parts)
                    and (path.name == "metrics.json" or path.parent.parent.name.endswith("evaluation"))})
+
+
+def evaluation_of(run: Path, probe: Path, readout: str) -> dict[str, Any] | None:
+    """The record of a probe's evaluation, that at `run` if it is one; None without any, ValueError if masks differ."""
+    places = evaluation_folders(run if (run / "metrics.json").is_file() else probe.absolute().parents[1] / "evaluation")
+    found = {place: read_record(place) for place in places}
+    found = {place: one for place, one in found.items() if one["upstream"].get("probe") == f"probe/{probe.name}"}
+    if bare := [place for place in found if not (place / "artefact.json").is_file()]:
+        raise NotFound(f"{bare[0]} has no artefact.json, so it is no whole evaluation: {MAKE_ANEW}")
+    ways = [judged_as(record, place, readout) for place, record in found.items()]
+    if any(way != ways[0] for way in ways):
+        raise InputError(f"{probe} has {len(ways)} evaluations that differ; choose one: {', '.join(map(str, found))}.")
+    return next(iter(found.values()), None)
 
 
 def _lines_of(folder: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ CONFIG, WEIGHTS, BACKBONE, CARD = "config.json", "model.safetensors", "backbone.
 FORMAT = "cause_lib.Segmenter 1"  # what a config.json of ours begins with; another number once its layout changes
 READ = ("num_heads", "positions", "layer", "facet", "mean", "std")  # how a config.json says to read the backbone
 CRF = ("crf_iterations", "crf_backend", "crf_picture")  # settings of a Segmenter that a config.json has
+MATCHINGS = ("assignment", "crf_assignment")  # the class of each cluster, in masks without and with CRF
 MAKE_ANEW = "remove it and run its stage again."
 MISFITS = (LookupError, TypeError, ValueError, RuntimeError, AssertionError)  # what torch raises for tensors of others
 
@@ -113,7 +114,7 @@ def refuse_others(backbone: Backbone, path: Path | str, sha256: str | None = Non
 
 def run_folder(run: Path) -> Path:
     """The folder of a probe, or of an evaluation of released files, which has no probe; see `Segmenter.load`."""
-    if is_complete(run):
+    if is_complete(run) or (run / "metrics.json").is_file():
         record = read_record(run)
         stage, probe = record.get("stage"), (record.get("upstream") or {}).get("probe")
         if stage == "probe" or stage == "evaluation" and record.get("experiment", {}).get("release"):
@@ -136,11 +137,13 @@ def read_experiment(record: dict[str, Any], folder: Path) -> Experiment:
         return Experiment.from_dict(record["experiment"])
 
 
-def read_assignment(metrics: dict[str, Any], readout: str) -> list[int] | None:
-    """Class of each cluster as an evaluation matched them; None without labels, and for a linear probe."""
-    if readout == "linear" or not metrics["dataset"]["labelled"]:
-        return None
-    return next((result["assignment"] for result in metrics["results"] if result["readout"] == readout), None)
+def judged_as(record: dict[str, Any], folder: Path, readout: str) -> dict[str, Any]:
+    """What a Segmenter takes from the record of an evaluation or a probe; matchings are None without labels."""
+    experiment, matched = read_experiment(record, folder), {}
+    if "results" in record and record["dataset"]["labelled"] and readout != "linear":
+        matched = {one["crf"]: one["assignment"] for one in record["results"] if one["readout"] == readout}
+    settings = {key: getattr(experiment, key) for key in ("smoothing", *CRF)}
+    return settings | {key: matched.get(crf) for crf, key in enumerate(MATCHINGS)}
 
 
 # --- folders of `Segmenter.save_pretrained` ---
@@ -157,15 +160,13 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     c, side = len(config["classes"]) if isinstance(config.get("classes"), list) else 0, range(1, 4097)
     forms = {
         "sha256": str, "readout": ("modularity", "kmeans", "concepts", "linear"), "grid": [side, 2], "image_size": side,
-        "resize": ("nearest", "antialiased", "pillow"), "smoothing": (float, range(2**53)),
-        "squash": (..., bool),
+        "resize": ("nearest", "antialiased", "pillow"), "smoothing": (float, range(2**53)), "squash": (..., bool),
         "crf_iterations": (..., range(1, 1001)), "crf_backend": (..., "torch", "pydensecrf"),
-        "crf_picture": (..., "rgb", "released"), "classes": [str, c],
-        "colors": [[range(256), 3], c], "assignment": (None, [range(c), c]), "record": (None, dict),
+        "crf_picture": (..., "rgb", "released"), "classes": [str, c], "colors": [[range(256), 3], c],
+        "assignment": (None, [range(c), c]), "crf_assignment": (..., None, [range(c), c]), "record": (None, dict),
         "backbone": dict, "backbone.name": str, "backbone.sha256": str, "backbone.num_heads": (None, side),
         "backbone.positions": str, "backbone.included": bool, "backbone.layer": (..., None, range(-4096, 4097)),
-        "backbone.facet": (..., *FACETS), "backbone.mean": (..., [float, 3]),
-        "backbone.std": (..., [float, 3]),
+        "backbone.facet": (..., *FACETS), "backbone.mean": (..., [float, 3]), "backbone.std": (..., [float, 3]),
     }
     for key, form in forms.items():
         outer, _, inner = key.partition(".")

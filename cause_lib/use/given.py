@@ -6,7 +6,7 @@ from typing import Any
 
 from cause_lib.errors import NotFound
 from cause_lib.heads import TRHead
-from cause_lib.runs.saved import BACKBONE, CONFIG, CRF, FORMAT, WEIGHTS
+from cause_lib.runs.saved import BACKBONE, CONFIG, CRF, FORMAT, MATCHINGS, WEIGHTS
 from cause_lib.runs.store import library_version
 from cause_lib.weights import BUNDLED, licence_of
 
@@ -19,7 +19,7 @@ def config_of(segment: Any, sha256: str) -> dict[str, Any]:
             "resize": segment.resize, "squash": segment.squash, "smoothing": segment.smoothing, "sha256": sha256,
             "classes": segment.classes, "colors": segment.colors.tolist(),
             **{key: getattr(segment, key) for key in CRF},
-            "assignment": segment.assignment.tolist() if segment.matched else None,
+            **{key: getattr(segment, key).tolist() if segment.matched else None for key in MATCHINGS},
             "backbone": {"name": vit.name, "num_heads": vit.num_heads, "positions": vit.positions,
                          "sha256": vit.weights_sha256, "included": vit.name == BUNDLED, "layer": vit.layer,
                          "facet": vit.facet, "mean": vit.statistics[0], "std": vit.statistics[1]},

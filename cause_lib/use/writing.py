@@ -35,6 +35,7 @@ from cause_lib.use.streaming import left_out, named, prepared
 
 STAMP = "cause_lib"  # the text of a PNG that says what made it
 JPEG_SIDE = 65500  # pixels; a JPEG has no longer sides
+ANY_NAME = "surrogateescape"  # as Python has file names that are not UTF-8: the same bytes in the tables
 
 
 class Written(NamedTuple):
@@ -64,7 +65,7 @@ def write_masks(segment: Any, pictures: Any, out: Path, crf: bool, overlay: bool
         if (ids := _kept(place, overlay)) is not None:
             return place, ids
         image = picture_tensor(picture)
-        return place, None, image if overlay else None, *segment._look(image)
+        return place, None, image if overlay else None, *segment._look(image, f"The picture {name}")
 
     def finish(place: Place, ids: np.ndarray | None, image: Tensor | None = None, *look: Any) -> list:
         if new := ids is None:
@@ -89,7 +90,7 @@ def write_masks(segment: Any, pictures: Any, out: Path, crf: bool, overlay: bool
     with locked(table), whole(table, "masks and", way_out) as beside:
         scratch, head, begun = beside.parent, ["file", "mask", "width", "height", *segment.classes], set()
         before = _lines(table, head)
-        with beside.open("w", newline="", encoding="utf8") as file:
+        with beside.open("w", newline="", encoding="utf8", errors=ANY_NAME) as file:
             lines = csv.writer(file)
             lines.writerow(head)
             total = len(pairs) if isinstance(pairs, list) else None
@@ -133,7 +134,7 @@ def _checked(pictures: Any, out: Path) -> Any:
 
 def _lines(table: Path, head: list[str]) -> list[list[str]]:
     """The lines of a table that is there and has these columns."""
-    with suppress(OSError, ValueError, csv.Error), table.open(newline="", encoding="utf8") as file:
+    with suppress(OSError, ValueError, csv.Error), table.open(newline="", encoding="utf8", errors=ANY_NAME) as file:
         first, *lines = csv.reader(file)
         return [line for line in lines if first == head and len(line) == len(head)]
     return []
@@ -197,6 +198,6 @@ def _write_skipped(path: Path, faults: list[tuple[str, str]], used: int) -> None
     """`skipped.csv` and a warning where pictures cannot be used; else no such file."""
     path.unlink(missing_ok=True)
     if faults:
-        with whole(path) as beside, beside.open("w", newline="", encoding="utf8") as file:
+        with whole(path) as beside, beside.open("w", newline="", encoding="utf8", errors=ANY_NAME) as file:
             csv.writer(file).writerows([("file", "reason"), *faults])
         warnings.warn(left_out(len(faults), used + len(faults), faults[0][1]), stacklevel=4)

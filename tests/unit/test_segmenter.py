@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import huggingface_hub
@@ -57,6 +58,77 @@ def test_masks_mean_the_classes_that_were_counted(trained):
     for image, counted in zip(gallery["image"], gallery["modularity"]):
         mask = segment(image.float() / 255)
         assert (mask == counted).double().mean() > 0.999
+
+
+def test_masks_with_crf_mean_the_classes_that_were_counted(tiny, tmp_path):
+    """The CRF's row has a matching of its own, here another one than the plain row."""
+    folder = stages.evaluate(tiny(head="mlp", crf=True, crf_iterations=3, smoothing=0.2, seed=3, concept_steps=2,
+                                  head_steps=2, probe_steps=2))
+    plain, sharp = (one["assignment"] for one in read_record(folder)["results"] if one["readout"] == "modularity")
+    assert plain != sharp
+    gallery, segment = stages.load_gallery(folder), Segmenter.load(folder)
+    again = Segmenter.from_pretrained(saved := segment.save_pretrained(tmp_path / "mine"))
+    for one in (segment, again):
+        assert (one.assignment.tolist(), one.crf_assignment.tolist()) == (plain, sharp)
+        for crf, row in ((False, "modularity"), (True, "modularity.crf")):
+            for image, counted in zip(gallery["image"], gallery[row]):
+                assert (one(image, crf=crf) == counted).double().mean() > 0.999
+    config = json.loads((saved / "config.json").read_text())
+    for value, said in (([0, 1], "[0, 1]"), ([0, 1, 3], "[0, 1, 3]"), ("x", "x")):
+        (saved / "config.json").write_text(json.dumps(config | {"crf_assignment": value}))
+        with pytest.raises(ValueError, match=re.escape(f"config.json is damaged, crf_assignment is {said}")):
+            Segmenter.from_pretrained(saved)
+    del config["crf_assignment"], config["digest"]  # as earlier versions wrote it
+    (saved / "config.json").write_text(json.dumps(config))
+    assert Segmenter.from_pretrained(saved).crf_assignment.tolist() == plain
+
+
+def test_an_evaluation_is_used_alone(tiny):
+    run = tiny(head="mlp", concept_steps=2, head_steps=2, probe_steps=2)
+    kinds = [run, run.replace(smoothing=0.3), run.replace(crf_iterations=3), run.replace(test_images=1)]
+    folders = [stages.evaluate(kind) for kind in kinds]
+    assert len({*folders}) == 4 and len({stages.fit_probe(kind) for kind in kinds}) == 1
+    for kind, folder in zip(kinds, folders):
+        segment, record = Segmenter.load(folder), read_record(folder)
+        assert segment.record == record and segment.assignment.tolist() == next(
+            one["assignment"] for one in record["results"] if one["readout"] == "modularity")
+        assert (segment.smoothing, segment.crf_iterations) == (kind.smoothing, kind.crf_iterations)
+    for place in (run.run_dir, stages.fit_probe(run)):
+        with pytest.raises(ValueError, match="has 4 evaluations that differ; choose one: ") as error:
+            Segmenter.load(place)
+        assert all(str(folder) in str(error.value) for folder in folders)
+    for folder in folders[1:]:
+        shutil.rmtree(folder)
+    other = stages.evaluate(run.replace(per_image=True))
+    assert other != folders[0] and Segmenter.load(run.run_dir).matched  # two that agree
+
+
+def test_clusters_without_an_evaluation_have_no_names_of_classes(tiny, tmp_path):
+    run = tiny(head="mlp", concept_steps=2, head_steps=2, probe_steps=2, label_free=False)
+    folder, probe = stages.evaluate(run), stages.fit_probe(run)
+    (folder / "artefact.json").rename(tmp_path / "aside.json")
+    for place in (folder, probe, run.run_dir):
+        with pytest.raises(FileNotFoundError, match=f"{folder} has no artefact.json, .*: remove it and run its stage again"):
+            Segmenter.load(place)
+    shutil.rmtree(folder)
+    with pytest.warns(UserWarning, match=f"{probe} has no evaluation, so clusters are not matched to classes: run evalu"):
+        segment = Segmenter.load(run.run_dir)
+    picture = f"{run.folder}/val/images/0.png"
+    names = ["cluster 0", "cluster 1", "cluster 2"]
+    table = segment.write(picture, tmp_path / "out").table
+    assert table.read_text().splitlines()[0].split(",")[4:] == segment.classes == names
+    assert Segmenter.from_pretrained(segment.save_pretrained(tmp_path / "mine")).classes == names
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Segmenter.load(probe, readout="linear").classes == ["sky", "grass", "house"]
+    bare = tiny(head="mlp", concept_steps=2, head_steps=2, probe_steps=2)
+    for labels in Path(run.folder).glob("*/labels"):
+        shutil.rmtree(labels)
+    bare = bare.replace(run_dir=str(tmp_path / "bare"), num_classes=3)
+    stages.evaluate(bare)
+    with warnings.catch_warnings():  # no labels, hence nothing to match
+        warnings.simplefilter("error")
+        assert Segmenter.load(bare.run_dir).classes == names
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 90), (200, 31), (48, 48)])
@@ -369,12 +441,15 @@ def test_a_release_for_something_else_is_refused(tiny, tmp_path, release):
 def test_a_segmenter_from_released_files(tmp_path, release):
     release("tr")
     segment = Segmenter.from_release(tmp_path / "release", "bundled")
-    assert segment.image_size == 48 and segment.classes == ["0", "1", "2"] and not segment.matched
+    assert segment.image_size == 48 and segment.classes[2] == "cluster 2" and not segment.matched
     mask = segment(torch.rand(3, 60, 90))
     assert mask.shape == (60, 90) and segment.color(mask).shape == (60, 90, 3)
     named = Segmenter.from_release(tmp_path / "release", load_backbone("bundled"), classes=["a", "b", "c"],
-                                   assignment=[2, 0, 1], readout="modularity", image_size=64)
-    assert named.matched and named.image_size == 64
+                                   assignment=[2, 0, 1], crf_assignment=[2, 1, 0], image_size=64)
+    assert named.matched and named.image_size == 64 and named.classes == ["a", "b", "c"]
+    assert (named.assignment.tolist(), named.crf_assignment.tolist()) == ([2, 0, 1], [2, 1, 0])
+    with pytest.raises(ValueError, match="have 3 clusters, and crf_assignment has 2 entries"):
+        Segmenter.from_release(tmp_path / "release", "bundled", assignment=[2, 0, 1], crf_assignment=[0, 1])
     assert Segmenter.from_release(tmp_path / "release", "bundled", readout="linear")(torch.rand(3, 48, 48)).max() < 3
     with pytest.raises(ValueError, match="have 3 clusters, and classes has 2 entries"):
         Segmenter.from_release(tmp_path / "release", "bundled", classes=["a", "b"])

@@ -29,7 +29,8 @@ def segment():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Segmenter(load_backbone("bundled"), MLPHead(192, 8).eval(), ClusterProbe(3, 8), image_size=56,
-                         classes=NAMES, colors=[[90, 150, 230], [60, 140, 50], [210, 60, 40]])
+                         classes=NAMES, colors=[[90, 150, 230], [60, 140, 50], [210, 60, 40]],
+                         assignment=[0, 1, 2])
 
 
 def scene(h=56, w=56, seed=0):
@@ -152,6 +153,21 @@ def test_what_cannot_be_used_is_listed(segment, pictures, tmp_path):
     assert not (tmp_path / "out/skipped.csv").exists()
 
 
+def test_a_name_that_is_not_utf8(segment, tmp_path):
+    name, folder = os.fsdecode(b"caf\xe9.png"), tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(scene()).save(folder / name)
+    (folder / os.fsdecode(b"th\xe9.png")).write_bytes(b"no picture")
+    for kept in (0, 1):
+        with pytest.warns(UserWarning, match="1 of 2 pictures cannot be used"):
+            assert segment.write(folder, tmp_path / "out", allow_corrupt="skip")[1:] == (1 - kept, kept, 1)
+        assert b"\ncaf\xe9.png,masks/caf\xe9.png," in (tmp_path / "out/masks.csv").read_bytes().replace(b"\r", b"")
+        assert b"\nth\xe9.png," in (tmp_path / "out/skipped.csv").read_bytes().replace(b"\r", b"")
+    with pytest.raises(ValueError):  # the line of before is read, and stays
+        segment.write([folder / os.fsdecode(b"th\xe9.png")], tmp_path / "out")
+    assert b"caf\xe9.png," in (tmp_path / "out/masks.csv").read_bytes()
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_a_stop_leaves_whole_files(segment, pictures, tmp_path, monkeypatch, stop):
     save, seen = Image.Image.save, []
@@ -253,12 +269,16 @@ def test_tiles_are_averaged_and_read_out_in_bands():
         assert torch.equal(found[clear], (whole > 0.5)[clear])
 
 
-def test_sizes_that_are_refused(segment):
+def test_sizes_that_are_refused(segment, tmp_path):
     assert working_size(2, 512, 56, 8) == [56, 256 * 56] and segment(scene(3, 40)).shape == (3, 40)
     with pytest.raises(ValueError, match="513 x 2 pixels, and nothing longer than 256 times .*: cut it into pieces"):
         segment(scene(2, 513))
     with pytest.raises(ValueError, match="is 0 x 56 pixels"):
         segment(scene()[:, :0])
+    Image.fromarray(scene(1, 300)).save(tmp_path / "line.png")
+    for given in (tmp_path / "line.png", [("line.png", scene(1, 300))]):
+        with pytest.raises(ValueError, match="^The picture line.png is 300 x 1 pixels"):
+            segment.write(given, tmp_path / "out")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (97, 97), (68, 699), (30, 500), (1080, 1920)])
