@@ -53,16 +53,18 @@ def evaluation_folders(run_dir: str | Path) -> list[Path]:
 
 
 def evaluation_of(run: Path, probe: Path, readout: str) -> dict[str, Any] | None:
-    """The record of a probe's evaluation, that at `run` if it is one; None without any, ValueError if masks differ."""
+    """The record of a probe's evaluation, that at `run` if it is one, else one with CRF where there is; None without any,
+    ValueError where masks would differ."""
     places = evaluation_folders(run if (run / "metrics.json").is_file() else probe.absolute().parents[1] / "evaluation")
     found = {place: read_record(place) for place in places}
     found = {place: one for place, one in found.items() if one["upstream"].get("probe") == f"probe/{probe.name}"}
     if bare := [place for place in found if not (place / "artefact.json").is_file()]:
         raise NotFound(f"{bare[0]} has no artefact.json, so it is no whole evaluation: {MAKE_ANEW}")
-    ways = [judged_as(record, place, readout) for place, record in found.items()]
-    if any(way != ways[0] for way in ways):
+    ways = {place: judged_as(record, place, readout) for place, record in found.items()}
+    best = max(found, key=lambda place: sum(value is not None for value in ways[place].values()), default=None)
+    if any(value not in (None, ways[best][key]) for way in ways.values() for key, value in way.items()):
         raise InputError(f"{probe} has {len(ways)} evaluations that differ; choose one: {', '.join(map(str, found))}.")
-    return next(iter(found.values()), None)
+    return found.get(best)
 
 
 def _lines_of(folder: Path) -> list[dict[str, Any]]:

@@ -83,6 +83,13 @@ def test_masks_with_crf_mean_the_classes_that_were_counted(tiny, tmp_path):
     assert Segmenter.from_pretrained(saved).crf_assignment.tolist() == plain
 
 
+def test_evaluations_with_and_without_crf_go_together(tiny):
+    run = tiny(head="mlp", concept_steps=2, head_steps=2, probe_steps=2)
+    folders = {crf: stages.evaluate(run.replace(crf=crf)) for crf in (False, True)}
+    assert Segmenter.load(run.run_dir).record == read_record(folders[True])
+    assert Segmenter.load(folders[False]).record == read_record(folders[False])
+
+
 def test_an_evaluation_is_used_alone(tiny):
     run = tiny(head="mlp", concept_steps=2, head_steps=2, probe_steps=2)
     kinds = [run, run.replace(smoothing=0.3), run.replace(crf_iterations=3), run.replace(test_images=1)]
