@@ -110,23 +110,20 @@ def state_of(root: Path, splits: Iterable[str | None] = ()) -> tuple[str, bool]:
     That is classes.json, images/ and labels/ with all below, in the folder, those in it and `splits`; else the names.
     """
     now, entries, walked = time.time_ns(), [], set()
-
-    def walk(folder: str, depth: int, seen: tuple[str, ...]) -> None:
-        walked.add(seen[-1])
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            whole = depth > 1 or entry.name in ("images", "labels")
-            if not whole and entry.name != "classes.json":
-                entries.append((depth, entry.name))
-            if whole or entry.name == "classes.json":
-                with suppress(OSError):
-                    entries.append((entry.path, stamp_of(entry.stat())))
-            if entry.is_dir() and (whole or depth == 0) and (place := os.path.realpath(entry.path)) not in seen:
-                with suppress(OSError):
-                    walk(entry.path, 2 if whole else 1, (*seen, place))
-
-    for home, depth in ((root, 0), *((root / (split or ""), 1) for split in splits)):
+    todo = [*((str(root / (split or "")), 1, ()) for split in splits), (str(root), 0, ())]  # the last one first
+    while todo:
+        folder, depth, seen = todo.pop()
+        if (place := os.path.realpath(folder)) in (seen or walked):  # links may lead in a circle
+            continue
+        walked.add(place)
         with suppress(OSError):
-            if (place := os.path.realpath(home)) not in walked:
-                walk(str(home), depth, (place,))
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                if (whole := depth > 1 or entry.name in ("images", "labels")) or entry.name == "classes.json":
+                    with suppress(OSError):
+                        entries.append((entry.path, stamp_of(entry.stat())))
+                else:
+                    entries.append((depth, entry.name))
+                if entry.is_dir() and (whole or depth == 0):
+                    todo.append((entry.path, 2 if whole else 1, (*seen, place)))
     quiet = not any(isinstance(stamp, list) and is_racy(stamp, now) for _, stamp in entries)
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest(), quiet
