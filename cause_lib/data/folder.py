@@ -11,6 +11,7 @@
 Sub-folders of images/ that are not named as a split belong to the set.
 """
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from cause_lib.data.noted import once
 from cause_lib.data.palette import palette
 from cause_lib.data.published import find_folder, places
 from cause_lib.data.source import (Source, endings, fingerprint_files, is_litter, labels_of, list_files, list_pictures,
-                                   open_files, spread)
+                                   open_files, spread, unreadable)
 from cause_lib.errors import InputError, NotFound
 
 LAYOUT = ("expected <folder>/images/ or <folder>/<split>/images/ (or <folder>/images/<split>/) with jpg, png, webp, "
@@ -43,7 +44,10 @@ def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int 
                 judged: bool, **_) -> Source:
     """The pictures of `split` in `folder`, see `_open`; within `noted.one_look`, opened once."""
     given = split, folder, limit, num_classes, allow_corrupt, judged
-    return once(("folder", *given), lambda: _open(*given))
+    try:
+        return once(("folder", *given), lambda: _open(*given))
+    except PermissionError as error:  # of a folder that is looked into
+        unreadable(error)
 
 
 def _open(split: str, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str,
@@ -86,10 +90,12 @@ def find_root(folder: str) -> Path:
 
 def find_split(root: Path, split: str) -> tuple[Path, Path]:
     """Where images/ and labels/ of `split` lie, and the folder of its pictures. FileNotFoundError names the others."""
+    if Path(split).is_absolute():
+        raise InputError(f"train_split and test_split are folders below '{root}', not '{split}': give it as folder")
     if (root / split / "images").is_dir():
         return root / split, root / split / "images"
     images, below = root / "images", root / "images" / split
-    inner = sorted(path.name for path in images.iterdir() if path.is_dir()) if images.is_dir() else []
+    inner = sorted(next(os.walk(images, onerror=unreadable))[1]) if images.is_dir() else []
     if split in inner:
         if loose := [path for path in list_files(images, endings())[0] if path.parent == images]:
             warnings.warn(f"{len(loose)} pictures lie in '{images}' beside its splits and are passed over: move them "
@@ -109,7 +115,7 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
 def splits_of(root: Path) -> list[str]:
     """The names of the splits that `root` has; [] for one set for all of them, or for none."""
     images = root / "images"
-    inner = [path.name for path in images.iterdir() if path.is_dir()] if images.is_dir() else []
+    inner = next(os.walk(images, onerror=unreadable))[1] if images.is_dir() else []
     named = sorted(name for name in inner if name.casefold() in SPLITS)
     return named + sorted(path.parent.name for path in root.glob("*/images") if not is_litter(path.parent.name))
 

@@ -9,7 +9,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -43,10 +43,18 @@ def digest_by(path: Path, found: os.stat_result, read: Callable[[Path], str]) ->
     return known[1]
 
 
-def load_digests(notes: Path) -> None:
-    """Take the digests of a file that holds what `digests_below` gave; what is damaged, or of another rule, is not."""
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        noted = json.loads(notes.read_text(encoding="utf8"))
+def stamps_of(files: Iterable[Path]) -> dict[Path, list[int]]:
+    """The stamps of those of these files that are there."""
+    found = {}
+    for path in files:
+        with suppress(OSError):
+            found[path] = stamp_of(path.stat())
+    return found
+
+
+def load_digests(noted: dict[str, Any]) -> None:
+    """Take digests that `digests_below` gave; those of another rule, or form, are not."""
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
         for path, (*stamp, digest) in noted["files"].items() if noted["rule"] == RULE else ():
             _DIGESTS.setdefault(path, (stamp, digest, True))
 
@@ -96,30 +104,26 @@ def said_once() -> Iterator[list[warnings.WarningMessage]]:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
-def state_of(root: Path) -> tuple[str, bool]:
+def state_of(root: Path, splits: Iterable[str | None] = ()) -> tuple[str, bool]:
     """A digest of the names and stamps of all that a folder of pictures is made of, and whether it may be noted.
 
-    That is classes.json, images/ and labels/ with all below, in the folder and in those in it; of others, the names.
+    That is classes.json, images/ and labels/ with all below, in the folder, those in it and `splits`; else the names.
     """
-    now, entries, racy = time.time_ns(), [], False
-
-    def walk(folder: str, depth: int, seen: tuple[str, ...]) -> None:
-        nonlocal racy
-        with os.scandir(folder) as found:
-            inner = sorted(found, key=lambda entry: entry.name)
-        for entry in inner:
-            whole = depth > 1 or entry.name in ("images", "labels")
-            if not whole and entry.name != "classes.json":
-                entries.append((depth, entry.name))
-            if whole or entry.name == "classes.json":
-                with suppress(OSError):
-                    stamp = stamp_of(entry.stat())
-                    racy = racy or is_racy(stamp, now)
-                    entries.append((entry.path, stamp))
-            if entry.is_dir() and (whole or depth == 0) and (place := os.path.realpath(entry.path)) not in seen:
-                with suppress(OSError):
-                    walk(entry.path, 2 if whole else 1, (*seen, place))
-
-    with suppress(OSError):
-        walk(str(root), 0, (os.path.realpath(root),))
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest(), not racy
+    now, entries, walked = time.time_ns(), [], set()
+    todo = [*((str(root / (split or "")), 1, ()) for split in splits), (str(root), 0, ())]  # the last one first
+    while todo:
+        folder, depth, seen = todo.pop()
+        if (place := os.path.realpath(folder)) in (seen or walked):  # links may lead in a circle
+            continue
+        walked.add(place)
+        with suppress(OSError):
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                if (whole := depth > 1 or entry.name in ("images", "labels")) or entry.name == "classes.json":
+                    with suppress(OSError):
+                        entries.append((entry.path, stamp_of(entry.stat())))
+                else:
+                    entries.append((depth, entry.name))
+                if entry.is_dir() and (whole or depth == 0):
+                    todo.append((entry.path, 2 if whole else 1, (*seen, place)))
+    quiet = not any(isinstance(stamp, list) and is_racy(stamp, now) for _, stamp in entries)
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest(), quiet

@@ -8,10 +8,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,15 +20,15 @@ from tqdm.auto import tqdm
 
 from cause_lib.data.images import HEIC, is_turned, load_image, read_picture, reads_heic, to_tensor
 from cause_lib.data.labels import VOID, Codes, by_order
-from cause_lib.data.noted import digest_by
-from cause_lib.errors import InputError, NotFound
+from cause_lib.data.noted import digest_by, stamps_of
+from cause_lib.errors import InputError, NotFound, WriteError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k",
             ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".mpo")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # which keep every value
 #: Mode and layout of grey pictures of 2, 4 and 16 bits, which the first version read by other rules (images.py).
 LATER_RULE = re.compile(r"^I|\bL;[24]")
-LITTER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")  # of file managers, as names that begin with a dot
+LITTER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found")  # as names that begin with a dot
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Source:
     skipped: tuple[tuple[str, str], ...] = ()  # the name of each picture that was left out, and why
     squash: bool = False  # views become square by squashing, not by cropping
     real_classes: int | None = None  # the first so many are classes, the others clusters left over; None: all
+    stamps: dict[Path, list[int]] = field(default_factory=dict)  # of files whose contents count, when opened
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,10 @@ def open_files(root: Path, images: Sequence[Path], labels: Sequence[Path | None]
     codes = codes or (Codes(tuple(table)) if table else by_order(len(classes)))
     names = [path.relative_to(below).as_posix() if below else path.name for path in images]
     files = [*images, *(path for path in labels or () if path)]
+    stamps = stamps_of(files if fingerprint.get("contents") else ())  # before they are read
     return Source(names, classes, np.array([*colors], dtype=np.uint8),
-                  PictureFiles(tuple(images), labels and tuple(labels), codes),
-                  fingerprint_files(root, files, **fingerprint), labels is not None, tuple(skipped), squash)
+                  PictureFiles(tuple(images), labels and tuple(labels), codes), fingerprint_files(
+                      root, files, **fingerprint), labels is not None, tuple(skipped), squash, stamps=stamps)
 
 
 def leave_out(source: Source) -> Source:
@@ -145,9 +147,9 @@ def endings() -> tuple[str, ...]:
 
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """What is in `folder` and below by its ending, one of `suffixes` or not; the litter of file managers is neither."""
+    """What is in `folder` and below by its ending, one of `suffixes` or not; no litter. OSError if it is unreadable."""
     found, others, seen = [], [], set()
-    for base, folders, files in os.walk(folder, followlinks=True):
+    for base, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         seen.add(os.path.realpath(base))
         inner: list[Path] = []
         for path in (Path(base, name) for name in (*folders, *files) if not is_litter(name)):
@@ -155,6 +157,11 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list[
             (found if path.suffix.lower() in suffixes else inner if path.name in folders else others).append(path)
         folders[:] = [path.name for path in inner if os.path.realpath(path) not in seen]  # links may lead in a circle
     return found, others
+
+
+def unreadable(error: OSError) -> NoReturn:
+    """What `os.walk` calls for a folder that it cannot list."""
+    raise WriteError(f"'{error.filename}' cannot be read ({error.strerror}): allow that, or move it away") from error
 
 
 def is_litter(name: str) -> bool:

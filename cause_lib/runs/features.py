@@ -27,13 +27,13 @@ from cause_lib.backbones import Backbone, weights_fingerprint
 from cause_lib.clusterbook import take_patches
 from cause_lib.config import Experiment
 from cause_lib.data import SegmentationDataset, load_dataset
-from cause_lib.data.noted import once
+from cause_lib.data.noted import once, stamps_of
 from cause_lib.errors import InputError, WriteError
 from cause_lib.kernels.bfloat16 import quicken
 from cause_lib.runs.loop import generator_for, settled
 from cause_lib.runs.saved import open_backbone, refused
-from cause_lib.runs.store import (ROOM, artefact_folder, is_complete, is_made, locked, new_artefact, read_record,
-                                  write_record)
+from cause_lib.runs.store import (ROOM, artefact_folder, checkpoint_path, is_complete, is_made, locked, new_artefact,
+                                  read_record, write_record)
 
 RUNS = 8  # that would have to share a cache of all views before it was cheaper than the blocks that each asks for
 PATIENCE, SAMPLE_POINTS, SAMPLE_VIEWS = 5.0, 100_000, 512  # seconds; tokens and views that k-means sees at most
@@ -108,6 +108,15 @@ def refuse_unlabelled(experiment: Experiment, dataset: SegmentationDataset | Non
             or (dataset or open_dataset(experiment, "train", experiment.image_size)).has_labels):
         raise InputError(f"label_free=False needs labels, and {experiment.dataset} {experiment.folder} has none: "
                          "set label_free to True.")
+
+
+def refuse_changed(experiment: Experiment, dataset: SegmentationDataset, folder: Path, named: object = None) -> None:
+    """Raises ValueError, the checkpoint removed, for an artefact of files that changed or are not what named it."""
+    same = (np.array_equal(getattr(dataset, of), getattr(named or dataset, of))
+            for of in ("fingerprint", "classes", "colors"))
+    if stamps_of(dataset.source.stamps) != dataset.source.stamps or not all(same):
+        checkpoint_path(folder).unlink(missing_ok=True)
+        raise InputError(f"Pictures or labels in {experiment.folder} changed while they were read: run again.")
 
 
 class Some:
@@ -316,6 +325,7 @@ class FrozenFeatures:
                     file.write(tokens.tobytes())
                     for view in tokens:
                         crc32 += zlib.crc32(view.tobytes()).to_bytes(4, "big")
+            refuse_changed(self.experiment, self.dataset, folder)
             write_record(beside, {
                 "stage": "features", "experiment": self.experiment.to_dict(), "weights": self.weights,
                 "device": device_name(self.accelerator), "seconds": round(time.monotonic() - started, 2),

@@ -28,7 +28,7 @@ from cause_lib.data import SegmentationDataset
 from cause_lib.data.noted import one_look
 from cause_lib.runs import health
 from cause_lib.runs.check import refuse
-from cause_lib.runs.features import FrozenFeatures, device_name
+from cause_lib.runs.features import FrozenFeatures, device_name, refuse_changed
 from cause_lib.runs.loop import Run, session, settled
 from cause_lib.runs.opened import Opened, facts_of
 from cause_lib.runs.released import released_fingerprint
@@ -86,6 +86,8 @@ class Making:
         else:
             record["date"] = time.strftime("%Y-%m-%d", time.gmtime())
         if self.accelerator.is_main_process:
+            refuse_changed(self.experiment, features.dataset, self.folder, self.experiment.folder and facts_of(
+                self.experiment, "train" if metrics is None else "test"))
             write_artefact(self.folder, record, tensors, metrics=metrics and record | metrics)
         self.accelerator.wait_for_everyone()
 

@@ -2,12 +2,16 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cause_lib.data import load_dataset
+from cause_lib.data.folder import splits_of
+from cause_lib.data.source import list_pictures
+from cause_lib.errors import Refusal
 
 
 def put(path, picture):
@@ -192,3 +196,48 @@ def test_limit_spreads_over_the_folder(tmp_path):
         put(tmp_path / "images" / f"{i}.png", photo())
     assert load(tmp_path, limit=2).names == ["0.png", "5.png"]
     assert len(load(tmp_path, limit=99)) == 10
+
+
+def test_an_absolute_split_is_refused(labelled):
+    with pytest.raises(ValueError, match=f"^train_split and test_split are folders below '.*', not '{labelled}/train': give it"):
+        load(labelled, str(labelled / "train"))
+
+
+@pytest.mark.parametrize("folder", ["train/images/more", "train/labels", "val/labels/more", "train/images"])
+def test_a_folder_that_cannot_be_read_is_named(labelled, monkeypatch, folder):
+    (closed := labelled / folder).mkdir(exist_ok=True)
+    scandir = os.scandir
+
+    def scan(path="."):
+        if os.path.samefile(path, closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(OSError, match=f"^'{closed}' cannot be read .Permission denied.: allow that, or move it away$"):
+        load(labelled)
+
+
+def test_splits_below_images_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    put(tmp_path / "images/a.png", photo())
+
+    def scan(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scan)
+    for look in (load, splits_of, list_pictures):
+        with pytest.raises(Refusal, match="images' cannot be read .Permission denied.: "):
+            look(tmp_path / "images" if look is list_pictures else tmp_path)
+
+
+def test_a_split_that_cannot_be_looked_into_is_named(labelled, monkeypatch):
+    is_dir = Path.is_dir
+
+    def looked(path):
+        if path == labelled / "train/images":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", looked)
+    with pytest.raises(Refusal, match="train/images' cannot be read .Permission denied.: "):
+        load(labelled)

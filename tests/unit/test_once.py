@@ -174,6 +174,109 @@ def test_whatever_names_an_artefact_is_noticed(old, change):
     assert folder_of(old, "evaluation") != first
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("split", ["2024/val", "../b", "a/b/val"])
+def test_a_split_that_is_a_path_is_looked_at(old, split):
+    root = Path(old.folder)
+    home = root / split
+    home.parent.mkdir(parents=True, exist_ok=True)
+    (root / "val").rename(home)
+    run = old.replace(test_split=split)
+    time.sleep(0.1)
+    first = facts_of(run, "test").fingerprint
+    assert (Path(run.run_dir) / ".opened/facts.json").exists()
+    another_process()
+    Image.new("L", (64, 56)).save(home / "labels/0.png")
+    assert facts_of(run, "test").fingerprint != first
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("notes", ["facts.json", "[!f]*.json"])
+def test_a_flipped_bit_in_notes_is_noticed(old, notes):
+    """Of the facts and of the digests, both of which hold hexadecimal digits that would name other artefacts."""
+    first = facts_of(old, "test").fingerprint
+    (path,) = (Path(old.run_dir) / ".opened").glob(notes)
+    text = path.read_text()
+    at = text.index(first) if notes == "facts.json" else text.index(source.digest_of(pictures(old)[-1]))
+    path.write_text(text[:at] + ("1" if text[at] == "0" else "0") + text[at + 1:])
+    if notes != "facts.json":
+        (path.parent / "facts.json").unlink()
+    another_process()
+    assert facts_of(old, "test").fingerprint == first
+
+
+CHANGED = "^Pictures or labels in .*data changed while they were read: run again\\.$"
+
+
+def overwrite(path):
+    """Another picture of the same size in pixels, at a later time."""
+    time.sleep(0.02)
+    Image.new("L" if path.parent.name == "labels" else "RGB", (64, 56), 1).save(path)
+
+
+@pytest.mark.parametrize("noted_before", [False, True])
+def test_labels_changed_during_a_run_are_not_judged_under_the_old_name(old, monkeypatch, quick, noted_before):
+    """Whether the test pictures are opened before the change, or their facts were noted and they are opened after it."""
+    if noted_before:
+        facts_of(old, "test"), facts_of(old, "train")
+        another_process()
+    label, train = Path(old.folder) / "val/labels/0.png", stages.train
+    monkeypatch.setattr(stages, "train", lambda *args, **how: train(*args, **how) or overwrite(label))
+    with pytest.raises(ValueError, match=CHANGED):
+        stages.evaluate(old)
+    made = {path.parts[-3] for path in Path(old.run_dir).glob("*/*/artefact.json")}
+    assert {"clusterbook", "head", "probe", "baseline"} <= made and not any("evaluation" in stage for stage in made)
+    monkeypatch.setattr(stages, "train", train)
+    stages.evaluate(old)
+
+
+def test_pictures_changed_during_training_leave_no_artefact_and_no_checkpoint(tiny, monkeypatch):
+    run, train = tiny(cache_gb=0), stages.train
+    monkeypatch.setattr(stages, "train", lambda *args, **how: train(*args, **how) or overwrite(
+        Path(run.folder) / "train/images/1.png"))
+    with pytest.raises(ValueError, match=CHANGED):
+        stages.fit_clusterbook(run)
+    assert not list(Path(run.run_dir).glob("clusterbook/*"))
+
+
+@pytest.mark.parametrize("how", ["overwritten", "removed", "put back"])
+def test_pictures_changed_under_the_backbone_leave_no_tokens(tiny, monkeypatch, how):
+    run, see = tiny(), features.FrozenFeatures.see
+    path = Path(run.folder) / "train/images/1.png"
+
+    def change(self, images):
+        content = path.read_bytes()
+        overwrite(path)
+        if how == "removed":
+            path.unlink()
+        elif how == "put back":
+            path.write_bytes(content)
+        monkeypatch.setattr(features.FrozenFeatures, "see", see)
+        return see(self, images)
+
+    monkeypatch.setattr(features.FrozenFeatures, "see", change)
+    with pytest.raises(ValueError, match=CHANGED):
+        stages.fit_clusterbook(run)
+    assert not list(Path(run.run_dir).glob("*/*"))
+
+
+def test_looking_again_lists_no_folder_and_reads_no_picture(tiny, read, monkeypatch):
+    run = tiny()
+    stamped, stamps_of = [], features.stamps_of
+    dataset = open_dataset(run, "train", 48)
+    read.clear()
+    monkeypatch.setattr(os, "scandir", lambda *_: pytest.fail("a folder was listed"))
+    features.refuse_changed(run, dataset, Path(run.run_dir) / "x")
+    assert not read and len(dataset.source.stamps) == 8
+    monkeypatch.undo()
+    monkeypatch.setattr(features, "stamps_of", lambda files: stamped.append(1) or stamps_of(files))
+    stages.evaluate(run)
+    made = len(stamped)
+    assert made == len(list(Path(run.run_dir).glob("*/*/artefact.json")))  # once an artefact
+    stages.evaluate(run)
+    assert len(stamped) == made
+
+
 def test_a_run_opens_each_folder_once(tiny, monkeypatch):
     opened, walk = [], os.walk
     run = tiny()
