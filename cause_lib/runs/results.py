@@ -53,8 +53,8 @@ def evaluation_folders(run_dir: str | Path) -> list[Path]:
 
 
 def evaluation_of(run: Path, probe: Path, readout: str) -> dict[str, Any] | None:
-    """The record of a probe's evaluation, that at `run` if it is one, else one with CRF where there is; None without any,
-    ValueError where masks would differ."""
+    """The record of a probe's evaluation: that at `run` if it is one, else one with CRF where there is; None without
+    any, ValueError where their masks would differ."""
     places = evaluation_folders(run if (run / "metrics.json").is_file() else probe.absolute().parents[1] / "evaluation")
     found = {place: read_record(place) for place in places}
     found = {place: one for place, one in found.items() if one["upstream"].get("probe") == f"probe/{probe.name}"}
