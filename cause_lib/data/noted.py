@@ -44,11 +44,11 @@ def digest_by(path: Path, found: os.stat_result, read: Callable[[Path], str]) ->
 
 
 def stamps_of(files: Iterable[Path]) -> dict[Path, list[int]]:
-    """The stamps of those of these files that are there."""
+    """Size and time of content of those of these files that are there; other rights are no change."""
     found = {}
     for path in files:
         with suppress(OSError):
-            found[path] = stamp_of(path.stat())
+            found[path] = stamp_of(path.stat())[:2]
     return found
 
 

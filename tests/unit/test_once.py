@@ -265,6 +265,7 @@ def test_looking_again_lists_no_folder_and_reads_no_picture(tiny, read, monkeypa
     stamped, stamps_of = [], features.stamps_of
     dataset = open_dataset(run, "train", 48)
     read.clear()
+    (Path(run.folder) / "train/images/1.png").chmod(0o600)  # other rights are no change
     monkeypatch.setattr(os, "scandir", lambda *_: pytest.fail("a folder was listed"))
     features.refuse_changed(run, dataset, Path(run.run_dir) / "x")
     assert not read and len(dataset.source.stamps) == 8
