@@ -112,9 +112,9 @@ class Segmenter:
             segment = cls(backbone, load_head(folder), load_probe(folder, readout), classes=record["notes"]["classes"],
                           colors=record["notes"]["colors"], record=judged or record, **same,
                           **judged_as(judged or record, folder, readout))
-            if judged is None and segment.classes != record["notes"]["classes"]:
-                warnings.warn(f"{folder} has no evaluation, so clusters are not matched to classes: run evaluate",
-                              stacklevel=2)
+            if judged is None and run != folder and segment.classes != record["notes"]["classes"]:
+                warnings.warn(f"{folder} has no evaluation, so clusters are not matched to classes: where there are "
+                              "labels, run evaluate.", stacklevel=2)
             return segment
 
     @classmethod

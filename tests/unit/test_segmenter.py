@@ -118,7 +118,7 @@ def test_clusters_without_an_evaluation_have_no_names_of_classes(tiny, tmp_path)
         with pytest.raises(FileNotFoundError, match=f"{folder} has no artefact.json, .*: remove it and run its stage again"):
             Segmenter.load(place)
     shutil.rmtree(folder)
-    with pytest.warns(UserWarning, match=f"{probe} has no evaluation, so clusters are not matched to classes: run evalu"):
+    with pytest.warns(UserWarning, match=f"{probe} has no evaluation, so clusters are not matched to classes: where"):
         segment = Segmenter.load(run.run_dir)
     picture = f"{run.folder}/val/images/0.png"
     names = ["cluster 0", "cluster 1", "cluster 2"]
@@ -128,6 +128,7 @@ def test_clusters_without_an_evaluation_have_no_names_of_classes(tiny, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Segmenter.load(probe, readout="linear").classes == ["sky", "grass", "house"]
+        assert Segmenter.load(probe).classes == names  # whoever names a probe asks for its clusters
     bare = tiny(head="mlp", concept_steps=2, head_steps=2, probe_steps=2)
     for labels in Path(run.folder).glob("*/labels"):
         shutil.rmtree(labels)
