@@ -78,8 +78,7 @@ def dense_crf(images: Tensor, log_probabilities: Tensor, *, iterations: int = 10
         raise RunError("pydensecrf is not installed: `make book` builds it where there is a C++ compiler; "
                        "without it, set crf_backend to 'torch'.")
     if not (images.is_floating_point() and log_probabilities.is_floating_point()):
-        raise InputError(f"dense_crf needs floating images and log_probabilities, not {images.dtype} and "
-                         f"{log_probabilities.dtype}: bytes are divided by 255 first.")
+        raise InputError("dense_crf needs floating images and log_probabilities: divide bytes by 255.")
     if not log_probabilities.numel():
         return log_probabilities.float()
     keep_memory()

@@ -9,7 +9,7 @@
 # Seen on 2026-11-29, one thread, 20,000 rows of 32 columns, two runs:
 #   eager 146.8 ms, compiled 63.9 ms, embedding_bag 1.4 ms
 #   eager 143.1 ms, compiled 67.7 ms, embedding_bag 2.1 ms
-# The project's filters are embedding_bag, compiled or not (cause_lib/kernels/lattice.py).
+# The project's filters call embedding_bag (cause_lib/kernels/lattice.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

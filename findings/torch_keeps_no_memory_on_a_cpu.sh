@@ -4,7 +4,8 @@
 # Behaviour: torch has a caching allocator for CUDA and none for the CPU. It asks glibc, which maps a block above 32 MB
 #   anew each time and gives it back to Linux when it is freed, so that every page of every result is a page fault, in
 #   each turn of a loop. With glibc's two thresholds raised to 1 GiB (mallopt) freed blocks stay, and the faults end; but
-#   some turns of the same line (5 to 8 were seen) take new memory first, although the block of the turn before is free by then.
+#   some turns of the same line (5 to 8 were seen) take new memory first, although the block of the turn before is free
+#   by then.
 # What most people expect: that a loop over tensors of one size runs in memory that the process has, as on CUDA.
 # Seen on 2026-11-29, faults of softmax with a result of 64 MB (16,384 pages), last four turns of each loop:
 #   as it comes 16385 16385 16385 16385; with out= 0 0 0 0; thresholds raised 0 0 0 0 after 8 turns of 16384

@@ -23,7 +23,7 @@ from cause_lib.data.noted import once
 from cause_lib.data.palette import palette
 from cause_lib.data.published import find_folder, places
 from cause_lib.data.source import (Source, endings, fingerprint_files, is_litter, labels_of, list_files, list_pictures,
-                                   open_files, spread, unreadable)
+                                   open_files, refuse_unreadable, spread)
 from cause_lib.errors import InputError, NotFound
 
 LAYOUT = ("expected <folder>/images/ or <folder>/<split>/images/ (or <folder>/images/<split>/) with jpg, png, webp, "
@@ -47,7 +47,7 @@ def open_folder(split: str, *, folder: str, limit: int | None, num_classes: int 
     try:
         return once(("folder", *given), lambda: _open(*given))
     except PermissionError as error:  # of a folder that is looked into
-        unreadable(error)
+        refuse_unreadable(error)
 
 
 def _open(split: str, folder: str, limit: int | None, num_classes: int | None, allow_corrupt: str,
@@ -95,7 +95,7 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
     if (root / split / "images").is_dir():
         return root / split, root / split / "images"
     images, below = root / "images", root / "images" / split
-    inner = sorted(next(os.walk(images, onerror=unreadable))[1]) if images.is_dir() else []
+    inner = sorted(_inside(images))
     if split in inner:
         if loose := [path for path in list_files(images, endings())[0] if path.parent == images]:
             warnings.warn(f"{len(loose)} pictures lie in '{images}' beside its splits and are passed over: move them "
@@ -114,10 +114,13 @@ def find_split(root: Path, split: str) -> tuple[Path, Path]:
 
 def splits_of(root: Path) -> list[str]:
     """The names of the splits that `root` has; [] for one set for all of them, or for none."""
-    images = root / "images"
-    inner = next(os.walk(images, onerror=unreadable))[1] if images.is_dir() else []
-    named = sorted(name for name in inner if name.casefold() in SPLITS)
-    return named + sorted(path.parent.name for path in root.glob("*/images") if not is_litter(path.parent.name))
+    named = sorted(name for name in _inside(root / "images") if name.casefold() in SPLITS)
+    return named + sorted(name for name in _inside(root) if not is_litter(name) and "images" in _inside(root / name))
+
+
+def _inside(folder: Path) -> list[str]:
+    """The names of the folders in this one; none where it is not there."""
+    return next(os.walk(folder, onerror=refuse_unreadable))[1] if folder.is_dir() else []
 
 
 def find_labels(pictures: Sequence[Path], home: Path, below: Path) -> list[Path | None] | None:

@@ -113,7 +113,7 @@ def state_of(root: Path, splits: Iterable[str | None] = ()) -> tuple[str, bool]:
     todo = [*((str(root / (split or "")), 1, ()) for split in splits), (str(root), 0, ())]  # the last one first
     while todo:
         folder, depth, seen = todo.pop()
-        if (place := os.path.realpath(folder)) in (seen or walked):  # links may lead in a circle
+        if (place := os.path.realpath(folder)) in (seen or walked):  # a circle of links, or a split seen before
             continue
         walked.add(place)
         with suppress(OSError):

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from cause_lib.data.images import HEIC, is_turned, load_image, read_picture, reads_heic, to_tensor
 from cause_lib.data.labels import VOID, Codes, by_order
 from cause_lib.data.noted import digest_by, stamps_of
-from cause_lib.errors import InputError, NotFound, WriteError
+from cause_lib.errors import InputError, NotFound
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k",
             ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".mpo")
@@ -147,9 +147,9 @@ def endings() -> tuple[str, ...]:
 
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """What is in `folder` and below by its ending, one of `suffixes` or not; no litter. OSError if it is unreadable."""
+    """What is in `folder` and below by its ending, one of `suffixes` or not; no litter. ValueError if unreadable."""
     found, others, seen = [], [], set()
-    for base, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+    for base, folders, files in os.walk(folder, onerror=refuse_unreadable, followlinks=True):
         seen.add(os.path.realpath(base))
         inner: list[Path] = []
         for path in (Path(base, name) for name in (*folders, *files) if not is_litter(name)):
@@ -159,9 +159,9 @@ def list_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list[
     return found, others
 
 
-def unreadable(error: OSError) -> NoReturn:
+def refuse_unreadable(error: OSError) -> NoReturn:
     """What `os.walk` calls for a folder that it cannot list."""
-    raise WriteError(f"'{error.filename}' cannot be read ({error.strerror}): allow that, or move it away") from error
+    raise InputError(f"'{error.filename}' cannot be read ({error.strerror}): allow that, or move it away") from error
 
 
 def is_litter(name: str) -> bool:

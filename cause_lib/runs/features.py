@@ -111,7 +111,8 @@ def refuse_unlabelled(experiment: Experiment, dataset: SegmentationDataset | Non
 
 
 def refuse_changed(experiment: Experiment, dataset: SegmentationDataset, folder: Path, named: object = None) -> None:
-    """Raises ValueError, the checkpoint removed, for an artefact of files that changed or are not what named it."""
+    """Before an artefact is written: raises ValueError, and removes its checkpoint, where files of the data set changed
+    since it was opened, or where `named`, the facts that the artefact is named by, are others."""
     same = (np.array_equal(getattr(dataset, of), getattr(named or dataset, of))
             for of in ("fingerprint", "classes", "colors"))
     if stamps_of(dataset.source.stamps) != dataset.source.stamps or not all(same):

@@ -56,8 +56,8 @@ def evaluation_of(run: Path, probe: Path, readout: str) -> dict[str, Any] | None
     """The record of a probe's evaluation: that at `run` if it is one, else one with CRF where there is; None without
     any, ValueError where their masks would differ."""
     places = evaluation_folders(run if (run / "metrics.json").is_file() else probe.absolute().parents[1] / "evaluation")
-    found = {place: read_record(place) for place in places}
-    found = {place: one for place, one in found.items() if one["upstream"].get("probe") == f"probe/{probe.name}"}
+    found = {place: one for place in places
+             if (one := read_record(place))["upstream"].get("probe") == f"probe/{probe.name}"}
     if bare := [place for place in found if not (place / "artefact.json").is_file()]:
         raise NotFound(f"{bare[0]} has no artefact.json, so it is no whole evaluation: {MAKE_ANEW}")
     ways = {place: judged_as(record, place, readout) for place, record in found.items()}

@@ -86,8 +86,8 @@ class Making:
         else:
             record["date"] = time.strftime("%Y-%m-%d", time.gmtime())
         if self.accelerator.is_main_process:
-            refuse_changed(self.experiment, features.dataset, self.folder, self.experiment.folder and facts_of(
-                self.experiment, "train" if metrics is None else "test"))
+            named = facts_of(self.experiment, "test" if metrics else "train") if self.experiment.folder else None
+            refuse_changed(self.experiment, features.dataset, self.folder, named)
             write_artefact(self.folder, record, tensors, metrics=metrics and record | metrics)
         self.accelerator.wait_for_everyone()
 

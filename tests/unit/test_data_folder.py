@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from cause_lib.data import load_dataset
+from cause_lib.data.__main__ import main as data_command
 from cause_lib.data.folder import splits_of
 from cause_lib.data.source import list_pictures
 from cause_lib.errors import Refusal
@@ -214,7 +215,7 @@ def test_a_folder_that_cannot_be_read_is_named(labelled, monkeypatch, folder):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", scan)
-    with pytest.raises(OSError, match=f"^'{closed}' cannot be read .Permission denied.: allow that, or move it away$"):
+    with pytest.raises(ValueError, match=f"^'{closed}' cannot be read .Permission denied.: allow that, or move it away$"):
         load(labelled)
 
 
@@ -228,6 +229,20 @@ def test_splits_below_images_that_cannot_be_read_are_named(tmp_path, monkeypatch
     for look in (load, splits_of, list_pictures):
         with pytest.raises(Refusal, match="images' cannot be read .Permission denied.: "):
             look(tmp_path / "images" if look is list_pictures else tmp_path)
+
+
+def test_a_split_that_cannot_be_read_is_not_left_out_of_a_report(labelled, monkeypatch, capsys):
+    scandir = os.scandir
+
+    def scan(path="."):
+        if os.path.samefile(path, labelled / "val"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(SystemExit):
+        data_command(["check", str(labelled)])
+    assert f"'{labelled}/val' cannot be read (Permission denied): allow that" in capsys.readouterr().err
 
 
 def test_a_split_that_cannot_be_looked_into_is_named(labelled, monkeypatch):
